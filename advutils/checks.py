@@ -1,0 +1,135 @@
+"""What bad input gets, in one place: an error that names the argument, what it got and what it accepts.
+
+The entries of the package (attacks, evaluation, `fit`) call these, so that the maths elsewhere stays bare.
+"""
+
+import math
+import numbers
+
+import torch
+from torch import nn
+
+
+def images(x, name="x"):
+    """Raise unless `x` is a batch of images: float32, (N, C, H, W), N >= 1, finite, in [0, 1]."""
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name}: got {_kind(x)}; accepts a float32 tensor (N, C, H, W) with values in [0, 1]")
+    if x.dtype != torch.float32:
+        hint = " (for grey levels 0..255: x.float() / 255)" if not x.is_floating_point() else ""
+        raise TypeError(f"{name}: got dtype {x.dtype}; accepts torch.float32 with values in [0, 1]{hint}")
+    if x.ndim != 4 or x.numel() == 0:
+        hint = " (one image: x.unsqueeze(0))" if x.ndim == 3 else ""
+        raise ValueError(f"{name}: got shape {tuple(x.shape)}; accepts (N, C, H, W) with at least one image{hint}")
+    low, high = (v.item() for v in x.detach().aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{name}: got NaN or infinite values; accepts finite values in [0, 1]")
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"{name}: got values from {low:.4g} to {high:.4g}; accepts [0, 1] (normalisation belongs inside the model)"
+        )
+
+
+def labels(y, x, name="y"):
+    """Raise unless `y` holds one class index (int64) for each image of `x`, on the same device."""
+    if not isinstance(y, torch.Tensor):
+        raise TypeError(f"{name}: got {_kind(y)}; accepts an int64 tensor (N,) of class indices")
+    if y.dtype != torch.int64:
+        hint = " (these look like scores: labels are class indices)" if y.ndim == 2 else ""
+        raise TypeError(f"{name}: got dtype {y.dtype}; accepts torch.int64 class indices{hint}")
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"{name}: got shape {tuple(y.shape)}; accepts ({len(x)},), one label for each image of x")
+    if y.device != x.device:
+        raise ValueError(f"{name}: got a tensor on {y.device}; accepts the device of x, {x.device}")
+
+
+def model(model, x):
+    """Raise unless `model` is a module whose weights lie on the device of the images `x`."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {_kind(model)}; accepts a torch.nn.Module that maps images to logits")
+    there = device_of(model)
+    if there is not None and there != x.device:
+        raise ValueError(f"x: got a tensor on {x.device}; accepts the device of the model's weights, {there}")
+
+
+def logits(z, y):
+    """Raise unless `z` is what a classifier owes: finite logits (N, K), with every label of `y` below K."""
+    if not isinstance(z, torch.Tensor) or not z.is_floating_point():
+        raise TypeError(f"model: got {_kind(z)} from its forward pass; accepts one float tensor of logits (N, K)")
+    if z.ndim != 2 or len(z) != len(y):
+        raise ValueError(f"model: got an output of shape {tuple(z.shape)}; accepts logits ({len(y)}, K), a row per image")
+    flat = z.detach()
+    if not flat.isfinite().all():
+        raise ValueError("model: got NaN or infinite logits from its forward pass; accepts finite ones")
+    if (flat >= 0).all() and (flat.sum(1) - 1).abs().max() < 1e-4:
+        raise ValueError(
+            "model: got rows that are probabilities (no negative entry, sum 1); accepts logits, so leave the final "
+            "softmax out: its saturation hides gradients"
+        )
+    bad = (y < 0) | (y >= z.shape[1])
+    if bad.any():
+        raise ValueError(f"y: got label {y[bad][0].item()}; accepts 0 to {z.shape[1] - 1}, the {z.shape[1]} classes of the model")
+
+
+def eps(value, name="eps"):
+    """Return `value` as a float; raise unless it is a radius in pixel units: real, finite, 0 <= eps <= 1."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: got {_kind(value)}; accepts a number from 0 to 1, in units of the pixel range")
+    value = float(value)
+    if not 0 <= value <= 1:
+        hint = f" (for grey levels write {value:g}/255)" if 1 < value <= 255 else ""
+        raise ValueError(f"{name}: got {value:g}; accepts 0 to 1, in units of the pixel range{hint}")
+    return value
+
+
+def count(value, name, *, least=1):
+    """Return `value`; raise unless it is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}: got {_kind(value)}; accepts a whole number of at least {least}")
+    if value < least:
+        raise ValueError(f"{name}: got {value}; accepts a whole number of at least {least}")
+    return int(value)
+
+
+def positive(value, name):
+    """Return `value` as a float; raise unless it is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: got {_kind(value)}; accepts a number above 0")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}: got {value!r}; accepts a finite number above 0")
+    return float(value)
+
+
+def one_of(value, name, choices):
+    """Raise unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name}: got {value!r}; accepts one of {', '.join(map(repr, choices))}")
+
+
+def unseen(model, keys, seen_keys):
+    """Raise when images about to be scored are among those that the model was trained on.
+
+    `keys` and `seen_keys` are `image_keys` of the two sets. A handful of doubles is tolerated (at most 1 in 200: public
+    data sets hold a few), a leak is not.
+    """
+    shared = torch.isin(keys, seen_keys).sum().item()
+    if shared * 200 > len(keys):
+        raise ValueError(
+            f"loader: got {shared} images (of {len(keys)}) that this model was trained on; accepts held-out images only, "
+            "since accuracy on training images measures memory. (All of mnist-5k lies in the training set of mnist.)"
+        )
+
+
+def image_keys(x):
+    """A 64-bit key for each image of `x` (N, C, H, W) in [0, 1], from its 8-bit grey levels: int64 (N,), on the CPU."""
+    grey = (x.detach().cpu() * 255).round().long().flatten(1)
+    weights = torch.randint(-(2**62), 2**62, grey.shape[1:], generator=torch.Generator().manual_seed(0))
+    return (grey * weights).sum(1)
+
+
+def device_of(model):
+    """The device of the model's first parameter or buffer; None when it has neither."""
+    return next((t.device for ts in (model.parameters(), model.buffers()) for t in ts), None)
+
+
+def _kind(value):
+    return f"{value!r} ({type(value).__name__})" if isinstance(value, (str, bool, numbers.Number)) else type(value).__name__
