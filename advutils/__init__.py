@@ -11,8 +11,8 @@ from advutils.data import cache_dir, device, load_data, make_loader, read_digit,
 from advutils.evaluation import Accuracy, accuracy, accuracy_vs_eps, predict, survivors, wilson
 from advutils.models import Normalize, evaluating, load_weights, save_weights, small_cnn, vgg
 from advutils.objectives import clean, joined
-from advutils.training import History, fit, ledger
 from advutils.trained import fingerprint, initialised, trained
+from advutils.training import History, fit, ledger
 
 __all__ = [
     "Accuracy", "History", "Normalize", "accuracy", "accuracy_vs_eps", "cache_dir", "clean", "device", "evaluating",

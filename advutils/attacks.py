@@ -1,7 +1,7 @@
 """Attacks: callables `(model, x, y, *, eps) -> x_adv`, each a few lines that look like its equation.
 
-Every attack crafts in eval mode, computes no weight gradients, and leaves the model, its modes and its inputs as it found
-them. It returns detached images inside the eps-ball around `x` and inside [0, 1].
+Every attack crafts in eval mode, computes no weight gradients, and leaves the model, its modes and its inputs as it
+found them. It returns detached images inside the eps-ball around `x` and inside [0, 1].
 """
 
 import torch
@@ -99,7 +99,7 @@ def pgd(model, x, y, *, eps, step_size=None, steps=40, random_start=True, restar
         step_size: length of a step in pixel units; 2.5 eps / steps if None, enough to cross the ball and come back.
         steps: gradient steps of each run, at least 1.
         random_start: start each run from a uniform draw in the ball, not from x.
-        restarts: number of runs; for each image the one with the largest margin is kept, so more never help the defender.
+        restarts: number of runs; for each image the one of largest margin is kept, so more never help the defender.
         generator: torch.Generator to draw the starts from; the global one if None.
 
     Returns:

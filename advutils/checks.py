@@ -56,7 +56,9 @@ def logits(z, y):
     if not isinstance(z, torch.Tensor) or not z.is_floating_point():
         raise TypeError(f"model: got {_kind(z)} from its forward pass; accepts one float tensor of logits (N, K)")
     if z.ndim != 2 or len(z) != len(y):
-        raise ValueError(f"model: got an output of shape {tuple(z.shape)}; accepts logits ({len(y)}, K), a row per image")
+        raise ValueError(
+            f"model: got an output of shape {tuple(z.shape)}; accepts logits ({len(y)}, K), a row per image"
+        )
     flat = z.detach()
     if not flat.isfinite().all():
         raise ValueError("model: got NaN or infinite logits from its forward pass; accepts finite ones")
@@ -67,7 +69,9 @@ def logits(z, y):
         )
     bad = (y < 0) | (y >= z.shape[1])
     if bad.any():
-        raise ValueError(f"y: got label {y[bad][0].item()}; accepts 0 to {z.shape[1] - 1}, the {z.shape[1]} classes of the model")
+        raise ValueError(
+            f"y: got label {y[bad][0].item()}; accepts 0 to {z.shape[1] - 1}, the {z.shape[1]} classes of the model"
+        )
 
 
 def eps(value, name="eps"):
@@ -114,8 +118,8 @@ def unseen(model, keys, seen_keys):
     shared = torch.isin(keys, seen_keys).sum().item()
     if shared * 200 > len(keys):
         raise ValueError(
-            f"loader: got {shared} images (of {len(keys)}) that this model was trained on; accepts held-out images only, "
-            "since accuracy on training images measures memory. (All of mnist-5k lies in the training set of mnist.)"
+            f"loader: got {shared} images (of {len(keys)}) that this model was trained on; accepts held-out images "
+            "only, since accuracy on training images measures memory. (All of mnist-5k lies in the training set of mnist.)"
         )
 
 
@@ -132,4 +136,8 @@ def device_of(model):
 
 
 def _kind(value):
-    return f"{value!r} ({type(value).__name__})" if isinstance(value, (str, bool, numbers.Number)) else type(value).__name__
+    return (
+        f"{value!r} ({type(value).__name__})"
+        if isinstance(value, (str, bool, numbers.Number))
+        else type(value).__name__
+    )

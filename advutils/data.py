@@ -54,8 +54,8 @@ def load_data(name, *, train):
         ValueError: a name that is not among these, or a file that is truncated or altered; the message names the file.
         FileNotFoundError: the data set is absent and cannot be downloaded.
 
-    All digits of "mnist-5k" lie in the training part of "mnist": a model trained on that must not be scored on them, and
-    `accuracy` refuses to. Taught in 01_train_vgg.ipynb.
+    All digits of "mnist-5k" lie in the training part of "mnist": a model trained on that must not be scored on them,
+    and `accuracy` refuses to. Taught in 01_train_vgg.ipynb.
     """
     checks.one_of(name, "name", DATASETS)
     if name == "mnist-5k":
@@ -167,7 +167,9 @@ def read_digit(source, *, invert=None):
     box = ink[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
     scale = 20 / max(box.shape)
     size = [max(1, round(side * scale)) for side in box.shape[::-1]]
-    small = np.asarray(Image.fromarray(box).resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR))
+    small = np.asarray(
+        Image.fromarray(box).resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR)
+    )
     mass = [np.average(np.arange(small.shape[a]) + 0.5, weights=small.sum(1 - a)) for a in (0, 1)]
     top, left = (min(max(0, round(14 - m)), 28 - side) for m, side in zip(mass, small.shape))
     digit = torch.zeros(1, 1, 28, 28)
@@ -218,5 +220,7 @@ def _missing(files):
     """The files that are not there; raises for one that is there but not what it should be."""
     for path, md5 in files.items():
         if path.exists() and hashlib.md5(path.read_bytes()).hexdigest() != md5:
-            raise ValueError(f"{path}: got a truncated or altered file (its md5 is not {md5}); delete it and load again")
+            raise ValueError(
+                f"{path}: got a truncated or altered file (its md5 is not {md5}); delete it and load again"
+            )
     return [path for path in files if not path.exists()]

@@ -87,8 +87,8 @@ def survivors(model, loader, attack=None, *, eps=None):
 def accuracy_vs_eps(model, loader, attack, eps_values):
     """Accuracy under an attack at each of several radii, in one pass over the loader.
 
-    An attack that carries a `sweep(model, x, y, eps_values)` is asked for all radii at once: FGSM, whose direction does not
-    depend on eps, so takes one gradient an image for the whole curve.
+    An attack that carries a `sweep(model, x, y, eps_values)` is asked for all radii at once: FGSM, whose direction does
+    not depend on eps, so takes one gradient an image for the whole curve.
 
     Args:
         model, loader, attack: as for `accuracy`.

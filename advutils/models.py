@@ -1,7 +1,7 @@
 """The two networks of the series, and a safe place for their weights.
 
-A model takes images in [0, 1] and returns logits. Padding and normalisation are its first two layers, so an attacker can
-never perturb the padding, and epsilon never changes its unit.
+A model takes images in [0, 1] and returns logits. Padding and normalisation are its first two layers, so an attacker
+can never perturb the padding, and epsilon never changes its unit.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ def vgg(depth=16, *, width=1.0, in_channels=1, num_classes=10):
     """A VGG with batch norm: five blocks of 3x3 convolutions, each halving the image, then one linear layer.
 
     Args:
-        depth: 11, 13, 16 or 19, the number of layers with weights in the original (its three dense layers are one here).
+        depth: 11, 13, 16 or 19, the number of layers with weights in the original (its three dense ones are one here).
         width: multiplies every channel count; 1.0 is the original 64..512, 0.25 trains in a minute on a laptop.
         in_channels: 1 for grey images, 3 for colour. Images under 32x32 are padded, larger ones are pooled at the end.
         num_classes: K, the number of logits.
@@ -85,6 +85,9 @@ def vgg(depth=16, *, width=1.0, in_channels=1, num_classes=10):
             channels = out
         layers += [nn.MaxPool2d(2)]
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, checks.count(num_classes, "num_classes"))]
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out")
     config = dict(architecture="vgg", depth=depth, width=width, in_channels=in_channels, num_classes=num_classes)
     return _finish(nn.Sequential(*layers), config)
 
@@ -112,7 +115,9 @@ def small_cnn(*, in_channels=1, num_classes=10):
         nn.Linear(64 * 12 * 12, 128), nn.ReLU(), nn.Dropout(0.5),
         nn.Linear(128, checks.count(num_classes, "num_classes")),
     ]  # fmt: skip
-    return _finish(nn.Sequential(*layers), dict(architecture="small_cnn", in_channels=in_channels, num_classes=num_classes))
+    return _finish(
+        nn.Sequential(*layers), dict(architecture="small_cnn", in_channels=in_channels, num_classes=num_classes)
+    )
 
 
 def _finish(model, config):
@@ -187,20 +192,24 @@ def load_weights(model, path):
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
     except safetensors.SafetensorError as error:
         raise ValueError(
             f"path: got {str(path)!r}, which is no complete safetensors file ({error}); accepts one that save_weights "
             "wrote. Pickled weights are never opened: they can run code."
         ) from error
     if metadata.get("format") != "advutils-weights-1" or "trained_on" not in tensors:
-        raise ValueError(f"path: got {str(path)!r}, a safetensors file of another program; accepts one that save_weights wrote")
+        raise ValueError(
+            f"path: got {str(path)!r}, a safetensors file of another program; accepts one that save_weights wrote"
+        )
     if metadata["sha256"] != _digest(tensors):
         raise ValueError(f"path: got {str(path)!r}, whose contents were altered since they were saved")
     saved = {key: json.loads(metadata[key]) for key in ("config", "recipe", "history")}
     saved["fingerprint"] = metadata["fingerprint"]
     if saved["config"] != _config(model):
-        raise ValueError(f"path: got {str(path)!r} with weights of {saved['config']}; accepts those of {_config(model)}")
+        raise ValueError(
+            f"path: got {str(path)!r} with weights of {saved['config']}; accepts those of {_config(model)}"
+        )
     trained_on = tensors.pop("trained_on")
     weights = {key.removeprefix("model."): value for key, value in tensors.items()}
     have = {key: (tuple(value.shape), value.dtype) for key, value in model.state_dict().items()}
@@ -214,7 +223,7 @@ def load_weights(model, path):
 
 
 def replace_file(path, data):
-    """Write the bytes `data` to `path` through a temporary name: whoever is killed leaves the old file or the new one."""
+    """Write the bytes `data` to `path` through a temporary name: a kill leaves the old file or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

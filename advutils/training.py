@@ -47,7 +47,18 @@ class Ledger:
 
 
 def fit(
-    model, train, val, *, epochs, lr, objective=clean, weight_decay=5e-4, augment=None, seed=0, engine=None, progress=True
+    model,
+    train,
+    val,
+    *,
+    epochs,
+    lr,
+    objective=clean,
+    weight_decay=5e-4,
+    augment=None,
+    seed=0,
+    engine=None,
+    progress=True,
 ):
     """Train a model: AdamW under a one-cycle learning rate, one objective, every epoch validated.
 
@@ -95,7 +106,9 @@ def fit(
                     seen.append(checks.image_keys(x))
                 loss = objective(network, x if augment is None else augment(x), y)
                 if not loss.isfinite():
-                    raise FloatingPointError(f"the loss became {loss.item()} in epoch {epoch + 1}: try an lr below {lr:g}")
+                    raise FloatingPointError(
+                        f"the loss became {loss.item()} in epoch {epoch + 1}: try an lr below {lr:g}"
+                    )
                 optimizer.zero_grad()
                 backward(loss)
                 optimizer.step()
@@ -118,8 +131,8 @@ def ledger(model):
     """Count the images that go forward and backward through `model` inside the block.
 
     Yields:
-        Ledger(forwards, backwards), running. A backward is counted when a gradient reaches the logits, whether it goes on
-        to the weights, to the pixels, or to both.
+        Ledger(forwards, backwards), running. A backward is counted when a gradient reaches the logits, whether it goes
+        on to the weights, to the pixels, or to both.
 
     Taught in 04_adversarial_training.ipynb.
     """

@@ -1,0 +1,283 @@
+"""Figures: data in, figure out. Nothing here runs a model or calls show.
+
+One colour per model and one line style per attack through the whole series; errors are marked by more than colour.
+"""
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import PercentFormatter
+
+MODEL_COLORS = {  # Okabe and Ito's palette, told apart by colour-blind readers too
+    "clean VGG": "#0072B2",
+    "small CNN": "#E69F00",
+    "defended VGG": "#009E73",
+    "joined with itself": "#CC79A7",
+}
+ATTACK_LINES = {"FGSM": "-", "PGD": "--", "noise": ":"}
+SPARE_COLORS = ("#56B4E9", "#D55E00", "#000000", "#F0E442")
+WRONG, MUTED = "#D55E00", "#666666"
+
+
+def style(label):
+    """Colour and line style of a curve whose label names a model, an attack, or both ("clean VGG, PGD")."""
+    colors = [color for name, color in MODEL_COLORS.items() if name in label]
+    lines = [line for name, line in ATTACK_LINES.items() if name in label]
+    return dict(color=colors[0] if colors else None, linestyle=lines[0] if lines else "-")
+
+
+def curves(history):
+    """Training and validation loss (left) and accuracy (right) of a `History`, an epoch a point."""
+    fig, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    epochs = range(1, len(history.val_loss) + 1)
+    for ax, what in zip(axes, ("loss", "accuracy")):
+        ax.plot(epochs, getattr(history, f"train_{what}"), "o--", color=MUTED, markersize=4, label="training")
+        ax.plot(
+            epochs,
+            getattr(history, f"val_{what}"),
+            "o-",
+            color=MODEL_COLORS["clean VGG"],
+            markersize=4,
+            label="validation",
+        )
+        ax.set(xlabel="epoch", title=f"clean {what}")
+        ax.legend(frameon=False)
+    axes[0].set_yscale("log")
+    axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return _finish(fig)
+
+
+def confusion(matrix):
+    """A confusion matrix (K, K) of counts, true class down, predicted class across; only errors are shaded."""
+    matrix = np.asarray(matrix)
+    errors = matrix * (1 - np.eye(len(matrix), dtype=int))
+    fig, ax = plt.subplots(figsize=(4.6, 4.4), layout="constrained")
+    ax.imshow(errors, cmap="Oranges", vmin=0, vmax=max(1, errors.max()))
+    for true, row in enumerate(matrix):
+        for predicted, n in enumerate(row):
+            if n:
+                on_diagonal = true == predicted
+                ax.text(
+                    predicted, true, n, ha="center", va="center", fontsize=8, color=MUTED if on_diagonal else "black"
+                )
+    ticks = range(len(matrix))
+    ax.set(xlabel="predicted", ylabel="true", xticks=ticks, yticks=ticks, title="errors shaded")
+    return fig
+
+
+def gallery(images, titles=None, *, rows=None, wrong=None, columns=5):
+    """A grid of images (N, C, H, W) in [0, 1], filled row by row.
+
+    Args:
+        images: at most rows x columns of them; `None` in a list leaves a cell empty.
+        titles: a text over each image.
+        rows: a label for each row, shown at its left.
+        wrong: a bool for each image; a misclassified one gets a frame and a cross in its title.
+        columns: images in a row.
+    """
+    n = len(images)
+    height = -(-n // columns)
+    fig, axes = plt.subplots(
+        height, columns, figsize=(1.35 * columns, 1.5 * height), layout="constrained", squeeze=False
+    )
+    for i, ax in enumerate(axes.flat):
+        ax.set(xticks=[], yticks=[])
+        if i >= n or images[i] is None:
+            ax.axis("off")
+        else:
+            _image(ax, images[i])
+            bad = wrong is not None and bool(wrong[i])
+            if titles is not None:
+                ax.set_title(("✗ " if bad else "") + titles[i], fontsize=8, color=WRONG if bad else "black")
+            _frame(ax, bad)
+        if rows is not None and i % columns == 0:
+            ax.axis("on")
+            ax.set_ylabel(rows[i // columns], fontsize=9)
+    return fig
+
+
+def equation(x, delta, x_adv, titles, *, scale):
+    """x + delta = x_adv as three pictures a row: images (N, C, H, W), the perturbation times `scale` for the eye.
+
+    `titles` holds a pair of texts for each row, over the clean and over the adversarial image.
+    """
+    n = len(x)
+    fig, axes = plt.subplots(n, 3, figsize=(5.4, 1.9 * n), layout="constrained", squeeze=False)
+    for i, row in enumerate(axes):
+        _image(row[0], x[i])
+        _signed(row[1], delta[i] * scale)
+        _image(row[2], x_adv[i])
+        for ax, title in zip(row, (titles[i][0], f"perturbation × {scale:g}", titles[i][1])):
+            ax.set_title(title, fontsize=9)
+            ax.set(xticks=[], yticks=[])
+    return fig
+
+
+def signed(maps, titles, *, limit=None, columns=5):
+    """Signed maps (N, C, H, W) on one diverging scale, symmetric about zero, the same for all."""
+    fig, axes = plt.subplots(
+        -(-len(maps) // columns),
+        columns,
+        figsize=(1.5 * columns, 1.75 * -(-len(maps) // columns)),
+        layout="constrained",
+        squeeze=False,
+    )
+    limit = limit or float(max(abs(m).max() for m in maps)) or 1.0
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, values, title in zip(axes.flat, maps, titles):
+        picture = _signed(ax, values, limit)
+        ax.set_title(title, fontsize=8)
+    fig.colorbar(picture, ax=axes, shrink=0.8)
+    return fig
+
+
+def sweep(eps_values, results, *, floor=None, trained_at=None):
+    """Accuracy against epsilon: a curve with Wilson intervals for each label of `results`.
+
+    Args:
+        eps_values: radii in pixel units.
+        results: {label: list of Accuracy, one for each eps}; a label names its model and attack ("clean VGG, PGD").
+        floor: share of the most frequent class, drawn as a line.
+        trained_at: the radius that a defence was trained for, drawn as a line.
+    """
+    fig, ax = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    for label, records in results.items():
+        value = np.array([r.value for r in records])
+        low, high = (np.array([getattr(r, end) for r in records]) for end in ("low", "high"))
+        bars = np.clip([value - low, high - value], 0, 1)
+        ax.errorbar(eps_values, value, bars, marker="o", markersize=4, capsize=3, label=label, **style(label))
+    if floor is not None:
+        ax.axhline(floor, color=MUTED, linewidth=1)
+        ax.annotate("always the same class", (eps_values[-1], floor), ha="right", va="bottom", fontsize=8, color=MUTED)
+    if trained_at is not None:
+        ax.axvline(trained_at, color=MUTED, linewidth=1, linestyle=(0, (1, 3)))
+        ax.annotate(" trained for", (trained_at, 1.02), fontsize=8, color=MUTED)
+    ax.set(xlabel="epsilon (pixel units)", ylabel="accuracy", xticks=eps_values, ylim=(-0.03, 1.08))
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.legend(frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)
+    return _finish(fig)
+
+
+def lines(x, series, *, xlabel, ylabel, percent=False, styles=None):
+    """One or more curves over common x values: {label: values}, coloured by the model that the label names."""
+    fig, ax = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    spare = iter(SPARE_COLORS * 5)
+    for label, values in series.items():
+        look = style(label) | (styles or {}).get(label, {})
+        look["color"] = look["color"] or next(spare)
+        ax.plot(x, values, label=label, **look)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    if percent:
+        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.legend(frameon=False, fontsize=9)
+    return _finish(fig)
+
+
+def cost(arms, *, ylabel):
+    """Validation accuracy while training, against three currencies: epochs, images through the network, seconds.
+
+    `arms` is {label: History}; forwards and backwards are added up in the middle panel.
+    """
+    fig, axes = plt.subplots(1, 3, figsize=(10, 3.2), sharey=True, layout="constrained")
+    spare = {label: color for label, color in zip(arms, SPARE_COLORS * 5)}
+    for label, history in arms.items():
+        passes = np.add(history.forwards, history.backwards) / 1000
+        color = style(label)["color"] or spare[label]
+        for ax, x in zip(axes, (range(1, len(passes) + 1), passes, history.seconds)):
+            ax.plot(x, history.val_accuracy, "o-", markersize=3, color=color, label=label)
+    for ax, xlabel in zip(axes, ("epochs", "thousand passes, forward + backward", "seconds")):
+        ax.set_xlabel(xlabel)
+    axes[0].set_ylabel(ylabel)
+    axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes[0].legend(frameon=False, fontsize=8)
+    return _finish(fig)
+
+
+class SideBySide:
+    """One image attacked on several models: adversarial image, perturbation and class probabilities, a row a model.
+
+    The figure is built once; `update` moves its artists, which is what makes a slider smooth. The static figure beside
+    the slider is drawn by the same code.
+    """
+
+    def __init__(self, labels, num_classes=10):
+        self.figure, self.axes = plt.subplots(
+            len(labels), 3, figsize=(7, 2.15 * len(labels) + 0.4), width_ratios=(1, 1, 2.2), squeeze=False
+        )
+        self.figure.subplots_adjust(left=0.06, right=0.985, bottom=0.09, top=0.83, wspace=0.12, hspace=0.38)
+        self.labels, self.rows = labels, []
+        for label, (image, delta, bars) in zip(labels, self.axes):
+            image.set_ylabel(label, fontsize=9)
+            for ax in (image, delta):
+                ax.set(xticks=[], yticks=[])
+            bars.set(xticks=range(num_classes), ylim=(0, 1), yticks=[0, 0.5, 1])
+            bars.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            bars.tick_params(labelsize=7)
+            bars.spines[["top", "right"]].set_visible(False)
+            blank = np.zeros((1, 28, 28))
+            self.rows.append(
+                (_image(image, blank), _signed(delta, blank), bars.bar(range(num_classes), np.zeros(num_classes)))
+            )
+
+    def update(self, x, x_advs, probabilities, y, eps):
+        """Show one image x (C, H, W) of class y: each model's x_adv (C, H, W) and probabilities (K,) at radius eps."""
+        self.figure.suptitle(units(eps), fontsize=10)
+        for axes, artists, x_adv, p in zip(self.axes, self.rows, x_advs, probabilities):
+            picture, change, bars = artists
+            predicted = int(p.argmax())
+            picture.set_data(_hwc(x_adv))
+            change.set_data(np.asarray(x_adv - x).mean(0))
+            change.set_clim(-max(eps, 1e-3), max(eps, 1e-3))
+            for k, (bar, value) in enumerate(zip(bars, p.tolist())):
+                bar.set_height(value)
+                bar.set_color(MODEL_COLORS["clean VGG"] if k == y else WRONG if k == predicted else "#BBBBBB")
+            wrong = predicted != y
+            axes[0].set_title(
+                f"{'✗ ' if wrong else ''}{y} → {predicted} ({p[predicted]:.2f})",
+                fontsize=9,
+                color=WRONG if wrong else "black",
+            )
+            axes[1].set_title(f"perturbation, ±{eps:.3f}", fontsize=9)
+            axes[2].set_title(f"class probabilities (true class {y} in blue)", fontsize=9)
+            _frame(axes[0], wrong)
+        return self.figure
+
+    def png(self):
+        """The figure as it stands, as PNG bytes."""
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="png", dpi=90)
+        return buffer.getvalue()
+
+
+def units(eps):
+    """One radius in the three units that tutorials use."""
+    return f"epsilon = {eps:.3f} of the pixel range = {255 * eps:.1f}/255 = {2 * eps:.3f} on inputs in [-1, 1]"
+
+
+def _image(ax, image):
+    ax.set(xticks=[], yticks=[])
+    return ax.imshow(_hwc(image), cmap="gray", vmin=0, vmax=1)
+
+
+def _signed(ax, values, limit=1.0):
+    ax.set(xticks=[], yticks=[])
+    return ax.imshow(np.asarray(values).mean(0), cmap="RdBu_r", vmin=-limit, vmax=limit)
+
+
+def _hwc(image):
+    image = np.asarray(image)
+    return image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
+
+
+def _frame(ax, wrong):
+    for spine in ax.spines.values():
+        spine.set(edgecolor=WRONG if wrong else "#BBBBBB", linewidth=2 if wrong else 0.8)
+
+
+def _finish(fig):
+    for ax in fig.axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(alpha=0.25)
+    return fig
