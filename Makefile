@@ -1,0 +1,77 @@
+# Everything is installed into .venv and nowhere else; deleting that folder undoes the set-up.
+
+READY := .venv/ready
+# The first that runs and is new enough; a version manager can list names that do not run.
+PYTHON ?= $(or $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,$(shell \
+	$(python) -c 'import sys; print("$(python)" * (sys.version_info >= (3, 11)))' 2>/dev/null))),python3)
+NO_PYTHON := Python 3.11 or newer is missing: install one, or name yours as in make lab PYTHON=/path/to/python3
+ROOT_USER = $(if $(filter 0,$(shell id -u)),--allow-root)
+
+# In Python, as `df` and `sort -V` differ from system to system; it must parse under any Python, to say that one is too old.
+define CHECKS
+import importlib.util, shutil, sys
+disk = 6 if sys.platform.startswith("linux") else 2  # on Linux torch brings CUDA along
+free = shutil.disk_usage(".").free / 1e9
+if sys.version_info < (3, 11):
+    sys.exit("Python 3.11 or newer is missing, found only %d.%d: install one, or name yours as in"
+             " `make lab PYTHON=/path/to/python3`." % sys.version_info[:2])
+if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
+    sys.exit("Python's venv module is missing: install it (Debian, Ubuntu: apt install python%d.%d-venv), then call"
+             " make again." % sys.version_info[:2])
+if free < disk:
+    sys.exit("Disk space is missing: the set-up takes about %d GB here and %.1f GB are free. Make room, then call make"
+             " again." % (disk, free))
+endef
+export CHECKS
+
+# JupyterLab asks on its first start whether it may fetch news; the answer goes into .venv, not into the user's settings.
+QUIET_LAB := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
+
+.PHONY: help lab test run clean unbroken always
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\): .*## /make \1|/p' Makefile | awk -F'|' '{ printf "%-12s%s\n", $$1, $$2 }'
+
+lab: $(READY)  ## set up on the first call, then open JupyterLab on your own copies of the notebooks
+	@mkdir -p notebooks/mine
+	@for theirs in notebooks/[0-9]*.ipynb; do \
+		mine="notebooks/mine/$${theirs#notebooks/}"; \
+		if [ ! -e "$$mine" ]; then cp "$$theirs" "$$mine"; \
+		elif [ "$$theirs" -nt "$$mine" ] && ! cmp -s "$$theirs" "$$mine"; then \
+			echo "There is a newer $$theirs. Yours stays as it is; to get the new one, rename $$mine and call make lab again."; \
+		fi; \
+	done
+	.venv/bin/python -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" \
+		--LabApp.default_url=/lab/tree/notebooks/mine/01_train_vgg.ipynb $(ROOT_USER) $(LAB_FLAGS)
+
+test: $(READY)  ## set up on the first call, then run every test and every notebook
+	.venv/bin/python -m pytest
+
+run: $(READY)  ## execute the notebooks in place: all, or make run NOTEBOOKS=notebooks/03_visualize.ipynb
+	.venv/bin/python tests/run_notebooks.py $(NOTEBOOKS)
+
+clean:  ## remove .venv and the tools' caches; your notebooks stay
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+
+# A linked interpreter outlives its target: without this, every command would only say "not found".
+unbroken:
+	@[ ! -L .venv/bin/python ] || .venv/bin/python -c '' 2>/dev/null || \
+		{ echo "The Python that made .venv is gone: call make clean, then make again."; exit 1; }
+
+# The installed package points at this folder: one that was moved is set up again.
+ifneq ($(CURDIR),$(shell cat $(READY) 2>/dev/null))
+$(READY): always
+endif
+
+$(READY): pyproject.toml constraints.txt tests/without-deps.txt | unbroken
+	@if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then \
+		command -v "$(PYTHON)" >/dev/null || { echo "$(NO_PYTHON)"; exit 1; }; \
+		"$(PYTHON)" -c "$$CHECKS" && "$(PYTHON)" -m venv --clear .venv || exit 1; \
+	fi
+	@echo "Setting up .venv: up to 6 GB and some minutes, once. The last step, unpacking, says nothing for a minute or two."
+	@echo "If it is broken off, the same command goes on."
+	.venv/bin/python -m pip install -c constraints.txt -e ".[test]"
+	.venv/bin/python -m pip install --no-deps -r tests/without-deps.txt
+	@mkdir -p .venv/share/jupyter/lab/settings
+	@echo '$(QUIET_LAB)' > .venv/share/jupyter/lab/settings/overrides.json
+	@echo "$(CURDIR)" > $@

@@ -1,0 +1,175 @@
+"""How the notebooks are tested: nbval executes the cells, this says what may differ from the committed outputs.
+
+A cell's tag chooses the rule:
+
+    (none)    everything to the letter, pictures by their pixels
+    close     the same words, numbers within 1e-4 of each other
+    trained   the same words and as many numbers, each finite; pictures as many and about as large. Weights trained on
+              another CPU print other numbers: what such a cell claims is held by an assert in the notebook.
+
+nbval alone passes a cell that was never executed, and any picture.
+"""
+
+import base64
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+from collections import defaultdict
+from difflib import unified_diff
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nbval.plugin import IPyNbCell, IPyNbFile
+from PIL import Image
+
+LEVELS, SHARE = 48, 0.0005  # fonts are drawn a little differently from machine to machine; a changed title exceeds both
+WIDGET = "application/vnd.jupyter.widget-view+json"
+PROGRESS_BAR = re.compile(r"(?:[^\r\n|]*: *)? *\d+%\|[^|\r\n]*\|[^\[\r\n]*\[[^\]\r\n]*\]|\x1b\[A")
+BYTES = re.compile(r"""\bb(['"])(?:\\.|(?!\1).)*\1""")
+# Digits in a name, such as those of VGG-16 or x2, are part of the word.
+NUMBER = re.compile(
+    r"""(?<![\w.]) (?<![A-Za-z]-)  [-+]?
+        (?: (?: \d+(?:,\d{3})+ (?:\.\d*)? | \d+ (?:\.\d*)? | \.\d+ ) (?:[eE][-+]?\d+)? | (?:nan|inf)(?!\w) )""",
+    re.VERBOSE,
+)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(parent):
+    collectors = yield
+    return [Notebook.from_parent(parent, path=c.path) if isinstance(c, IPyNbFile) else c for c in collectors]
+
+
+class Notebook(IPyNbFile):
+    def collect(self):
+        for item in super().collect():
+            yield Cell.from_parent(self, name=item.name, cell_num=item.cell_num, cell=item.cell, options=item.options)
+
+
+class Cell(IPyNbCell):
+    def runtest(self):
+        if self.cell.execution_count is None:
+            self.raise_cell_error("This cell was committed without being executed; `make run` executes the notebook")
+        if any(output.output_type == "error" for output in self.cell.outputs):
+            self.raise_cell_error("This cell was committed with an error as its output")
+        super().runtest()
+
+    def compare_outputs(self, test, ref, skip_compare=None):
+        tags = self.cell.metadata.get("tags", [])
+        rule = next((tag for tag in ("trained", "close") if tag in tags), "letter")
+        self.comparison_traceback = list(differences(ref, test, rule))
+        return not self.comparison_traceback
+
+
+def differences(committed, now, rule):
+    """What the rule does not allow, as lines to read; outputs of one kind are compared in their order."""
+    committed, now = by_kind(committed), by_kind(now)
+    for kind in sorted(committed.keys() | now.keys()):
+        if len(committed[kind]) != len(now[kind]):
+            yield f"{kind}: {len(committed[kind])} in the notebook, {len(now[kind])} now"
+            continue
+        for old, new in zip(committed[kind], now[kind]):
+            compare = picture_difference if kind == "image/png" else text_difference
+            if difference := compare(old, new, rule):
+                yield f"{kind}: {difference}"
+
+
+def by_kind(outputs):
+    kinds = defaultdict(list)
+    for output in outputs:
+        if output.output_type == "stream":
+            text = without_bars(output.text) if output.name == "stderr" else output.text
+            if text:
+                kinds[output.name].append(text)
+        else:
+            for kind, value in output.data.items():
+                if kind == WIDGET:
+                    value = ""  # a model's id, which is random
+                elif WIDGET in output.data:
+                    value = BYTES.sub("b''", value)  # the first bytes of a picture that the widget shows
+                kinds[kind].append(value if isinstance(value, str) else json.dumps(value, sort_keys=True))
+    return kinds
+
+
+def without_bars(text):
+    """Text on stderr without tqdm's bars, which differ from run to run; a warning between them stays."""
+    lines = (line.rstrip() for line in re.split(r"[\r\n]", PROGRESS_BAR.sub("", text)))
+    return "".join(f"{line}\n" for line in lines if line)
+
+
+def text_difference(old, new, rule):
+    if rule == "letter":
+        alike = old == new
+    else:
+        alike = words(old) == words(new) and all(map(NUMBERS_AGREE[rule], numbers(old), numbers(new)))
+    if not alike:
+        return "\n" + "\n".join(unified_diff(old.splitlines(), new.splitlines(), "in the notebook", "now", lineterm=""))
+
+
+NUMBERS_AGREE = {
+    "close": lambda old, new: math.isclose(old, new, rel_tol=1e-4, abs_tol=1e-6),
+    "trained": lambda old, new: math.isfinite(new),
+}
+
+
+def words(text):
+    """The text with a mark for each number; without white space, as a column aligns to its numbers."""
+    return re.sub(r"\s+", "", NUMBER.sub("#", text))
+
+
+def numbers(text):
+    return [float(number.replace(",", "")) for number in NUMBER.findall(text)]
+
+
+def picture_difference(old, new, rule):
+    old, new = (pixels(picture) for picture in (old, new))
+    if rule == "trained":
+        if any(abs(a - b) > 0.1 * a for a, b in zip(old.shape, new.shape)):
+            return f"{old.shape} in the notebook, {new.shape} now"
+    elif old.shape != new.shape:
+        return f"{old.shape} in the notebook, {new.shape} now"
+    else:
+        share = (abs(old - new) > LEVELS).any(axis=-1).mean()
+        if share > SHARE:
+            return f"{share:.2%} of the pixels look different"
+
+
+def pixels(picture):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB"), dtype=np.int16)
+
+
+def pytest_report_header(config):
+    changed = changed_notebooks(config.rootpath)
+    return [f"not the series' own version any more: {', '.join(changed)}"] if changed else []
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    failed = " ".join(report.nodeid for report in terminalreporter.getreports("failed"))
+    for notebook in map(Path, changed_notebooks(config.rootpath)):
+        if notebook.name in failed:
+            mine = free_name(config.rootpath, notebook)
+            terminalreporter.section(f"{notebook} has been changed", sep="-")
+            terminalreporter.line(
+                "What failed in it may simply be your changes, and those are welcome. To keep them under another name\n"
+                f"and bring the series' own version back:\n\n    mkdir -p {mine.parent} && cp {notebook} {mine}"
+                f" && git checkout HEAD -- {notebook}\n"
+            )
+
+
+def changed_notebooks(root):
+    """Notebooks that differ from the last commit; none where there is no git or no repository, as in a download."""
+    if shutil.which("git") is None:
+        return []
+    command = ["git", "diff", "--name-only", "--relative", "--diff-filter=M", "HEAD", "--", "notebooks/*.ipynb"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    return done.stdout.splitlines() if done.returncode == 0 else []
+
+
+def free_name(root, notebook):
+    names = (Path("notebooks/mine", f"{notebook.stem}-changed-{number}.ipynb") for number in count(1))
+    return next(name for name in names if not (root / name).exists())
