@@ -41,7 +41,7 @@ lab: $(READY)  ## set up on the first call, then open JupyterLab on your own cop
 			echo "There is a newer $$theirs. Yours stays as it is; to get the new one, rename $$mine and call make lab again."; \
 		fi; \
 	done
-	.venv/bin/python -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" \
+	.venv/bin/python -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" --LabApp.extension_manager=readonly \
 		--LabApp.default_url=/lab/tree/notebooks/mine/01_train_vgg.ipynb $(ROOT_USER) $(LAB_FLAGS)
 
 test: $(READY)  ## set up on the first call, then run every test and every notebook
