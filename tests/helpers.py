@@ -1,0 +1,159 @@
+"""Small models, small data and a few questions that many tests ask."""
+
+import contextlib
+import copy
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from advutils import fgsm, load_data, make_loader, pgd, random_noise
+
+torch.set_num_threads(1)  # the models here are so small that threads only get in each other's way
+few = settings(deadline=None, derandomize=True, max_examples=10)
+
+ATTACKS = {
+    "fgsm": fgsm,
+    "pgd": partial(pgd, steps=3),
+    "pgd without random start": partial(pgd, steps=3, random_start=False),
+    "pgd with restarts": partial(pgd, steps=2, restarts=3),
+    "pgd with long steps": partial(pgd, steps=2, step_size=0.7),
+    "random noise": random_noise,
+}
+DETERMINISTIC = ("fgsm", "pgd without random start")
+every_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+
+
+def images(n, *, channels=1, size=8, seed=0):
+    """Random images, some pixels of which are exactly 0 or 1."""
+    x = torch.rand(n, channels, size, size, generator=torch.Generator().manual_seed(seed))
+    return (1.4 * x - 0.2).clamp(0, 1)
+
+
+def labels(n, classes=4, *, seed=0):
+    return torch.randint(0, classes, (n,), generator=torch.Generator().manual_seed(seed))
+
+
+def batch(n=6, *, classes=4, seed=0, **kwargs):
+    return images(n, seed=seed, **kwargs), labels(n, classes, seed=seed)
+
+
+def dataset(n=6, **kwargs):
+    return TensorDataset(*batch(n, **kwargs))
+
+
+def loader(n=6, batch_size=4, **kwargs):
+    return make_loader(dataset(n, **kwargs), batch_size=batch_size)
+
+
+def digits(n, *, train=True):
+    """n digits of mnist-5k, of every class."""
+    x, y = load_data("mnist-5k", train=train).tensors
+    some = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:n]
+    return x[some], y[some]
+
+
+def linear(classes=4, *, channels=1, size=8, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(channels * size * size, classes))
+
+
+def conv_net(seed=0, *, channels=1, size=8, classes=4):
+    """A net with everything that tells train from eval: dropout, and batch norm with running statistics of its own."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            nn.Conv2d(channels, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5),
+            nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(72, classes),
+        )  # fmt: skip
+        for _ in range(3):
+            model(torch.rand(16, channels, size, size))
+    return model
+
+
+def mixed_modes(model):
+    """Leave the model as a fine-tuner might: part frozen, part in eval mode, a gradient pending."""
+    model.train()
+    for number, module in enumerate(model.modules()):
+        if number % 3 == 1:
+            module.training = False
+    parameters = list(model.parameters())
+    parameters[0].requires_grad_(False)
+    parameters[-1].grad = torch.full_like(parameters[-1], 0.25)
+    return model
+
+
+class RaisesAt(nn.Module):
+    """A model that fails at its n-th forward pass."""
+
+    def __init__(self, model, n):
+        super().__init__()
+        self.model, self.left = model, n
+
+    def forward(self, x):
+        self.left -= 1
+        if self.left == 0:
+            raise RuntimeError("out of paper")
+        return self.model(x)
+
+
+def state(model):
+    """All of a model that an attack could spoil."""
+    return copy.deepcopy(
+        {
+            "tensors": model.state_dict(),
+            "modes": [module.training for module in model.modules()],
+            "requires_grad": [p.requires_grad for p in model.parameters()],
+            "grads": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+            "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
+        }
+    )
+
+
+def same_state(a, b):
+    plain = all(a[key] == b[key] for key in ("modes", "requires_grad", "hooks"))
+    tensors = a["tensors"].keys() == b["tensors"].keys() and all(
+        torch.equal(value, b["tensors"][key]) for key, value in a["tensors"].items()
+    )
+    grads = all((g is None) == (h is None) and (g is None or torch.equal(g, h)) for g, h in zip(a["grads"], b["grads"]))
+    return plain and tensors and grads
+
+
+@contextlib.contextmanager
+def untouched(model, *tensors):
+    """Whatever happens inside the block, an error included, leaves the model and the tensors as they were."""
+    before, copies = state(model), [t.detach().clone() for t in tensors]
+    flags = [t.requires_grad for t in tensors]
+    try:
+        yield
+    finally:
+        assert same_state(before, state(model)), "the model was changed"
+        for tensor, copied, flag in zip(tensors, copies, flags):
+            assert torch.equal(tensor, copied) and tensor.requires_grad == flag and tensor.grad is None
+
+
+@contextlib.contextmanager
+def refused(argument, *fragments):
+    """The block raises a ValueError or TypeError that names the argument, says what it got and what it accepts."""
+    with pytest.raises((ValueError, TypeError)) as caught:
+        yield
+    message = str(caught.value)
+    assert message.startswith(f"{argument}: got "), message
+    assert "; accepts " in message, message
+    for fragment in fragments:
+        assert fragment in message, message
+
+
+def clear(gradient, share=1e-6):
+    """Where an image's gradient is not negligible beside its largest entry, so that its sign can be relied on."""
+    size = gradient.abs()
+    return size > share * size.amax((1, 2, 3), keepdim=True)
+
+
+def in_ball(x_adv, x, eps):
+    return (x_adv - x).abs().max() <= eps + 1e-6 and x_adv.min() >= 0 and x_adv.max() <= 1

@@ -1,0 +1,164 @@
+"""Attacks against truths that owe nothing to this package: closed forms, foolbox, torchattacks."""
+
+import functools
+import warnings
+
+import foolbox
+import numpy as np
+import pytest
+import torch
+import torchattacks
+from helpers import clear, digits, images, in_ball, labels, linear
+from scipy.special import log_softmax, softmax
+from torch import nn
+from torch.nn import functional as F
+
+from advutils import fgsm, input_gradient, pgd, project, random_noise
+
+
+def closed_form(model, x, y):
+    """d CE / d x = W^T (p - onehot(y)) for logits W x + b, in double precision and without autograd."""
+    weight, bias = (p.detach().double().numpy() for p in model[1].parameters())
+    p = softmax(x.flatten(1).double().numpy() @ weight.T + bias, axis=1)
+    p[np.arange(len(y)), y.numpy()] -= 1
+    return torch.from_numpy(p @ weight).view_as(x)
+
+
+def losses(model, x, y):
+    with torch.no_grad():
+        z = model(x).double().numpy()
+    return torch.from_numpy(-log_softmax(z, axis=1)[np.arange(len(y)), y.numpy()])
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_the_gradient_of_a_linear_model_is_the_closed_form(classes):
+    model, x, y = linear(classes, channels=3), images(9, channels=3), labels(9, classes)
+    torch.testing.assert_close(input_gradient(model, x, y).double(), closed_form(model, x, y), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("eps", [0.01, 0.1, 0.6])
+def test_fgsm_on_a_linear_model_is_the_closed_form(classes, eps):
+    model, x, y = linear(classes), images(9), labels(9, classes)
+    gradient = closed_form(model, x, y)
+    expected = np.clip(x.double().numpy() + eps * np.sign(gradient.numpy()), 0, 1)
+    sure = clear(gradient)
+    assert sure.double().mean() > 0.999
+    np.testing.assert_allclose(fgsm(model, x, y, eps=eps)[sure], expected[sure], atol=1e-6)
+
+
+def test_fgsm_is_the_best_attack_on_a_linear_two_class_model():
+    model, x, y = linear(2), images(20), labels(20, 2)
+    best = losses(model, fgsm(model, x, y, eps=0.1), y)
+    assert (best > losses(model, x, y) + 0.01).all()
+    for seed in range(50):
+        noise = 0.2 * images(20, seed=seed + 1) - 0.1
+        corner = 0.1 * noise.sign()
+        for delta in (noise, corner):
+            assert (losses(model, (x + delta).clamp(0, 1), y) < best).all()
+
+
+def test_pgd_reaches_the_best_corner_of_a_linear_two_class_model_from_any_start():
+    model, x, y = linear(2), images(20), labels(20, 2)
+    best = fgsm(model, x, y, eps=0.1)
+    assert torch.allclose(pgd(model, x, y, eps=0.1, steps=10), best, atol=1e-6)
+    assert torch.allclose(pgd(model, x, y, eps=0.1, steps=10, random_start=False), best, atol=1e-6)
+
+
+def test_projection_is_the_nearest_point_of_ball_and_box():
+    x, far = images(50, seed=1), 3 * images(50, seed=2) - 1
+    low, high = np.maximum(x.numpy() - 0.2, 0), np.minimum(x.numpy() + 0.2, 1)
+    np.testing.assert_allclose(project(far, x, 0.2), np.minimum(np.maximum(far.numpy(), low), high), atol=1e-7)
+
+
+@functools.cache
+def prepared():
+    """A small convolutional net, somewhat trained on digits, and 60 digits that it did not see."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 8, 4, stride=2), nn.BatchNorm2d(8), nn.Softplus(),
+            nn.Conv2d(8, 16, 5, stride=2), nn.BatchNorm2d(16), nn.Softplus(),
+            nn.Flatten(), nn.Dropout(0.2), nn.Linear(400, 10),
+        )  # fmt: skip
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        x, y = digits(1280)
+        for part in range(60):
+            at = torch.arange(64 * part, 64 * (part + 1)) % len(y)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[at]), y[at]).backward()
+            optimizer.step()
+    x, y = digits(60, train=False)
+    model = model.eval().requires_grad_(False)
+    assert (model(x).argmax(1) == y).float().mean() > 0.7
+    return model, x, y
+
+
+def foolbox_attack(attack, eps):
+    model, x, y = prepared()
+    return attack(foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y, epsilons=eps)[1]
+
+
+def torchattacks_attack(attack):
+    _, x, y = prepared()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return attack(x, y)
+
+
+@pytest.mark.parametrize("eps", [0.05, 0.3])
+@pytest.mark.parametrize("library", ["foolbox", "torchattacks"])
+def test_fgsm_agrees_with_other_libraries(library, eps, record_property):
+    model, x, y = prepared()
+    if library == "foolbox":
+        theirs = foolbox_attack(foolbox.attacks.LinfFastGradientAttack(), eps)
+    else:
+        theirs = torchattacks_attack(torchattacks.FGSM(model, eps=eps))
+    ours, gradient = fgsm(model, x, y, eps=eps), input_gradient(model, x, y)
+    sure = clear(gradient)
+    share = 1 - sure.float().mean().item()
+    record_property("share of pixels with a negligible gradient", share)
+    print(f"FGSM and {library}, eps {eps}: {share:.4%} of the pixels have a negligible gradient")
+    assert share < 0.005
+    assert (ours != x).float().mean() > 0.3 and in_ball(theirs, x, eps)
+    torch.testing.assert_close(ours[sure], theirs[sure], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("eps, step_size, steps", [(0.1, 0.02, 5), (0.3, 0.05, 10)])
+@pytest.mark.parametrize("library", ["foolbox", "torchattacks"])
+def test_pgd_agrees_with_other_libraries(library, eps, step_size, steps, record_property):
+    model, x, y = prepared()
+    if library == "foolbox":
+        attack = foolbox.attacks.LinfPGD(abs_stepsize=step_size, steps=steps, random_start=False)
+        theirs = foolbox_attack(attack, eps)
+    else:
+        attack = torchattacks.PGD(model, eps=eps, alpha=step_size, steps=steps, random_start=False)
+        theirs = torchattacks_attack(attack)
+    ours = pgd(model, x, y, eps=eps, step_size=step_size, steps=steps, random_start=False)
+    differing = ((ours - theirs).abs() > 1e-5).float().mean().item()
+    record_property("share of pixels that differ", differing)
+    print(f"PGD and {library}, eps {eps}, {steps} steps: {differing:.4%} of the pixels differ")
+    assert differing < 0.005  # the road bends where a gradient is negligible, and takes its neighbours along
+    torch.testing.assert_close(losses(model, ours, y), losses(model, theirs, y), rtol=0.02, atol=0.02)
+
+
+def test_one_pgd_step_of_length_eps_from_the_image_is_fgsm_to_the_bit():
+    model, x, y = prepared()
+    for eps in (0.0, 0.03, 0.1, 0.3, 1.0):
+        step_size = eps or None
+        one_step = pgd(model, x, y, eps=eps, step_size=step_size, steps=1, random_start=False)
+        assert torch.equal(one_step, fgsm(model, x, y, eps=eps))
+
+
+def test_pgd_is_stronger_than_fgsm_and_fgsm_than_noise():
+    model, x, y = prepared()
+    generator = torch.Generator().manual_seed(0)
+    noise, one, many = (
+        losses(model, attack(model, x, y, eps=0.1), y).mean()
+        for attack in (
+            functools.partial(random_noise, generator=generator),
+            fgsm,
+            functools.partial(pgd, random_start=False),
+        )
+    )
+    assert losses(model, x, y).mean() + 0.5 < one and noise + 0.5 < one < many

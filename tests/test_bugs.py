@@ -1,0 +1,299 @@
+"""Bugs that well-known attack code has had, one test for each, so that this package never has them."""
+
+from functools import partial
+
+import pytest
+import torch
+from helpers import batch, clear, conv_net, dataset, images, linear, loader, mixed_modes, refused, state
+from torch import nn
+
+from advutils import (
+    accuracy,
+    accuracy_vs_eps,
+    evaluating,
+    fgsm,
+    fit,
+    input_gradient,
+    joined,
+    ledger,
+    make_loader,
+    margin,
+    pgd,
+    predict,
+    random_noise,
+    survivors,
+)  # fmt: skip
+
+gradient_attacks = pytest.mark.parametrize("attack", [fgsm, partial(pgd, steps=2, restarts=2)], ids=["fgsm", "pgd"])
+
+
+def generator(seed=99):
+    return torch.Generator().manual_seed(seed)
+
+
+@gradient_attacks
+@pytest.mark.parametrize("mode", ["train", "eval", "mixed"])
+def test_bug_attack_flips_the_models_mode(attack, mode):
+    model, (x, y) = conv_net(), batch()
+    {"train": model.train, "eval": model.eval, "mixed": lambda: mixed_modes(model)}[mode]()
+    before = [module.training for module in model.modules()]
+    attack(model, x, y, eps=0.1)
+    assert [module.training for module in model.modules()] == before
+
+
+def test_bug_random_start_never_added():
+    model, (x, y) = linear().requires_grad_(True), batch()
+    nudged = partial(pgd, model, x, y, eps=0.2, step_size=1e-6, steps=1)
+    start = nudged(generator=generator()) - x
+    inside = (x > 0.2) & (x < 0.8)
+    assert start[inside].abs().mean() > 0.05 and start[inside].std() > 0.05
+    assert (nudged(random_start=False) - x).abs().max() < 2e-6
+    assert not torch.equal(nudged(generator=generator(98)) - x, start)
+
+
+def test_bug_every_image_gets_the_same_random_start():
+    model, x, y = linear(), torch.full((5, 1, 8, 8), 0.5), torch.zeros(5, dtype=torch.int64)
+    starts = pgd(model, x, y, eps=0.2, step_size=1e-6, steps=1, generator=generator())
+    assert len(starts.flatten(1).unique(dim=0)) == 5
+
+
+@pytest.mark.parametrize("attack", [fgsm, pgd, partial(pgd, step_size=0.1, restarts=2), random_noise])
+def test_bug_eps_zero_changes_the_input(attack):
+    x, y = batch()
+    assert torch.equal(attack(conv_net(), x, y, eps=0.0), x)
+
+
+def test_bug_start_leaves_the_ball():
+    x, y = images(50), torch.zeros(50, dtype=torch.int64)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    nn.init.zeros_(model[1].weight)  # no gradient: what comes out is the start
+    starts = pgd(model, x, y, eps=0.1, steps=1, generator=generator())
+    assert (starts - x).abs().max() <= 0.1 + 1e-6 and (starts - x).abs().max() > 0.099
+    assert starts.min() >= 0 and starts.max() <= 1
+    assert ((starts - x)[(x > 0.2) & (x < 0.8)]).mean().abs() < 0.01  # uniform: in both directions alike
+
+
+def test_bug_projection_around_the_previous_iterate():
+    model, (x, y) = conv_net(), batch()
+    for step_size in (0.05, 0.1, 0.5):
+        x_adv = pgd(model, x, y, eps=0.1, step_size=step_size, steps=8, random_start=False)
+        assert (x_adv - x).abs().max() <= 0.1 + 1e-6
+
+
+def test_bug_restarts_chosen_per_batch():
+    model, (x, y) = conv_net(), batch(30)
+    shared, attack = generator(), partial(pgd, model, x, y, eps=0.2, step_size=0.02, steps=1)
+    runs = [attack(generator=shared) for _ in range(3)]
+    with evaluating(model), torch.no_grad():
+        margins = torch.stack([margin(model(x_adv), y) for x_adv in runs])
+        best = margins.amax(0)
+        kept = margin(model(attack(restarts=3, generator=generator())), y)
+    assert len(margins.argmax(0).unique()) == 3  # no run is the best for all images
+    torch.testing.assert_close(kept, best, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("attack", [fgsm, partial(pgd, steps=2, restarts=2), random_noise])
+def test_bug_attack_mutates_its_input(attack):
+    x, y = batch()
+    originals = x.clone(), y.clone()
+    attack(conv_net(), x, y, eps=0.3)
+    assert torch.equal(x, originals[0]) and torch.equal(y, originals[1])
+    assert not x.requires_grad and x.grad is None
+
+
+@gradient_attacks
+def test_bug_weight_gradients_left_accumulated(attack):
+    model, (x, y) = conv_net(), batch()
+    attack(model, x, y, eps=0.1)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 2)
+    attack(model, x, y, eps=0.1)
+    assert all((parameter.grad == 2).all() for parameter in model.parameters())
+
+
+@gradient_attacks
+def test_bug_the_attack_pass_updates_batch_norm_statistics(attack):
+    model, (x, y) = conv_net().train(), batch()
+    before = state(model)["tensors"]
+    attack(model, x, y, eps=0.1)
+    after = model.state_dict()
+    assert any("running_mean" in key for key in before) and any("num_batches_tracked" in key for key in before)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+@gradient_attacks
+def test_bug_the_attack_is_crafted_with_dropout_alive(attack):
+    model, (x, y) = conv_net(), batch()
+    attack = partial(attack, eps=0.1) if attack is fgsm else partial(attack, eps=0.1, random_start=False)
+    asleep = attack(model.eval(), x, y)
+    assert torch.equal(attack(model.train(), x, y), asleep)
+
+
+def test_bug_softmax_saturation_counts_as_robustness():
+    """A softmax inside the model starves the gradient: refused wherever a number could come of it."""
+    confident = nn.Sequential(linear(), nn.Softmax(1))
+    (x, y), data = batch(), loader()
+    for attack in (fgsm, pgd):
+        with refused("model", "probabilities"):
+            attack(confident, x, y, eps=0.1)
+        with refused("model", "probabilities"):
+            accuracy(confident, data, attack, eps=0.1)
+    with refused("model", "probabilities"):
+        accuracy(confident, data)
+    with refused("model", "probabilities"):
+        predict(confident, x)
+
+
+def test_bug_zero_gradients_of_confident_models_pass_for_small_ones():
+    """Logits so large that the loss underflows: the gradient is exactly zero, never NaN, so that it can be counted."""
+    model, (x, _) = linear(), batch(20)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+        model[1].weight *= 1e5
+        model[1].bias *= 1e5
+    gradient = input_gradient(model, x, y)
+    blind = gradient.abs().amax((1, 2, 3)) == 0
+    assert gradient.isfinite().all() and blind.sum() >= 15
+    assert torch.equal(fgsm(model, x, y, eps=0.3)[blind], x[blind])  # sign(0) is 0, neither up nor down
+    wrong = (y + 1) % 4
+    assert (input_gradient(model, x, wrong).abs().amax((1, 2, 3)) > 0).all()
+
+
+@pytest.mark.parametrize("attack", [fgsm, pgd, random_noise])
+def test_bug_clipping_missing(attack):
+    x = torch.cat([torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8), images(2)])
+    x_adv = attack(conv_net(), x, torch.tensor([0, 1, 2, 3, 0, 1]), eps=0.9)
+    assert x_adv.min() >= 0 and x_adv.max() <= 1
+
+
+class Brightness(nn.Module):
+    """Class 1 where the mean pixel is above one half: an attack moves the mean by eps, unless it leaves [0, 1]."""
+
+    def forward(self, x):
+        light = x.mean((1, 2, 3)) - 0.5
+        return torch.stack([-light, light], 1)
+
+
+def test_bug_accuracy_rises_with_eps():
+    x = torch.linspace(0, 1, 41)[:, None, None, None].expand(41, 1, 4, 4).clone()
+    data = make_loader(torch.utils.data.TensorDataset(x, (x.mean((1, 2, 3)) > 0.5).long()), batch_size=9)
+    curve = [record.value for record in accuracy_vs_eps(Brightness(), data, fgsm, [0, 0.1, 0.2, 0.3, 0.45, 0.6, 1])]
+    assert curve[0] == 1 and curve[-1] == 0 and 0.3 < curve[3] < 0.5
+    assert curve == sorted(curve, reverse=True)
+
+
+def test_bug_predicted_probabilities_passed_as_labels():
+    model, (x, _) = conv_net(), batch()
+    for attack in (fgsm, pgd):
+        with refused("y", "float32", "class indices"):
+            attack(model, x, predict(model, x), eps=0.1)
+
+
+def test_bug_predicted_labels_used_where_true_labels_are_scored():
+    """The labels that an attack gets are the loader's, for misclassified images too, and the gradient uses them."""
+    model, data, got = conv_net(), dataset(10), []
+
+    def recording(model, x, y, *, eps):
+        got.append(y.clone())
+        return x
+
+    accuracy(model, make_loader(data, batch_size=4), recording, eps=0.1)
+    x, y = data.tensors
+    predicted = predict(model, x).argmax(1)
+    assert torch.equal(torch.cat(got), y) and not torch.equal(predicted, y)
+    wrong = predicted != y
+    ours, leaky = input_gradient(model, x, y)[wrong], input_gradient(model, x, predicted)[wrong]
+    assert ((ours > 0) != (leaky > 0)).float().mean() > 0.3
+    z = linear(2)
+    before, after = (predict(z, at)[torch.arange(10), y % 2] for at in (x, fgsm(z, x, y % 2, eps=0.2)))
+    assert (after < before).all()  # the true class loses, whether it was ahead or not
+
+
+@gradient_attacks
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_bug_attack_called_under_no_grad(attack, mode):
+    model, (x, y) = conv_net(), batch()
+    with mode():
+        x_adv = attack(model, x, y, eps=0.1)
+    assert ((x_adv - x).abs() > 0.01).float().mean() > 0.3
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_bug_robust_accuracy_measured_under_no_grad(mode):
+    model, data = conv_net(), loader(10)
+    outside = accuracy(model, data, fgsm, eps=0.3)
+    with mode():
+        assert accuracy(model, data, fgsm, eps=0.3) == outside
+
+
+def test_bug_last_batch_miscounted():
+    """Ten images in batches of four, and all errors in the last two: 8 of 10, not 8 of 12, nor a mean over batches."""
+    x = torch.full((10, 1, 4, 4), 0.9)
+    y = torch.tensor([1] * 8 + [0] * 2)
+    record = accuracy(Brightness(), make_loader(torch.utils.data.TensorDataset(x, y), batch_size=4))
+    assert (record.value, record.n) == (0.8, 10)
+
+
+def test_bug_only_correctly_classified_images_are_attacked():
+    """An attack that repairs what was wrong shows up: nothing is left out, nothing is taken for granted."""
+    x, y = torch.full((10, 1, 4, 4), 0.45), torch.ones(10, dtype=torch.int64)
+    data = make_loader(torch.utils.data.TensorDataset(x, y), batch_size=4)
+    seen = []
+
+    def brighten(model, x, y, *, eps):
+        seen.append(len(x))
+        return x + eps
+
+    assert accuracy(Brightness(), data).value == 0
+    record = accuracy(Brightness(), data, brighten, eps=0.1)
+    assert (record.value, record.n, sum(seen)) == (1, 10, 10)
+
+
+def test_bug_denominator_is_the_correctly_classified():
+    x = torch.tensor([0.9, 0.9, 0.6, 0.4, 0.4])[:, None, None, None].expand(5, 1, 4, 4).clone()
+    data = make_loader(torch.utils.data.TensorDataset(x, torch.ones(5, dtype=torch.int64)), batch_size=2)
+    alive = survivors(Brightness(), data, fgsm, eps=0.2)
+    assert alive.tolist() == [True, True, False, False, False]
+    assert accuracy(Brightness(), data, fgsm, eps=0.2)[::3] == (0.4, 5)
+
+
+def test_bug_one_backward_for_each_eps():
+    model, data = conv_net(), loader(10)
+    with ledger(model) as spent:
+        accuracy_vs_eps(model, data, fgsm, [0, 0.05, 0.1, 0.2, 0.3])
+    assert spent.backwards == 10
+
+
+def test_bug_adversarial_training_differentiates_through_the_attack():
+    model, (x, y), given = conv_net(), batch(), []
+
+    def watched(model, x, y, *, eps):
+        given.append(fgsm(model, x, y, eps=eps))
+        return given[-1]
+
+    joined(model.train(), x, y, eps=0.1, attack=watched).backward()
+    assert not given[0].requires_grad and x.grad is None
+
+
+def test_bug_adversarial_training_crafts_in_train_mode():
+    modes = []
+
+    class Spy(nn.Module):
+        def forward(self, x):
+            modes.append((self.training, len(x)))
+            return x.flatten(1)
+
+    model = nn.Sequential(Spy(), nn.Linear(64, 4))
+    data = loader(4)
+    fit(model, data, data, epochs=1, lr=0.01, objective=partial(joined, eps=0.1), progress=False)
+    learns = modes.index((True, 8))
+    assert modes[learns - 1] == (False, 4)  # it crafts on four images asleep, and learns from eight awake
+    assert (True, 4) not in modes
+
+
+def test_bug_a_gradient_depends_on_the_size_of_the_batch():
+    model, (x, y) = conv_net(), batch(8)
+    whole, part = input_gradient(model, x, y)[:2], input_gradient(model, x[:2], y[:2])
+    assert clear(whole).float().mean() > 0.5
+    torch.testing.assert_close(whole, part, rtol=1e-3, atol=1e-6)

@@ -1,0 +1,93 @@
+"""The rooms of the package: imports only point downwards, and what is heavy waits until it is needed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import advutils
+
+PACKAGE = Path(advutils.__file__).parent
+ROOMS = {
+    "widgets": {"plots", "evaluation", "attacks", "models", "checks", "data"},
+    "trained": {"training", "objectives", "models", "data", "checks", "attacks"},
+    "training": {"objectives", "evaluation", "models", "checks"},
+    "objectives": {"attacks"},
+    "evaluation": {"models", "checks"},
+    "attacks": {"models", "checks"},
+    "plots": set(),
+    "models": {"checks"},
+    "data": {"checks"},
+    "checks": set(),
+}
+
+
+def imported(source):
+    """The modules of this package that a module's text imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "advutils"}
+        elif isinstance(node, ast.ImportFrom):
+            whole = ["advutils"] * bool(node.level) + [node.module] * bool(node.module)
+            if whole and whole[0].split(".")[0] == "advutils":
+                base = ".".join(whole)
+                found |= {base} if base != "advutils" else {f"advutils.{alias.name}" for alias in node.names}
+    return {name.removeprefix("advutils.") for name in found}
+
+
+def test_every_way_to_import_is_noticed():
+    source = """
+import advutils.plots as p
+from advutils import checks
+from advutils.models import vgg
+from . import data
+from .attacks import fgsm
+def late():
+    import advutils.training
+import torch
+from advutilsx import nothing
+"""
+    assert imported(source) == {"plots", "checks", "models", "data", "attacks", "training"}
+
+
+def test_every_module_has_its_room():
+    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} <= ROOMS.keys()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_only_point_downwards(room):
+    path = PACKAGE / f"{room}.py"
+    if path.exists():
+        assert imported(path.read_text(encoding="utf-8")) <= ROOMS[room]
+
+
+def test_the_rooms_themselves_form_no_circle():
+    left = dict(ROOMS)
+    while left:
+        bottom = [room for room in left if not left[room] & left.keys()]
+        assert bottom, f"a circle among {sorted(left)}"
+        left = {room: below for room, below in left.items() if room not in bottom}
+
+
+def test_every_public_name_is_there():
+    assert len(set(advutils.__all__)) == len(advutils.__all__)
+    for name in advutils.__all__:
+        assert callable(getattr(advutils, name)), name
+    fixed = """load_data split make_loader vgg small_cnn input_gradient fgsm pgd predict accuracy accuracy_vs_eps fit
+        save_weights load_weights trained"""
+    assert set(fixed.split()) <= set(advutils.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="nonsense"):
+        getattr(advutils, "nonsense")  # noqa: B009
+
+
+def test_importing_the_package_loads_neither_matplotlib_nor_ipywidgets():
+    heavy = "('matplotlib', 'ipywidgets', 'IPython', 'pandas', 'sklearn')"
+    code = f"import advutils, sys; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

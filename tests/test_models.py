@@ -1,0 +1,400 @@
+"""The two networks, and their weights on disk: whole or not at all, and never a pickle."""
+
+import ast
+import json
+import os
+import signal
+import struct
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from helpers import conv_net, few, images, linear, mixed_modes, refused, same_state, state, untouched
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+import advutils
+from advutils import Normalize, evaluating, input_gradient, load_weights, predict, save_weights, small_cnn, vgg
+
+PACKAGE = Path(advutils.__file__).parent
+
+
+def logits(model, x):
+    with evaluating(model), torch.no_grad():
+        return model(x)
+
+
+def layers(model, kind):
+    return [module for module in model.modules() if isinstance(module, kind)]
+
+
+# the networks
+
+
+@pytest.mark.parametrize("depth", [11, 13, 16, 19])
+@pytest.mark.parametrize("channels, size, classes", [(1, 28, 10), (3, 32, 10), (3, 64, 7), (1, 5, 2)])
+def test_a_vgg_maps_images_of_any_size_to_logits(depth, channels, size, classes):
+    model = vgg(depth, width=0.05, in_channels=channels, num_classes=classes)
+    assert logits(model, images(2, channels=channels, size=size)).shape == (2, classes)
+
+
+@pytest.mark.parametrize("depth", [11, 13, 16, 19])
+def test_a_vggs_depth_is_its_number_of_layers_with_weights(depth):
+    """The original's three dense layers are one here, and each convolution has its batch norm."""
+    model = vgg(depth, width=0.02)
+    assert len(layers(model, nn.Conv2d)) + 3 == depth
+    assert len(layers(model, nn.BatchNorm2d)) == depth - 3
+    assert len(layers(model, nn.MaxPool2d)) == 5 and len(layers(model, nn.Linear)) == 1
+
+
+def test_the_parameters_of_the_full_vgg16_are_those_of_the_paper():
+    plan = [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+    convolutions = sum(9 * a * b for a, b in zip([1, *plan], plan))
+    norms = sum(2 * b for b in plan)
+    assert sum(p.numel() for p in vgg(16).parameters()) == convolutions + norms + 512 * 10 + 10 == 14_722_890
+
+
+@pytest.mark.parametrize("width", [0.05, 0.25, 0.5, 2])
+def test_width_multiplies_every_channel_count(width):
+    wide = [layer.out_channels for layer in layers(vgg(11, width=width), nn.Conv2d)]
+    assert wide == [round(width * channels) for channels in (64, 128, 256, 256, 512, 512, 512, 512)]
+
+
+def test_padding_is_inside_the_model_and_black():
+    model, x = vgg(11, width=0.05), images(3, size=28)
+    torch.testing.assert_close(logits(model, x), logits(model, F.pad(x, (2, 2, 2, 2))), rtol=1e-4, atol=1e-5)
+    other = logits(model, F.pad(x, (2, 2, 2, 2), value=0.5))
+    assert not torch.allclose(logits(model, x), other, rtol=1e-2)
+    assert input_gradient(model, x, torch.tensor([0, 1, 2])).shape == x.shape
+
+
+@few
+@given(rows=st.integers(1, 40), cols=st.integers(1, 40))
+def test_padding_centres_an_image_of_any_shape(rows, cols):
+    padded = vgg(11, width=0.02)[0](torch.ones(1, 1, rows, cols))
+    assert padded.shape == (1, 1, max(32, rows), max(32, cols)) and padded.sum() == rows * cols
+    filled = padded[0, 0].nonzero()
+    for axis, side in ((0, rows), (1, cols)):
+        before, after = filled[:, axis].min().item(), padded.shape[2 + axis] - 1 - filled[:, axis].max().item()
+        assert side > 32 or 0 <= after - before <= 1
+
+
+def test_normalisation_is_inside_the_model():
+    x = images(3)
+    torch.testing.assert_close(Normalize(0.3, 0.2)(x), (x - 0.3) / 0.2)
+    for model in (vgg(11, width=0.02), small_cnn()):
+        assert any(isinstance(module, Normalize) for module in model.modules())
+
+
+@pytest.mark.parametrize("channels, size, classes", [(1, 28, 10), (3, 32, 10), (1, 16, 3), (1, 64, 2)])
+def test_the_small_network_maps_images_to_logits(channels, size, classes):
+    model = small_cnn(in_channels=channels, num_classes=classes)
+    assert logits(model, images(2, channels=channels, size=size)).shape == (2, classes)
+    assert not layers(model, nn.BatchNorm2d) and layers(model, nn.Dropout)
+
+
+def test_the_networks_return_logits_not_probabilities():
+    for model in (vgg(11, width=0.05), small_cnn()):
+        z = logits(model, images(5, size=28))
+        assert z.min() < 0 and not torch.allclose(z.sum(1), torch.ones(5))
+        torch.testing.assert_close(predict(model, images(5, size=28)).sum(1), torch.ones(5))
+
+
+@pytest.mark.parametrize("bad", [0, 12, -16, "16", None, [16], 16.5])
+def test_an_unknown_depth_is_refused(bad):
+    with refused("depth", "11, 13, 16, 19"):
+        vgg(bad)
+
+
+@pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf"), "wide", None, True])
+def test_a_bad_width_is_refused(bad):
+    with refused("width", "above 0"):
+        vgg(width=bad)
+
+
+@pytest.mark.parametrize("build", [vgg, small_cnn])
+@pytest.mark.parametrize("argument", ["in_channels", "num_classes"])
+@pytest.mark.parametrize("bad", [0, -1, 1.5, "3", None, True])
+def test_a_bad_count_is_refused(build, argument, bad):
+    with refused(argument, "at least 1"):
+        build(**{argument: bad})
+
+
+# saving and loading
+
+
+def slim(seed=0, **kwargs):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return vgg(11, **(dict(width=0.02) | kwargs))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A model and the file of its weights."""
+    model = slim()
+    model(images(4, size=32))  # so that its batch norm has statistics of its own
+    model.trained_on = torch.tensor([3, 1, 4])
+    path = tmp_path / "weights.safetensors"
+    save_weights(model, path, recipe={"epochs": 3}, fingerprint="f00", history={"val_loss": [0.1, 1 / 3]})
+    return model, path
+
+
+def same_weights(a, b):
+    return all(torch.equal(value, b.state_dict()[key]) for key, value in a.state_dict().items())
+
+
+def test_a_round_trip_gives_the_same_weights_to_the_bit(saved):
+    model, path = saved
+    other = slim(1)
+    assert not same_weights(model, other)
+    told = load_weights(other, path)
+    assert same_weights(model, other) and torch.equal(other.trained_on, torch.tensor([3, 1, 4]))
+    x = images(3, size=28)
+    assert torch.equal(logits(model, x), logits(other, x))
+    assert told == {
+        "config": model.config, "recipe": {"epochs": 3}, "fingerprint": "f00", "history": {"val_loss": [0.1, 1 / 3]}
+    }  # fmt: skip
+
+
+def test_saving_and_loading_leave_modes_and_gradients_alone(saved, tmp_path):
+    model, path = saved
+    mixed_modes(model)
+    with untouched(model):
+        save_weights(model, tmp_path / "again")
+        load_weights(model, path)
+
+
+@pytest.mark.parametrize("build", [small_cnn, conv_net, linear])
+def test_any_model_can_be_saved(build, tmp_path):
+    first, second = build(), build()
+    with torch.no_grad():
+        next(first.parameters()).add_(1)
+    save_weights(first, tmp_path / "deep" / "down" / "weights")
+    load_weights(second, tmp_path / "deep" / "down" / "weights")
+    assert same_weights(first, second)
+
+
+def test_architecture_recipe_and_fingerprint_can_be_read_without_this_package(saved):
+    _, path = saved
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["config"])["architecture"] == "vgg" and json.loads(metadata["config"])["depth"] == 11
+    assert json.loads(metadata["recipe"]) == {"epochs": 3} and metadata["fingerprint"] == "f00"
+
+
+def refuses(path, *fragments, model=None):
+    """Loading is refused by a ValueError that names the file, and the model is as before."""
+    model = slim(1) if model is None else model
+    model.trained_on = torch.tensor([7])
+    before = state(model)
+    with pytest.raises(ValueError) as caught:
+        load_weights(model, path)
+    message = str(caught.value)
+    assert message.startswith("path: got ") and str(path) in message, message
+    assert all(fragment in message for fragment in fragments), message
+    assert same_state(before, state(model)) and torch.equal(model.trained_on, torch.tensor([7]))
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    for path in (tmp_path / "nowhere.safetensors", tmp_path):
+        with pytest.raises(FileNotFoundError, match="no file") as caught:
+            load_weights(slim(), path)
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0, 0.0001, 0.05, 0.5, 0.9, 0.9999])
+def test_a_truncated_file_is_refused(saved, share):
+    _, path = saved
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    refuses(path, "no complete safetensors file")
+
+
+def test_a_file_with_something_behind_it_is_refused(saved):
+    _, path = saved
+    path.write_bytes(path.read_bytes() + b"more")
+    refuses(path)
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_altered_weights_are_refused(saved):
+    _, path = saved
+    whole = path.read_bytes()
+    start = 8 + struct.unpack("<Q", whole[:8])[0]
+    for at in range(start, len(whole), (len(whole) - start) // 12):
+        path.write_bytes(whole)
+        flip(path, at)
+        refuses(path, "altered")
+
+
+def test_altered_metadata_are_refused(saved):
+    _, path = saved
+    whole = path.read_bytes()
+    header = whole[8 : 8 + struct.unpack("<Q", whole[:8])[0]]
+    for word in (
+        b'"f00"',
+        b"depth",
+        b"epochs",
+        b"val_loss",
+        b"0.1",
+        b"sha256",
+        b"advutils-weights",
+        b"trained_on",
+        b"F32",
+        b"I64",
+    ):
+        path.write_bytes(whole)
+        at = header.index(word)
+        flip(path, 8 + at + len(word) // 2)
+        refuses(path)
+
+
+class Runs:
+    """A pickle of this leaves a file behind when it is opened."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_is_refused_and_never_opened(tmp_path, zipped):
+    path, trace = tmp_path / "weights.pt", tmp_path / "it-ran"
+    torch.save({"weights": Runs(trace)}, path, _use_new_zipfile_serialization=zipped)
+    refuses(path, "never opened")
+    assert not trace.exists()
+    torch.load(path, weights_only=False)
+    assert trace.exists()  # it would have run
+
+
+def test_a_safetensors_file_of_another_program_is_refused(tmp_path):
+    path = tmp_path / "foreign.safetensors"
+    weights = {key: value.contiguous() for key, value in slim().state_dict().items()}
+    for metadata in (None, {"format": "pt"}):
+        safetensors.torch.save_file(weights, path, metadata)
+        refuses(path, "another program")
+
+
+def test_a_file_that_is_nothing_at_all_is_refused(tmp_path):
+    for number, content in enumerate((b"", b"\0" * 100, b"not weights", b"{}", os.urandom(1000))):
+        path = tmp_path / str(number)
+        path.write_bytes(content)
+        refuses(path)
+
+
+OTHERS = {
+    "deeper": lambda: vgg(13, width=0.02),
+    "wider": lambda: slim(width=0.04),
+    "coloured": lambda: slim(in_channels=3),
+    "more classes": lambda: slim(num_classes=11),
+    "the small network": small_cnn,
+    "no network of ours": conv_net,
+}
+
+
+@pytest.mark.parametrize("build", OTHERS.values(), ids=OTHERS)
+def test_weights_of_another_architecture_are_refused(saved, build):
+    refuses(saved[1], "'vgg'", model=build())
+
+
+def test_weights_of_another_shape_are_refused_by_name(tmp_path):
+    path = tmp_path / "weights"
+    save_weights(linear(4), path)
+    refuses(path, "1.weight", model=linear(5))
+    refuses(path, "1.bias", model=nn.Sequential(nn.Flatten(), nn.Linear(64, 4, bias=False)))
+    refuses(path, "1.weight", model=linear(4).double())
+
+
+@pytest.mark.parametrize("bad", [None, "vgg", {"weight": torch.zeros(3)}])
+def test_only_a_model_can_be_saved(bad, tmp_path):
+    with refused("model", "Module"):
+        save_weights(bad, tmp_path / "weights")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_recipe_that_json_cannot_hold_writes_nothing(saved):
+    model, path = saved
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        save_weights(model, path, recipe={"objective": object()})
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
+# a writer that does not come to its end
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_failed_write_leaves_the_old_file_and_no_other(saved, monkeypatch, step, error):
+    model, path = saved
+    before = path.read_bytes()
+
+    def fails(*args):
+        raise error
+
+    monkeypatch.setattr(os, step, fails)
+    with pytest.raises(error):
+        save_weights(slim(1), path)
+    with pytest.raises(error):
+        save_weights(slim(1), path.with_name("new"))
+    monkeypatch.undo()
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+    load_weights(slim(1), path)
+
+
+def test_a_write_replaces_the_old_file(saved):
+    _, path = saved
+    save_weights(slim(1), path)
+    other = slim(2)
+    load_weights(other, path)
+    assert same_weights(other, slim(1)) and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_killed_writer_leaves_the_old_file(saved, step):
+    model, path = saved
+    before = path.read_bytes()
+    child = os.fork()
+    if child == 0:
+        setattr(os, step, lambda *args: os.kill(os.getpid(), signal.SIGKILL))
+        try:
+            save_weights(slim(1), path)
+        finally:
+            os._exit(0)  # not reached by one who was killed
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert path.read_bytes() == before
+    other = slim(1)
+    load_weights(other, path)
+    assert same_weights(model, other)
+
+
+def test_the_package_never_opens_a_pickle():
+    suspects = {"load", "loads", "Unpickler", "eval", "exec"}
+    harmless = {("json", "loads")}
+    for source in PACKAGE.glob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+                assert not {"pickle", "dill", "joblib", "shelve", "marshal"} & set(names), f"{source.name}: {names}"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in suspects:
+                owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ast.dump(node.func.value)
+                if node.func.attr in ("load", "loads", "Unpickler"):
+                    assert (owner, node.func.attr) in harmless, f"{source.name} calls {owner}.{node.func.attr}"
+
+
+def test_a_batch_goes_through_in_any_memory_layout():
+    model, x = slim(), images(2, size=28)
+    strided = x.expand(2, 1, 28, 28).to(memory_format=torch.channels_last)
+    torch.testing.assert_close(logits(model, x), logits(model, strided))

@@ -1,0 +1,246 @@
+"""The models of the series by name: trained once, then loaded, and trained anew when they could come out different."""
+
+import ast
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import digits, refused
+from torch.utils.data import TensorDataset
+
+from advutils import accuracy, cache_dir, fgsm, fingerprint, initialised, make_loader, predict, small_cnn, trained, vgg
+
+module = sys.modules["advutils.trained"]  # the attribute of that name is the function
+NAMES = ["clean", "clean-small-cnn", "joined-fgsm-0.1"]
+
+
+@pytest.fixture(autouse=True)
+def few_digits(monkeypatch, tmp_path):
+    """Forty digits and an empty cache."""
+    asked = []
+
+    def load(name, *, train):
+        asked.append((name, train))
+        return TensorDataset(*digits(40, train=train))
+
+    monkeypatch.setenv("ADVUTILS_CACHE", str(tmp_path))
+    monkeypatch.setattr(module, "load_data", load)
+    return asked
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """A list that gets an entry for each training."""
+    done, fit = [], module.fit
+
+    def counted(*args, **kwargs):
+        done.append(kwargs)
+        return fit(*args, **kwargs)
+
+    monkeypatch.setattr(module, "fit", counted)
+    return done
+
+
+def get(name="clean", **kwargs):
+    return trained(name, **(dict(epochs=1, depth=11, width=0.05, batch_size=12, progress=False) | kwargs))
+
+
+def same(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def files():
+    return sorted((cache_dir() / "models").iterdir())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_second_call_loads_what_the_first_one_trained(name, trainings):
+    first, second = get(name), get(name)
+    assert len(trainings) == 1 and len(files()) == 1
+    assert first is not second and same(first, second)
+    assert first.history == second.history and type(first.history) is type(second.history)
+    assert torch.equal(first.trained_on, second.trained_on)
+    for model in (first, second):
+        assert not any(part.training for part in model.modules())
+    x, _ = digits(5, train=False)
+    assert torch.equal(predict(first, x), predict(second, x))
+
+
+def test_the_same_recipe_trains_the_same_weights(trainings):
+    first = get()
+    files()[0].unlink()
+    second = get()
+    assert len(trainings) == 2 and same(first, second)
+
+
+def test_a_model_does_not_depend_on_the_callers_random_state_and_leaves_it(trainings):
+    torch.manual_seed(1)
+    first = get()
+    files()[0].unlink()
+    torch.manual_seed(2)
+    before = torch.random.get_rng_state()
+    second = get()
+    assert same(first, second) and torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("change", [dict(epochs=2), dict(lr=0.01), dict(batch_size=20), dict(seed=1), dict(width=0.07),
+                                    dict(depth=13), dict(dataset="mnist"), dict(name="joined-fgsm-0.2")])  # fmt: skip
+def test_another_recipe_is_another_model(change, trainings):
+    get(), get(**change), get(**change), get()
+    assert len(trainings) == 2 and len(files()) == 2
+
+
+def test_a_name_decides_network_and_objective(trainings):
+    configs = [get(name).config["architecture"] for name in NAMES]
+    assert configs == ["vgg", "small_cnn", "vgg"]
+    clean, small, joined = (kwargs["objective"] for kwargs in trainings)
+    assert clean is small is module.clean
+    assert joined.func is module.joined and joined.keywords == {"eps": 0.1}
+
+
+def test_the_recipe_reaches_the_training(trainings):
+    model = get(epochs=2, lr=0.005, seed=7)
+    assert (trainings[0]["epochs"], trainings[0]["lr"], trainings[0]["seed"]) == (2, 0.005, 7)
+    assert model.history.images == [36, 72]  # nine tenths of forty, twice
+
+
+def test_training_and_validation_images_are_cut_from_the_training_part(few_digits):
+    model = get()
+    assert few_digits == [("mnist-5k", True)]
+    assert len(model.trained_on) == 36
+    with refused("loader", "36 images"):
+        accuracy(model, make_loader(TensorDataset(*digits(40)), batch_size=40))
+    assert accuracy(model, make_loader(TensorDataset(*digits(20, train=False)), batch_size=20), fgsm, eps=0.1).n == 20
+
+
+def test_a_progress_bar_is_shown_when_asked_for(capfd):
+    get(progress=False)
+    assert "".join(capfd.readouterr()) == ""
+    get(seed=1, progress=True)
+    assert "epoch 1/1" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "bad", ["", "Clean", "joined", "joined-fgsm", "joined-fgsm-x", "joined-fgsm-8", "joined-pgd-0.1", None, 5]
+)
+def test_an_unknown_name_is_refused(bad, trainings, few_digits):
+    with refused("name"):
+        get(bad)
+    assert trainings == [] and few_digits == []  # before anything is downloaded
+
+
+def test_an_unknown_entry_of_the_recipe_is_refused(trainings):
+    with refused("recipe", "'learning_rate'", "'epochs'"):
+        get(learning_rate=0.1)
+    assert trainings == []
+
+
+def test_a_truncated_file_in_the_cache_is_named_not_used():
+    get()
+    [path] = files()
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError) as caught:
+        get()
+    assert str(path) in str(caught.value)
+
+
+def test_a_training_that_fails_leaves_nothing_in_the_cache(monkeypatch):
+    def fails(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "fit", fails)
+    with pytest.raises(KeyboardInterrupt):
+        get()
+    assert not (cache_dir() / "models").exists() or files() == []
+
+
+# the fingerprint
+
+
+@pytest.fixture
+def package(monkeypatch, tmp_path):
+    """A copy of the package's source, which the fingerprint is taken of from now on."""
+    copy = tmp_path / "advutils"
+    shutil.copytree(Path(module.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(module, "__file__", str(copy / "trained.py"))
+    return copy
+
+
+def edit(path, old, new):
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def test_the_fingerprint_depends_on_the_ingredients():
+    assert fingerprint({"epochs": 1}) == fingerprint({"epochs": 1}) != fingerprint({"epochs": 2})
+    assert fingerprint(dict(a=1, b=2)) == fingerprint(dict(b=2, a=1))
+
+
+def test_comments_docstrings_and_layout_leave_the_fingerprint_alone(package):
+    before = fingerprint("recipe")
+    for path in package.glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node):
+                node.body[0].value.value = "Said in another way."
+        path.write_text("# a new comment\n\n" + ast.unparse(tree) + "\n\n# and another\n", encoding="utf-8")
+    assert fingerprint("recipe") == before
+    edit(package / "attacks.py", "def margin(logits, y):\n", "def margin(logits, y):\n    # new\n\n")
+    assert fingerprint("recipe") == before
+
+
+def test_a_new_docstring_leaves_the_fingerprint_alone(package):
+    before = fingerprint()
+    edit(
+        package / "attacks.py", "def _strongest(model, runs, y):\n", 'def _strongest(model, runs, y):\n    """New."""\n'
+    )
+    assert fingerprint() == before
+
+
+CHANGES = {
+    "the attack": ("attacks.py", "gradient.sign()", "gradient.sign().neg()"),
+    "the data": ("data.py", "images.float() / 255", "images.float() / 256"),
+    "the network": ("models.py", "nn.MaxPool2d(2)", "nn.AvgPool2d(2)"),
+    "the objective": ("objectives.py", "torch.cat([x, x_adv])", "torch.cat([x, x])"),
+    "the training": ("training.py", "pct_start=0.25", "pct_start=0.3"),
+    "the recipe": ("trained.py", "augment=shift", "augment=None"),
+    "the keys of what was trained on": ("checks.py", "manual_seed(0)", "manual_seed(1)"),
+}
+
+
+@pytest.mark.parametrize("file, old, new", CHANGES.values(), ids=CHANGES)
+def test_a_change_of_code_changes_the_fingerprint(package, file, old, new):
+    before = fingerprint()
+    edit(package / file, old, new)
+    assert fingerprint() != before
+
+
+def test_figures_and_widgets_leave_the_fingerprint_alone(package):
+    before = fingerprint()
+    for name in ("plots.py", "widgets.py"):
+        (package / name).write_text("ANOTHER = 'figure'\n", encoding="utf-8")
+    assert fingerprint() == before
+
+
+def test_changed_code_trains_anew(package, trainings):
+    get()
+    edit(package / "training.py", "pct_start=0.25", "pct_start=0.3")
+    get()
+    assert len(trainings) == 2
+
+
+# fresh networks
+
+
+@pytest.mark.parametrize("build", [small_cnn, lambda: vgg(11, width=0.05)], ids=["small_cnn", "vgg"])
+def test_a_fresh_network_depends_on_its_seed_alone(build):
+    before = torch.random.get_rng_state()
+    first = initialised(build, seed=3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        assert same(first, initialised(build, seed=3)) and not same(first, initialised(build, seed=4))
