@@ -73,6 +73,15 @@ def test_bug_start_leaves_the_ball():
     assert ((starts - x)[(x > 0.2) & (x < 0.8)]).mean().abs() < 0.01  # uniform: in both directions alike
 
 
+def test_bug_start_is_drawn_at_the_balls_surface():
+    x, y = torch.full((50, 1, 8, 8), 0.5), torch.zeros(50, dtype=torch.int64)
+    model = linear(2)
+    nn.init.zeros_(model[1].weight)
+    distance = (pgd(model, x, y, eps=0.1, steps=1, generator=generator()) - x).abs() / 0.1
+    for share in (0.1, 0.25, 0.5, 0.75, 0.9):  # uniform: a tenth of the starts within a tenth of eps, and so on
+        assert abs((distance < share).float().mean() - share) < 0.03
+
+
 def test_bug_projection_around_the_previous_iterate():
     model, (x, y) = conv_net(), batch()
     for step_size in (0.05, 0.1, 0.5):
