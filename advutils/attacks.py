@@ -143,9 +143,10 @@ def _strongest(model, runs, y):
 
 def _gradient(model, x, y):
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
-        x = x.detach().clone().requires_grad_()
+        x, y = x.detach().clone().requires_grad_(), y.clone()  # copies are free of a caller's inference mode
         z = model(x)
-        checks.logits(z, y)
+        checks.logits(z, len(x))
+        checks.classes(y, z.shape[1])
         return torch.autograd.grad(F.cross_entropy(z, y, reduction="sum"), x)[0]
 
 

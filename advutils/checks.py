@@ -8,6 +8,7 @@ import numbers
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 
 def images(x, name="x"):
@@ -42,23 +43,26 @@ def labels(y, x, name="y"):
         raise ValueError(f"{name}: got a tensor on {y.device}; accepts the device of x, {x.device}")
 
 
-def model(model, x):
-    """Raise unless `model` is a module whose weights lie on the device of the images `x`."""
+def module(model):
+    """Raise unless `model` is a torch.nn.Module."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {_kind(model)}; accepts a torch.nn.Module that maps images to logits")
+
+
+def model(model, x):
+    """Raise unless `model` is a module whose weights lie on the device of the images `x`."""
+    module(model)
     there = device_of(model)
     if there is not None and there != x.device:
         raise ValueError(f"x: got a tensor on {x.device}; accepts the device of the model's weights, {there}")
 
 
-def logits(z, y):
-    """Raise unless `z` is what a classifier owes: finite logits (N, K), with every label of `y` below K."""
+def logits(z, rows):
+    """Raise unless `z` is what a classifier owes for `rows` images: finite logits (rows, K)."""
     if not isinstance(z, torch.Tensor) or not z.is_floating_point():
         raise TypeError(f"model: got {_kind(z)} from its forward pass; accepts one float tensor of logits (N, K)")
-    if z.ndim != 2 or len(z) != len(y):
-        raise ValueError(
-            f"model: got an output of shape {tuple(z.shape)}; accepts logits ({len(y)}, K), a row per image"
-        )
+    if z.ndim != 2 or len(z) != rows:
+        raise ValueError(f"model: got an output of shape {tuple(z.shape)}; accepts logits ({rows}, K), a row per image")
     flat = z.detach()
     if not flat.isfinite().all():
         raise ValueError("model: got NaN or infinite logits from its forward pass; accepts finite ones")
@@ -67,11 +71,13 @@ def logits(z, y):
             "model: got rows that are probabilities (no negative entry, sum 1); accepts logits, so leave the final "
             "softmax out: its saturation hides gradients"
         )
-    bad = (y < 0) | (y >= z.shape[1])
+
+
+def classes(y, k, name="y"):
+    """Raise unless every label of `y` is one of the `k` classes of the model."""
+    bad = (y < 0) | (y >= k)
     if bad.any():
-        raise ValueError(
-            f"y: got label {y[bad][0].item()}; accepts 0 to {z.shape[1] - 1}, the {z.shape[1]} classes of the model"
-        )
+        raise ValueError(f"{name}: got label {y[bad][0].item()}; accepts 0 to {k - 1}, the {k} classes of the model")
 
 
 def eps(value, name="eps"):
@@ -83,6 +89,20 @@ def eps(value, name="eps"):
         hint = f" (for grey levels write {value:g}/255)" if 1 < value <= 255 else ""
         raise ValueError(f"{name}: got {value:g}; accepts 0 to 1, in units of the pixel range{hint}")
     return value
+
+
+def attack(value):
+    """Raise unless `value` can be called as an attack."""
+    if not callable(value):
+        raise TypeError(f"attack: got {_kind(value)}; accepts a callable (model, x, y, *, eps) -> x_adv")
+
+
+def loader(value, name):
+    """Raise unless `value` is a DataLoader with at least one batch."""
+    if not isinstance(value, DataLoader):
+        raise TypeError(f"{name}: got {_kind(value)}; accepts a DataLoader, as make_loader returns")
+    if len(value) == 0:
+        raise ValueError(f"{name}: got an empty loader; accepts one with at least one batch")
 
 
 def count(value, name, *, least=1):
@@ -105,29 +125,22 @@ def positive(value, name):
 
 def one_of(value, name, choices):
     """Raise unless `value` is one of `choices`."""
-    if value not in choices:
+    if value not in list(choices):
         raise ValueError(f"{name}: got {value!r}; accepts one of {', '.join(map(repr, choices))}")
 
 
-def unseen(model, keys, seen_keys):
+def unseen(keys, seen_keys):
     """Raise when images about to be scored are among those that the model was trained on.
 
-    `keys` and `seen_keys` are `image_keys` of the two sets. A handful of doubles is tolerated (at most 1 in 200: public
-    data sets hold a few), a leak is not.
+    `keys` and `seen_keys` are the `image_keys` of the two sets. A handful of doubles is tolerated (at most 1 in 200:
+    public data sets hold a few), a leak is not.
     """
     shared = torch.isin(keys, seen_keys).sum().item()
     if shared * 200 > len(keys):
         raise ValueError(
-            f"loader: got {shared} images (of {len(keys)}) that this model was trained on; accepts held-out images "
-            "only, since accuracy on training images measures memory. (All of mnist-5k lies in the training set of mnist.)"
+            f"loader: got {shared} images (of {len(keys)}) that this model was trained on; accepts held-out ones only, "
+            "since accuracy on training images measures memory. (All of mnist-5k lies in the training set of mnist.)"
         )
-
-
-def image_keys(x):
-    """A 64-bit key for each image of `x` (N, C, H, W) in [0, 1], from its 8-bit grey levels: int64 (N,), on the CPU."""
-    grey = (x.detach().cpu() * 255).round().long().flatten(1)
-    weights = torch.randint(-(2**62), 2**62, grey.shape[1:], generator=torch.Generator().manual_seed(0))
-    return (grey * weights).sum(1)
 
 
 def device_of(model):

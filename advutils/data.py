@@ -4,13 +4,12 @@ import functools
 import hashlib
 import os
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import platformdirs
 import torch
 import torchvision
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
@@ -83,8 +82,7 @@ def split(dataset, fraction, *, seed):
 
     Taught in 01_train_vgg.ipynb.
     """
-    if not isinstance(dataset, TensorDataset):
-        raise TypeError(f"dataset: got {type(dataset).__name__}; accepts a TensorDataset of images and labels")
+    _check(dataset)
     images, labels = dataset.tensors
     n, k = len(labels), round(checks.positive(fraction, "fraction") * len(labels))
     if not 0 < k < n:
@@ -113,14 +111,11 @@ def make_loader(dataset, *, batch_size, shuffle=False, seed=0):
 
     Taught in 01_train_vgg.ipynb.
     """
-    if not isinstance(dataset, TensorDataset):
-        raise TypeError(f"dataset: got {type(dataset).__name__}; accepts a TensorDataset of images and labels")
-    if len(dataset) == 0:
-        raise ValueError("dataset: got no images; accepts at least one")
+    _check(dataset)
     generator = torch.Generator().manual_seed(seed)
     order = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
     batches = BatchSampler(order, checks.count(batch_size, "batch_size"), drop_last=False)
-    return DataLoader(dataset, sampler=batches, batch_size=None)
+    return DataLoader(dataset, sampler=batches, batch_size=None, generator=torch.Generator())  # not the global one
 
 
 def shift(x, pixels=2):
@@ -153,10 +148,13 @@ def read_digit(source, *, invert=None):
 
     LeCun et al., 1998, doi:10.1109/5.726791. Taught in 01_train_vgg.ipynb.
     """
+    if not (isinstance(source, str | os.PathLike) or hasattr(source, "read")):
+        raise TypeError(f"source: got {type(source).__name__}; accepts a path or a binary file object")
     with Image.open(source) as file:
-        flat = Image.new("RGBA", file.size, "white")
-        flat.alpha_composite(file.convert("RGBA"))
-    grey = np.asarray(flat.convert("L"), dtype=np.float32) / 255
+        upright = ImageOps.exif_transpose(file).convert("LA")
+    grey, opaque = (np.asarray(band, dtype=np.float32) / 255 for band in upright.split())
+    ground = 0 if np.average(grey, weights=opaque + 1e-6) > 0.5 and opaque.min() < 0.5 else 1  # of what is transparent
+    grey = grey * opaque + ground * (1 - opaque)
     border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     ink = 1 - grey if (np.median(border) > 0.5 if invert is None else invert) else grey
     ink = ink - ink.min()
@@ -195,22 +193,31 @@ def _mnist_5k():
     return TensorDataset(pixels.view(-1, 1, 28, 28).float() / 255, labels.long())
 
 
+def _check(dataset):
+    if not isinstance(dataset, TensorDataset) or len(dataset.tensors) != 2:
+        raise TypeError(f"dataset: got {type(dataset).__name__}; accepts a TensorDataset of images and labels")
+    if len(dataset) == 0:
+        raise ValueError("dataset: got no images; accepts at least one")
+
+
 def _downloaded(name, train):
     """The torchvision data set, from files whose checksums were verified here, downloaded first if any is missing."""
     kinds = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}
     kind, root = getattr(torchvision.datasets, kinds[name]), cache_dir() / "data"
     if name == "cifar10":
-        files = {root / kind.base_folder / file: md5 for file, md5 in kind.train_list + kind.test_list}
+        listed = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
+        files = {root / kind.base_folder / file: md5 for file, md5 in listed}
     else:
         files = {root / kinds[name] / "raw" / file: md5 for file, md5 in IDX_MD5[name].items()}
     missing = _missing(files)
     if missing:
         try:
             kind(root, train=train, download=True)
-        except (RuntimeError, URLError, OSError) as error:
+        except Exception as error:  # whatever broke the download off: the reader is told, and the cause is chained
+            _missing(files)
             raise FileNotFoundError(
                 f"name: got {name!r}, but {missing[0].name} is not in {missing[0].parent} and could not be downloaded "
-                f"({str(error).strip().splitlines()[-1]}); 'mnist-5k' works without a network"
+                f"({(str(error) or type(error).__name__).strip().splitlines()[-1]}); 'mnist-5k' works without a network"
             ) from error
         _missing(files)
     return kind(root, train=train)

@@ -5,13 +5,14 @@ Every image is attacked, the already misclassified too, and the denominator is a
 
 import inspect
 import math
+from collections.abc import Iterable
 from functools import partial
 from typing import NamedTuple
 
 import torch
 
 from advutils import checks
-from advutils.models import evaluating
+from advutils.models import evaluating, image_keys
 
 
 class Accuracy(NamedTuple):
@@ -81,6 +82,8 @@ def survivors(model, loader, attack=None, *, eps=None):
     """
     if attack is None and eps is not None:
         raise ValueError(f"attack: got None with eps={eps}; accepts an attack whenever eps is given")
+    if attack is not None:
+        checks.attack(attack)
     return _sweep(model, loader, attack, [0.0 if attack is None else eps])[0]
 
 
@@ -102,8 +105,9 @@ def accuracy_vs_eps(model, loader, attack, eps_values):
 
     Taught in 02_fgsm_attack.ipynb.
     """
-    if attack is None:
-        raise ValueError("attack: got None; accepts a callable (model, x, y, *, eps) -> x_adv")
+    checks.attack(attack)
+    if not isinstance(eps_values, Iterable):
+        raise TypeError(f"eps_values: got {eps_values!r}; accepts a list of radii in pixel units")
     return [wilson(alive) for alive in _sweep(model, loader, attack, list(eps_values))]
 
 
@@ -122,6 +126,7 @@ def wilson(correct, z=1.96):
 
 def _sweep(model, loader, attack, eps_values):
     """For each eps, which images survive: a list of bool tensors (n,)."""
+    checks.module(model)
     eps_values = [checks.eps(eps) for eps in eps_values]
     trained_on, keys = getattr(model, "trained_on", torch.empty(0, dtype=torch.int64)), []
     alive = [[] for _ in eps_values]
@@ -130,18 +135,18 @@ def _sweep(model, loader, attack, eps_values):
         checks.labels(y, x, "loader's labels")
         device = checks.device_of(model) or x.device
         if len(trained_on):
-            keys.append(checks.image_keys(x))
+            keys.append(image_keys(x))
         x, y = x.to(device), y.to(device)
         for at, (eps, x_adv) in enumerate(zip(eps_values, _attacked(attack, model, x, y, eps_values, index))):
             if attack is not None:
                 _check_attacked(x_adv, x, eps)
             logits = _logits(model, x_adv)
-            checks.logits(logits, y)
+            checks.classes(y, logits.shape[1])
             alive[at].append((logits.argmax(1) == y).cpu())
     if not all(alive):
         raise ValueError("loader: got no images; accepts at least one")
     if keys:
-        checks.unseen(model, torch.cat(keys), trained_on)
+        checks.unseen(torch.cat(keys), trained_on)
     return [torch.cat(parts) for parts in alive]
 
 
@@ -156,7 +161,7 @@ def _attacked(attack, model, x, y, eps_values, index):
 def seeded(attack, seed):
     """The attack with a fresh generator of that seed, if it takes a generator and none is bound to it yet."""
     parameter = inspect.signature(attack).parameters.get("generator")
-    if parameter is None or parameter.default is not None:
+    if parameter is None or parameter.default not in (None, inspect.Parameter.empty):
         return attack
     return partial(attack, generator=torch.Generator().manual_seed(seed))
 
@@ -172,4 +177,6 @@ def _check_attacked(x_adv, x, eps):
 
 def _logits(model, x):
     with evaluating(model), torch.no_grad():
-        return model(x)
+        logits = model(x)
+    checks.logits(logits, len(x))
+    return logits

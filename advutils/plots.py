@@ -41,7 +41,7 @@ def curves(history):
             markersize=4,
             label="validation",
         )
-        ax.set(xlabel="epoch", title=f"clean {what}")
+        ax.set(xlabel="epoch", title=f"clean {what}", xticks=epochs)
         ax.legend(frameon=False)
     axes[0].set_yscale("log")
     axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import time
 from dataclasses import field
 
@@ -11,8 +12,10 @@ from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from advutils import checks
-from advutils.models import evaluating
+from advutils.models import evaluating, image_keys
 from advutils.objectives import clean
+
+NOTHING = torch.empty(0, dtype=torch.int64)
 
 
 @dataclasses.dataclass
@@ -86,29 +89,26 @@ def fit(
     One cycle: Smith, 2018, arXiv:1803.09820. AdamW: Loshchilov and Hutter, 2019, arXiv:1711.05101.
     Taught in 01_train_vgg.ipynb.
     """
-    _check(train, val, epochs, lr)
+    classes = _check(model, train, val, epochs, lr)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     network, backward = model, torch.Tensor.backward
     if engine is not None:
         network, optimizer, train = engine.prepare(model, optimizer, train)
         backward = engine.backward
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * len(train), pct_start=0.25)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * len(train))
     probe = [_spread(train.dataset, len(val.dataset))]
-    history, seen, images, seconds = History(), [], 0, 0.0
-    bar = tqdm(total=epochs * len(train), leave=False, disable=not progress)
+    history, images, seconds = History(), 0, 0.0
+    bar = tqdm(total=epochs * len(train), leave=False, mininterval=0.5, disable=not progress)
     with bar, ledger(model) as spent, torch.random.fork_rng():
         torch.manual_seed(seed)
         for epoch in range(epochs):
             network.train()
             started = time.perf_counter()
-            for x, y in _batches(train, model):
+            for x, y in _batches(train, model, classes):
                 if epoch == 0:
-                    seen.append(checks.image_keys(x))
+                    model.trained_on = torch.cat([getattr(model, "trained_on", NOTHING), image_keys(x)])
                 loss = objective(network, x if augment is None else augment(x), y)
-                if not loss.isfinite():
-                    raise FloatingPointError(
-                        f"the loss became {loss.item()} in epoch {epoch + 1}: try an lr below {lr:g}"
-                    )
+                _finite(loss.item(), epoch, lr)
                 optimizer.zero_grad()
                 backward(loss)
                 optimizer.step()
@@ -118,10 +118,11 @@ def fit(
             seconds += time.perf_counter() - started
             history.add(images=images, seconds=seconds, **dataclasses.asdict(spent))
             for side, loader in (("train", probe), ("val", val)):
-                loss, right = _measure(model, loader, spent)
+                loss, right = _measure(model, _batches(loader, model, classes), spent)
+                _finite(loss, epoch, lr)
                 history.add(**{f"{side}_loss": loss, f"{side}_accuracy": right})
             bar.set_postfix_str(f"epoch {epoch + 1}/{epochs}, validation accuracy {right:.1%}")
-    model.trained_on = torch.cat([getattr(model, "trained_on", seen[0][:0]), *seen]).unique()
+    model.trained_on = model.trained_on.unique()
     model.eval()
     return history
 
@@ -153,11 +154,11 @@ def ledger(model):
         hook.remove()
 
 
-def _measure(model, loader, spent):
-    """Mean clean loss and accuracy over a loader, kept out of the ledger `spent`."""
+def _measure(model, batches, spent):
+    """Mean clean loss and accuracy over the batches, kept out of the ledger `spent`."""
     before, loss, right, n = spent.forwards, 0.0, 0, 0
     with evaluating(model), torch.no_grad():
-        for x, y in _batches(loader, model):
+        for x, y in batches:
             logits = model(x)
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             right += (logits.argmax(1) == y).sum().item()
@@ -166,11 +167,12 @@ def _measure(model, loader, spent):
     return loss / n, right / n
 
 
-def _batches(loader, model):
+def _batches(loader, model, classes):
     device = checks.device_of(model)
     for x, y in loader:
         checks.images(x, "loader's images")
         checks.labels(y, x, "loader's labels")
+        checks.classes(y, classes, "loader's labels")
         yield x.to(device), y.to(device)
 
 
@@ -180,9 +182,21 @@ def _spread(dataset, n):
     return default_collate([dataset[i] for i in range(0, len(dataset), stride)][:n])
 
 
-def _check(train, val, epochs, lr):
+def _finite(loss, epoch, lr):
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the loss became {loss} in epoch {epoch + 1}: try an lr below {lr:g}")
+
+
+def _check(model, train, val, epochs, lr):
+    """Raise for bad arguments; the number of classes, from a first look at what the model returns."""
+    checks.module(model)
     checks.count(epochs, "epochs")
     checks.positive(lr, "lr")
-    for name, loader in (("train", train), ("val", val)):
-        if len(loader) == 0:
-            raise ValueError(f"{name}: got an empty loader; accepts one with at least one batch")
+    checks.loader(train, "train")
+    checks.loader(val, "val")
+    x, _ = _spread(val.dataset, 2)
+    checks.images(x, "loader's images")
+    with evaluating(model), torch.no_grad():
+        logits = model(x.to(checks.device_of(model)))
+    checks.logits(logits, len(x))
+    return logits.shape[1]

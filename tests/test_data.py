@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 from torch.utils.data import ConcatDataset, TensorDataset
 
 from advutils import cache_dir, device, load_data, make_loader, read_digit, shift, split
-from advutils.checks import image_keys
+from advutils.models import image_keys
 
 data = sys.modules["advutils.data"]
 

@@ -28,7 +28,7 @@ from advutils import (
     survivors,
     wilson,
 )  # fmt: skip
-from advutils.checks import image_keys
+from advutils.models import image_keys
 
 
 class Brightness(nn.Module):

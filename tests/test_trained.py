@@ -206,9 +206,9 @@ CHANGES = {
     "the data": ("data.py", "images.float() / 255", "images.float() / 256"),
     "the network": ("models.py", "nn.MaxPool2d(2)", "nn.AvgPool2d(2)"),
     "the objective": ("objectives.py", "torch.cat([x, x_adv])", "torch.cat([x, x])"),
-    "the training": ("training.py", "pct_start=0.25", "pct_start=0.3"),
+    "the training": ("training.py", "total_steps=epochs", "total_steps=2 * epochs"),
     "the recipe": ("trained.py", "augment=shift", "augment=None"),
-    "the keys of what was trained on": ("checks.py", "manual_seed(0)", "manual_seed(1)"),
+    "the keys of what was trained on": ("models.py", "manual_seed(0)", "manual_seed(1)"),
 }
 
 
@@ -228,7 +228,7 @@ def test_figures_and_widgets_leave_the_fingerprint_alone(package):
 
 def test_changed_code_trains_anew(package, trainings):
     get()
-    edit(package / "training.py", "pct_start=0.25", "pct_start=0.3")
+    edit(package / "training.py", "total_steps=epochs", "total_steps=2 * epochs")
     get()
     assert len(trainings) == 2
 

@@ -1,0 +1,163 @@
+"""Figures show the data that they were given; the slider shows what the models say."""
+
+import io
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from advutils import Accuracy, History, fgsm, initialised, plots, predict, vgg
+from advutils.widgets import EpsilonSlider
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    matplotlib.pyplot.close("all")
+
+
+@pytest.fixture
+def digits():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(12, 1, 28, 28, generator=generator)
+    return torch.utils.data.TensorDataset(x, torch.arange(12) % 4)
+
+
+def test_gallery_shows_the_images_unscaled_and_marks_the_wrong_ones(digits):
+    x = digits.tensors[0][:3] / 2  # no image reaches white, and none may be stretched to it
+    fig = plots.gallery(x, ["a", "b", "c"], wrong=[False, True, False], columns=2, rows=["first", "second"])
+    for ax, image in zip(fig.axes, x):
+        assert np.array_equal(ax.images[0].get_array(), image[0])
+        assert ax.images[0].get_clim() == (0, 1)
+    assert [ax.get_title() for ax in fig.axes] == ["a", "✗ b", "c", ""]
+    assert [ax.get_ylabel() for ax in fig.axes] == ["first", "", "second", ""]
+    widths = [ax.spines["left"].get_linewidth() for ax in fig.axes[:3]]
+    assert widths[1] > widths[0] == widths[2]
+
+
+def test_gallery_shows_colour_images(digits):
+    x = torch.rand(1, 3, 32, 32)
+    assert np.array_equal(plots.gallery(x).axes[0].images[0].get_array(), x[0].permute(1, 2, 0))
+
+
+def test_equation_shows_the_perturbation_scaled_on_a_symmetric_scale_and_says_so(digits):
+    x = digits.tensors[0][:2]
+    delta = torch.full_like(x, -0.05)
+    fig = plots.equation(x, delta, (x + delta).clamp(0, 1), [("1", "7"), ("2", "3")], scale=20)
+    picture = fig.axes[1].images[0]
+    assert np.allclose(picture.get_array(), -1) and picture.get_clim() == (-1, 1)
+    assert "20" in fig.axes[1].get_title()
+
+
+def test_signed_maps_share_one_symmetric_scale(digits):
+    maps = [torch.full((1, 4, 4), v) for v in (-2.0, 0.5)]
+    fig = plots.signed(maps, ["a", "b"], columns=2)
+    assert {ax.images[0].get_clim() for ax in fig.axes[:2]} == {(-2.0, 2.0)}
+
+
+def test_sweep_draws_each_value_with_its_interval_and_one_style_for_one_meaning():
+    eps_values = [0, 0.1]
+    records = [Accuracy(0.9, 0.85, 0.93, 100), Accuracy(0.0, 0.0, 0.04, 100)]
+    results = {"clean VGG, FGSM": records, "clean VGG, PGD": records, "defended VGG, FGSM": records}
+    fig = plots.sweep(eps_values, results, floor=0.11, trained_at=0.1)
+    data, caps, bars = fig.axes[0].containers[0].lines
+    assert np.allclose(data.get_ydata(), [0.9, 0.0]) and np.allclose(data.get_xdata(), eps_values)
+    assert np.allclose([line[:, 1] for line in bars[0].get_segments()], [[0.85, 0.93], [0.0, 0.04]])
+    a, b, c = (container.lines[0] for container in fig.axes[0].containers)
+    assert a.get_color() == b.get_color() != c.get_color()
+    assert a.get_linestyle() == c.get_linestyle() != b.get_linestyle()
+    assert [0.11, 0.11] in [list(line.get_ydata()) for line in fig.axes[0].lines]
+
+
+def test_curves_and_cost_draw_what_the_history_holds():
+    history = History([2, 1], [0.5, 0.7], [2.1, 1.2], [0.4, 0.6], [10, 20], [30, 60], [30, 60], [1.0, 2.5])
+    loss, accuracy = plots.curves(history).axes
+    assert [list(line.get_ydata()) for line in loss.lines] == [[2, 1], [2.1, 1.2]]
+    assert [list(line.get_ydata()) for line in accuracy.lines] == [[0.5, 0.7], [0.4, 0.6]]
+    by_epoch, by_pass, by_second = plots.cost({"joined with FGSM": history}, ylabel="accuracy").axes
+    assert list(by_pass.lines[0].get_xdata()) == [0.06, 0.12]
+    assert list(by_second.lines[0].get_xdata()) == [1.0, 2.5]
+    assert list(by_epoch.lines[0].get_ydata()) == [0.4, 0.6]
+
+
+def test_confusion_writes_every_count():
+    matrix = torch.tensor([[5, 1], [0, 7]])
+    ax = plots.confusion(matrix).axes[0]
+    written = {(text.get_position(), text.get_text()) for text in ax.texts}
+    assert written == {((0, 0), "5"), ((1, 0), "1"), ((1, 1), "7")}
+    assert np.array_equal(ax.images[0].get_array(), [[0, 1], [0, 0]])
+
+
+def test_lines_draw_their_series():
+    ax = plots.lines([0, 1], {"clean VGG": [1, 2], "else": [3, 4]}, xlabel="t", ylabel="loss").axes[0]
+    assert [list(line.get_ydata()) for line in ax.lines] == [[1, 2], [3, 4]]
+    assert ax.lines[0].get_color() == plots.MODEL_COLORS["clean VGG"] != ax.lines[1].get_color()
+
+
+def test_units_say_one_radius_in_three_ways():
+    assert plots.units(0.1) == "epsilon = 0.100 of the pixel range = 25.5/255 = 0.200 on inputs in [-1, 1]"
+
+
+@pytest.fixture
+def models():
+    return {
+        "clean VGG": initialised(lambda: vgg(11, width=0.05), seed=0).eval(),
+        "linear": initialised(lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), seed=1).eval(),
+    }
+
+
+def test_the_slider_shows_what_the_models_say(models, digits):
+    dashboard = EpsilonSlider(models, digits, eps=0.1)
+    dashboard.digit.value = 2
+    dashboard.example.value = 1
+    x, y = digits.tensors[0][6:7], digits.tensors[1][6:7]  # the second image of class 2
+    assert torch.equal(dashboard.image, x)
+    for eps in (0.0, 0.2):
+        dashboard.slider.value = eps
+        for label, model in models.items():
+            x_adv, probabilities = dashboard.shown[label]
+            assert torch.equal(x_adv, fgsm(model, x, y, eps=eps))
+            assert torch.equal(probabilities, predict(model, x_adv)[0])
+
+
+def test_the_picture_changes_with_the_slider_and_with_nothing_else(models, digits):
+    dashboard = EpsilonSlider(models, digits, eps=0.1)
+    first = dashboard.picture.value
+    dashboard.slider.value = 0.2
+    second = dashboard.picture.value
+    dashboard.slider.value = 0.1
+    assert dashboard.picture.value == first != second
+    assert np.asarray(Image.open(io.BytesIO(first))).std() > 0
+
+
+def test_a_move_of_the_slider_takes_no_gradient(models, digits, monkeypatch):
+    dashboard = EpsilonSlider(models, digits, eps=0.1)
+    calls = []
+    flat = torch.zeros(1, 1, 28, 28)
+    monkeypatch.setattr("advutils.widgets.input_gradient", lambda *args: calls.append(args) or flat)
+    dashboard.slider.value = 0.2
+    assert not calls
+    dashboard.example.value = 1
+    assert len(calls) == len(models)
+
+
+def test_the_panel_draws_the_probabilities_and_marks_a_misreading(digits):
+    panel = plots.SideBySide(["clean VGG"], num_classes=3)
+    x, p = digits.tensors[0][0], torch.tensor([0.2, 0.7, 0.1])
+    panel.update(x, [x * 0.9], [p], 0, 0.1)
+    picture, change, bars = panel.rows[0]
+    assert np.allclose([bar.get_height() for bar in bars], p)
+    assert np.allclose(picture.get_array(), x[0] * 0.9) and np.allclose(change.get_array(), x[0] * -0.1)
+    assert panel.axes[0, 0].get_title() == "✗ 0 → 1 (0.70)"
+
+
+def test_the_slider_refuses_what_it_cannot_show(models, digits):
+    with pytest.raises(ValueError, match="models: got none"):
+        EpsilonSlider({}, digits)
+    with pytest.raises(ValueError, match="eps_max: got 8"):
+        EpsilonSlider(models, digits, eps_max=8)
