@@ -217,7 +217,7 @@ def _downloaded(name, train):
             _missing(files)
             raise FileNotFoundError(
                 f"name: got {name!r}, but {missing[0].name} is not in {missing[0].parent} and could not be downloaded "
-                f"({(str(error) or type(error).__name__).strip().splitlines()[-1]}); 'mnist-5k' works without a network"
+                f"({(str(error).strip() or type(error).__name__).splitlines()[-1]}); 'mnist-5k' works without a network"
             ) from error
         _missing(files)
     return kind(root, train=train)

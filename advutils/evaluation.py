@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from advutils import checks
-from advutils.models import evaluating, image_keys
+from advutils.models import evaluating, image_keys, trained_keys
 
 
 class Accuracy(NamedTuple):
@@ -108,7 +108,10 @@ def accuracy_vs_eps(model, loader, attack, eps_values):
     checks.attack(attack)
     if not isinstance(eps_values, Iterable):
         raise TypeError(f"eps_values: got {eps_values!r}; accepts a list of radii in pixel units")
-    return [wilson(alive) for alive in _sweep(model, loader, attack, list(eps_values))]
+    eps_values = list(eps_values)
+    if not eps_values:
+        raise ValueError("eps_values: got none; accepts at least one radius in pixel units")
+    return [wilson(alive) for alive in _sweep(model, loader, attack, eps_values)]
 
 
 def wilson(correct, z=1.96):
@@ -128,7 +131,7 @@ def _sweep(model, loader, attack, eps_values):
     """For each eps, which images survive: a list of bool tensors (n,)."""
     checks.module(model)
     eps_values = [checks.eps(eps) for eps in eps_values]
-    trained_on, keys = getattr(model, "trained_on", torch.empty(0, dtype=torch.int64)), []
+    trained_on, keys = trained_keys(model), []
     alive = [[] for _ in eps_values]
     for index, (x, y) in enumerate(loader):
         checks.images(x, "loader's images")

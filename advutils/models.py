@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 from pathlib import Path
 
 import safetensors
@@ -133,6 +133,12 @@ def image_keys(x):
     return (grey * weights).sum(1)
 
 
+def trained_keys(model):
+    """The `image_keys` of all images that the model, or a part of it, was trained on: int64 (n,)."""
+    parts = [part.trained_on for part in model.modules() if hasattr(part, "trained_on")]
+    return torch.cat([torch.empty(0, dtype=torch.int64), *parts])
+
+
 @contextlib.contextmanager
 def evaluating(model):
     """Eval mode inside the block; on the way out, by an error too, each module's own mode as it was."""
@@ -163,7 +169,7 @@ def save_weights(model, path, *, recipe=None, fingerprint="", history=None):
     """
     checks.module(model)
     tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    tensors["trained_on"] = getattr(model, "trained_on", torch.empty(0, dtype=torch.int64))
+    tensors["trained_on"] = trained_keys(model)
     metadata = {
         "format": "advutils-weights-1",
         "config": json.dumps(_config(model)),
@@ -232,15 +238,15 @@ def replace_file(path, data):
     """Write the bytes `data` to `path` through a temporary name: a kill leaves the old file or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -84,7 +84,8 @@ def fit(
 
     Raises:
         TypeError, ValueError: bad images or labels, an empty loader, epochs or a learning rate that are not positive.
-        FloatingPointError: the loss became NaN or infinite; the message says when.
+        FloatingPointError: the loss became NaN or infinite; the message says when. (An attack inside the objective
+            meets such a network first, as a ValueError about its logits.)
 
     One cycle: Smith, 2018, arXiv:1803.09820. AdamW: Loshchilov and Hutter, 2019, arXiv:1711.05101.
     Taught in 01_train_vgg.ipynb.
@@ -96,7 +97,7 @@ def fit(
         network, optimizer, train = engine.prepare(model, optimizer, train)
         backward = engine.backward
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * len(train))
-    probe = [_spread(train.dataset, len(val.dataset))]
+    probe = _spread(train.dataset, len(val.dataset))
     history, images, seconds = History(), 0, 0.0
     bar = tqdm(total=epochs * len(train), leave=False, mininterval=0.5, disable=not progress)
     with bar, ledger(model) as spent, torch.random.fork_rng():
@@ -177,9 +178,10 @@ def _batches(loader, model, classes):
 
 
 def _spread(dataset, n):
-    """A batch of n examples at even distances through the data set."""
-    stride = max(1, len(dataset) // n)
-    return default_collate([dataset[i] for i in range(0, len(dataset), stride)][:n])
+    """Up to n examples at even distances through the data set, as a list of batches."""
+    n = min(n, len(dataset))
+    x, y = default_collate([dataset[i * len(dataset) // n] for i in range(n)])
+    return list(zip(x.split(500), y.split(500)))
 
 
 def _finite(loss, epoch, lr):
@@ -194,7 +196,7 @@ def _check(model, train, val, epochs, lr):
     checks.positive(lr, "lr")
     checks.loader(train, "train")
     checks.loader(val, "val")
-    x, _ = _spread(val.dataset, 2)
+    x, _ = _spread(val.dataset, 2)[0]
     checks.images(x, "loader's images")
     with evaluating(model), torch.no_grad():
         logits = model(x.to(checks.device_of(model)))
