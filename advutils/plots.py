@@ -13,10 +13,10 @@ MODEL_COLORS = {  # Okabe and Ito's palette, told apart by colour-blind readers 
     "clean VGG": "#0072B2",
     "small CNN": "#E69F00",
     "defended VGG": "#009E73",
-    "joined with itself": "#CC79A7",
 }
 ATTACK_LINES = {"FGSM": "-", "PGD": "--", "noise": ":"}
-SPARE_COLORS = ("#56B4E9", "#D55E00", "#000000", "#F0E442")
+SPARE_COLORS = ("#56B4E9", "#D55E00", "#000000", "#CC79A7")
+ARM_COLORS = ("#0072B2", "#D55E00", "#CC79A7", "#000000")
 WRONG, MUTED = "#D55E00", "#666666"
 
 
@@ -57,10 +57,9 @@ def confusion(matrix):
     for true, row in enumerate(matrix):
         for predicted, n in enumerate(row):
             if n:
-                on_diagonal = true == predicted
-                ax.text(
-                    predicted, true, n, ha="center", va="center", fontsize=8, color=MUTED if on_diagonal else "black"
-                )
+                dark = errors[true, predicted] > 0.6 * errors.max()
+                color = MUTED if true == predicted else "white" if dark else "black"
+                ax.text(predicted, true, n, ha="center", va="center", fontsize=8, color=color)
     ticks = range(len(matrix))
     ax.set(xlabel="predicted", ylabel="true", xticks=ticks, yticks=ticks, title="errors shaded")
     return fig
@@ -142,21 +141,24 @@ def sweep(eps_values, results, *, floor=None, trained_at=None):
         floor: share of the most frequent class, drawn as a line.
         trained_at: the radius that a defence was trained for, drawn as a line.
     """
-    fig, ax = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    fig, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    spare = iter(SPARE_COLORS * 5)
     for label, records in results.items():
         value = np.array([r.value for r in records])
         low, high = (np.array([getattr(r, end) for r in records]) for end in ("low", "high"))
         bars = np.clip([value - low, high - value], 0, 1)
-        ax.errorbar(eps_values, value, bars, marker="o", markersize=4, capsize=3, label=label, **style(label))
+        look = style(label)
+        look["color"] = look["color"] or next(spare)
+        ax.errorbar(eps_values, value, bars, marker="o", markersize=4, capsize=3, label=label, **look)
     if floor is not None:
         ax.axhline(floor, color=MUTED, linewidth=1)
-        ax.annotate("always the same class", (eps_values[-1], floor), ha="right", va="bottom", fontsize=8, color=MUTED)
+        ax.annotate("always the same class", (eps_values[0], floor), va="bottom", fontsize=8, color=MUTED)
     if trained_at is not None:
         ax.axvline(trained_at, color=MUTED, linewidth=1, linestyle=(0, (1, 3)))
         ax.annotate(" trained for", (trained_at, 1.02), fontsize=8, color=MUTED)
     ax.set(xlabel="epsilon (pixel units)", ylabel="accuracy", xticks=eps_values, ylim=(-0.03, 1.08))
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.legend(frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)
+    fig.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return _finish(fig)
 
 
@@ -178,20 +180,23 @@ def lines(x, series, *, xlabel, ylabel, percent=False, styles=None):
 def cost(arms, *, ylabel):
     """Validation accuracy while training, against three currencies: epochs, images through the network, seconds.
 
-    `arms` is {label: History}; forwards and backwards are added up in the middle panel.
+    `arms` is {label: History}; forwards and backwards are added up in the middle panel. Labels that differ only behind
+    a comma share a colour, and what stands behind it is dashed.
     """
-    fig, axes = plt.subplots(1, 3, figsize=(10, 3.2), sharey=True, layout="constrained")
-    spare = {label: color for label, color in zip(arms, SPARE_COLORS * 5)}
+    fig, axes = plt.subplots(1, 3, figsize=(10, 3.8), sharey=True, layout="constrained")
+    kinds = list(dict.fromkeys(label.split(",")[0] for label in arms))
     for label, history in arms.items():
         passes = np.add(history.forwards, history.backwards) / 1000
-        color = style(label)["color"] or spare[label]
+        kind, *variant = label.split(",")
+        look = dict(color=ARM_COLORS[kinds.index(kind) % len(ARM_COLORS)], linestyle="--" if variant else "-")
         for ax, x in zip(axes, (range(1, len(passes) + 1), passes, history.seconds)):
-            ax.plot(x, history.val_accuracy, "o-", markersize=3, color=color, label=label)
+            ax.plot(x, history.val_accuracy, marker="o", markersize=3, label=label, **look)
     for ax, xlabel in zip(axes, ("epochs", "thousand passes, forward + backward", "seconds")):
         ax.set_xlabel(xlabel)
     axes[0].set_ylabel(ylabel)
     axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes[0].legend(frameon=False, fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return _finish(fig)
 
 
@@ -204,9 +209,9 @@ class SideBySide:
 
     def __init__(self, labels, num_classes=10):
         self.figure, self.axes = plt.subplots(
-            len(labels), 3, figsize=(7, 2.15 * len(labels) + 0.4), width_ratios=(1, 1, 2.2), squeeze=False
+            len(labels), 3, figsize=(7.4, 2 * len(labels) + 0.6), width_ratios=(1, 1, 2), squeeze=False
         )
-        self.figure.subplots_adjust(left=0.06, right=0.985, bottom=0.09, top=0.83, wspace=0.12, hspace=0.38)
+        self.figure.subplots_adjust(left=0.05, right=0.985, bottom=0.07, top=0.84, wspace=0.25, hspace=0.3)
         self.labels, self.rows = labels, []
         for label, (image, delta, bars) in zip(labels, self.axes):
             image.set_ylabel(label, fontsize=9)
