@@ -48,7 +48,7 @@ class EpsilonSlider(ipywidgets.VBox):
             eps, min=0, max=eps_max, step=eps_max / 60, readout_format=".3f", description="epsilon", style=label
         )
         self.example.layout.width, self.slider.layout.width = "160px", "620px"
-        self.picture = ipywidgets.Image(format="png")
+        self.picture = ipywidgets.Image(format="png", layout={"width": "666px"})  # its own size: stretched, it blurs
         self._panel = SideBySide(list(models), num_classes=max(self._of_class) + 1)
         plt.close(self._panel.figure)
         super().__init__([self.digit, self.example, self.slider, self.picture])
