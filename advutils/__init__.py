@@ -6,19 +6,46 @@ nor ipywidgets.
 
 import importlib
 
-from advutils.attacks import fgsm, fgsm_step, input_gradient, margin, pgd, project, random_noise
+from advutils.attacks import (
+    autoattack,
+    cross_entropy,
+    dlr,
+    fgsm,
+    fgsm_step,
+    grey,
+    input_gradient,
+    margin,
+    pgd,
+    project,
+    random_noise,
+    square,
+    targeted,
+)
 from advutils.data import cache_dir, device, load_data, make_loader, read_digit, shift, split
-from advutils.evaluation import Accuracy, accuracy, accuracy_vs_eps, predict, survivors, wilson
-from advutils.models import Normalize, evaluating, load_weights, save_weights, small_cnn, vgg
-from advutils.objectives import clean, joined
+from advutils.evaluation import (
+    Accuracy,
+    WorstCase,
+    accuracy,
+    accuracy_vs_eps,
+    describe,
+    paired,
+    predict,
+    survivors,
+    wilson,
+    worst_case,
+)
+from advutils.models import Contrast, Normalize, evaluating, load_weights, save_weights, small_cnn, vgg
+from advutils.objectives import adversarial, clean, joined, n_fgsm, random_fgsm, trades
 from advutils.trained import fingerprint, initialised, trained
 from advutils.training import History, fit, ledger
 
 __all__ = [
-    "Accuracy", "History", "Normalize", "accuracy", "accuracy_vs_eps", "cache_dir", "clean", "device", "evaluating",
-    "fgsm", "fgsm_step", "fingerprint", "fit", "initialised", "input_gradient", "joined", "ledger", "load_data",
-    "load_weights", "make_loader", "margin", "pgd", "predict", "project", "random_noise", "read_digit",
-    "save_weights", "shift", "small_cnn", "split", "survivors", "trained", "vgg", "wilson",
+    "Accuracy", "Contrast", "History", "Normalize", "WorstCase", "accuracy", "accuracy_vs_eps", "adversarial",
+    "autoattack", "cache_dir", "clean", "cross_entropy", "describe", "device", "dlr", "evaluating", "fgsm", "fgsm_step",
+    "fingerprint", "fit", "grey", "initialised", "input_gradient", "joined", "ledger", "load_data", "load_weights",
+    "make_loader", "margin", "n_fgsm", "paired", "pgd", "predict", "project", "random_fgsm", "random_noise",
+    "read_digit", "save_weights", "shift", "small_cnn", "split", "square", "survivors", "targeted", "trades", "trained",
+    "vgg", "wilson", "worst_case",
 ]  # fmt: skip
 
 

@@ -80,11 +80,18 @@ def classes(y, k, name="y"):
         raise ValueError(f"{name}: got label {y[bad][0].item()}; accepts 0 to {k - 1}, the {k} classes of the model")
 
 
-def eps(value, name="eps"):
-    """Return `value` as a float; raise unless it is a radius in pixel units: real, finite, 0 <= eps <= 1."""
+def eps(value, name="eps", *, norm="linf"):
+    """Return `value` as a float; raise unless it is a radius in pixel units: 0 <= eps <= 1, for l_2 any 0 <= eps."""
+    one_of(norm, "norm", ("linf", "l2"))
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: got {_kind(value)}; accepts a number from 0 to 1, in units of the pixel range")
     value = float(value)
+    if norm == "l2":
+        if not 0 <= value < math.inf:
+            raise ValueError(
+                f"{name}: got {value:g}; accepts a finite length of at least 0, in units of the pixel range"
+            )
+        return value
     if not 0 <= value <= 1:
         hint = f" (for grey levels write {value:g}/255)" if 1 < value <= 255 else ""
         raise ValueError(f"{name}: got {value:g}; accepts 0 to 1, in units of the pixel range{hint}")
@@ -120,6 +127,15 @@ def positive(value, name):
         raise TypeError(f"{name}: got {_kind(value)}; accepts a number above 0")
     if not 0 < value < math.inf:
         raise ValueError(f"{name}: got {value!r}; accepts a finite number above 0")
+    return float(value)
+
+
+def share(value, name):
+    """Return `value` as a float; raise unless it is a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: got {_kind(value)}; accepts a number from 0 to 1")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: got {value!r}; accepts a number from 0 to 1")
     return float(value)
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from advutils import checks
+from advutils.attacks import grey
 from advutils.models import evaluating, image_keys, trained_keys
 
 
@@ -54,7 +55,8 @@ def accuracy(model, loader, attack=None, *, eps=None):
         model: nn.Module that maps images to logits (N, K).
         loader: batches (x, y) of images in [0, 1] and labels; moved to the model's device.
         attack: None for clean accuracy, or any callable `(model, x, y, *, eps) -> x_adv`. One that takes a `generator`
-            gets a fresh one for each batch, seeded with the batch's index, so that the result repeats.
+            gets a fresh one for each batch, seeded with the batch's index, so that the result repeats; one that takes
+            `early_exit` is asked for it, unless the caller has bound it. Its ball is that of its `norm`, else l_inf.
         eps: the attack's radius in pixel units, 0 to 1; given exactly when an attack is.
 
     Returns:
@@ -114,6 +116,104 @@ def accuracy_vs_eps(model, loader, attack, eps_values):
     return [wilson(alive) for alive in _sweep(model, loader, attack, eps_values)]
 
 
+class WorstCase(NamedTuple):
+    """What several attacks leave: each alone, all of them together, and which images survived them all.
+
+    `alone` and `together` are {label: Accuracy} in the order of the attacks. `together` counts the images that survived
+    this attack and all before it, so it can only fall. `alive` is a bool tensor (n,).
+    """
+
+    alone: dict
+    together: dict
+    alive: torch.Tensor
+
+    @property
+    def accuracy(self):
+        """The robust accuracy under the worst case: the last line of `together`."""
+        return wilson(self.alive)
+
+    def __str__(self):
+        wide = max(map(len, self.alone)) + 2
+        lines = [f"{'':{wide}}alone   all so far together"]
+        lines += [f"{label:{wide}}{self.alone[label].value:5.1%}  {left}" for label, left in self.together.items()]
+        return "\n".join(lines)
+
+
+def worst_case(model, loader, attacks, *, eps):
+    """For each image the worst of several attacks, its clean version and the constant grey image included.
+
+    Args:
+        model, loader: as for `accuracy`.
+        attacks: {label: attack}, of one norm; they are tried in this order, after "clean" and "grey".
+        eps: the radius in pixel units, 0 to 1 (l_2: a Euclidean length).
+
+    Returns:
+        WorstCase(alone, together, alive).
+
+    Raises:
+        TypeError, ValueError: attacks that are no such dict or of different norms, or as `accuracy`.
+
+    Carlini et al., 2019, arXiv:1902.06705, section 4. Taught in 06_strong_attacks.ipynb.
+    """
+    if not isinstance(attacks, dict) or not attacks or {"clean", "grey"} & attacks.keys():
+        raise TypeError(f"attacks: got {attacks!r}; accepts a dict of attacks by label, without 'clean' and 'grey'")
+    for attack in attacks.values():
+        checks.attack(attack)
+    norms = {norm_of(attack) for attack in attacks.values()}
+    if len(norms) > 1:
+        raise ValueError(f"attacks: got attacks of different norms, {', '.join(sorted(norms))}; accepts those of one")
+    survived = {"clean": survivors(model, loader)}
+    for label, attack in ({"grey": partial(grey, norm=norms.pop())} | attacks).items():
+        survived[label] = survivors(model, loader, attack, eps=eps)
+    alive, together = torch.ones_like(survived["clean"]), {}
+    for label, those in survived.items():
+        alive = alive & those
+        together[label] = wilson(alive)
+    return WorstCase({label: wilson(those) for label, those in survived.items()}, together, alive)
+
+
+class Paired(NamedTuple):
+    """Two records of the same images: how many only the first got right, only the second, and McNemar's p-value."""
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+    def __str__(self):
+        return f"only the first: {self.only_first}, only the second: {self.only_second}, p = {self.p_value:.2g}"
+
+
+def paired(first, second):
+    """Compare two models, or two attacks, on the same images by those on which they disagree (McNemar's exact test).
+
+    Args:
+        first, second: bool tensors (n,) of the same images in the same order, as `survivors` returns.
+
+    Returns:
+        Paired(only_first, only_second, p_value): the two-sided probability of so uneven a split, were the disagreements
+        a fair coin's.
+
+    Raises:
+        ValueError: two records of different length.
+
+    McNemar, 1947, doi:10.1007/BF02295996. Taught in 09_transfer_and_black_box.ipynb.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"second: got {len(second)} images beside {len(first)}; accepts records of the same images")
+    only_first, only_second = (first & ~second).sum().item(), (second & ~first).sum().item()
+    n, k = only_first + only_second, min(only_first, only_second)
+    tail = sum(math.comb(n, i) for i in range(k + 1)) / 2**n
+    return Paired(only_first, only_second, min(1.0, 2 * tail))
+
+
+def describe(function):
+    """A function in words, with what `functools.partial` bound to it: "pgd(steps=40, loss=dlr)"."""
+    if isinstance(function, partial):
+        words = (f"{key}={describe(v) if callable(v) else repr(v)}" for key, v in function.keywords.items())
+        return f"{describe(function.func)}({', '.join(words)})"
+    return getattr(function, "__name__", None) or ("none" if function is None else type(function).__name__)
+
+
 def wilson(correct, z=1.96):
     """The record of a bool tensor: its mean with the Wilson score interval, which stays inside [0, 1] also at the ends.
 
@@ -130,7 +230,8 @@ def wilson(correct, z=1.96):
 def _sweep(model, loader, attack, eps_values):
     """For each eps, which images survive: a list of bool tensors (n,)."""
     checks.module(model)
-    eps_values = [checks.eps(eps) for eps in eps_values]
+    attack, norm = _hurried(attack), norm_of(attack)
+    eps_values = [checks.eps(eps, norm=norm) for eps in eps_values]
     trained_on, keys = trained_keys(model), []
     alive = [[] for _ in eps_values]
     for index, (x, y) in enumerate(loader):
@@ -142,7 +243,7 @@ def _sweep(model, loader, attack, eps_values):
         x, y = x.to(device), y.to(device)
         for at, (eps, x_adv) in enumerate(zip(eps_values, _attacked(attack, model, x, y, eps_values, index))):
             if attack is not None:
-                _check_attacked(x_adv, x, eps)
+                _check_attacked(x_adv, x, eps, norm)
             logits = _logits(model, x_adv)
             checks.classes(y, logits.shape[1])
             alive[at].append((logits.argmax(1) == y).cpu())
@@ -163,17 +264,32 @@ def _attacked(attack, model, x, y, eps_values, index):
 
 def seeded(attack, seed):
     """The attack with a fresh generator of that seed, if it takes a generator and none is bound to it yet."""
-    parameter = inspect.signature(attack).parameters.get("generator")
-    if parameter is None or parameter.default not in (None, inspect.Parameter.empty):
+    parameters = inspect.signature(attack).parameters
+    if "generator" not in parameters or parameters["generator"].default not in (None, inspect.Parameter.empty):
         return attack
     return partial(attack, generator=torch.Generator().manual_seed(seed))
 
 
-def _check_attacked(x_adv, x, eps):
+def _hurried(attack):
+    """The attack with early exit, if it has one: what is fooled once is fooled, so its images need no more passes."""
+    if attack is None or "early_exit" not in inspect.signature(attack).parameters:
+        return attack
+    bound = getattr(attack, "keywords", {})
+    return attack if "early_exit" in bound else partial(attack, early_exit=True)
+
+
+def norm_of(attack):
+    """The norm of the ball in which the attack stays: that of its `norm` argument, l_inf without one."""
+    parameter = None if attack is None else inspect.signature(attack).parameters.get("norm")
+    return "linf" if parameter is None else parameter.default
+
+
+def _check_attacked(x_adv, x, eps, norm):
     checks.images(x_adv, "attack's images")
     if x_adv.shape != x.shape:
         raise ValueError(f"attack: got images of shape {tuple(x_adv.shape)} from it; accepts {tuple(x.shape)}")
-    distance = (x_adv - x).abs().max().item()
+    delta = (x_adv - x).flatten(1)
+    distance = (delta.abs().amax() if norm == "linf" else delta.norm(dim=1).max() / (1 + 1e-6)).item()
     if distance > eps + 1e-6:
         raise ValueError(f"attack: got images {distance:.6g} away from x; accepts at most eps = {eps:g}")
 

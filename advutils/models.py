@@ -57,7 +57,21 @@ class Normalize(nn.Module):
         return f"mean={self.mean}, std={self.std}"
 
 
-def vgg(depth=16, *, width=1.0, in_channels=1, num_classes=10):
+class Contrast(nn.Module):
+    """tanh(slope (x - 0.5)), in place of `Normalize`: nearly a threshold at mid-grey, but one that has a gradient."""
+
+    def __init__(self, slope):
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, x):
+        return torch.tanh(self.slope * (x - 0.5))
+
+    def extra_repr(self):
+        return f"{self.slope:g}"
+
+
+def vgg(depth=16, *, width=1.0, in_channels=1, num_classes=10, contrast=None):
     """A VGG with batch norm: five blocks of 3x3 convolutions, each halving the image, then one linear layer.
 
     Args:
@@ -65,19 +79,21 @@ def vgg(depth=16, *, width=1.0, in_channels=1, num_classes=10):
         width: multiplies every channel count; 1.0 is the original 64..512, 0.25 trains in a minute on a laptop.
         in_channels: 1 for grey images, 3 for colour. Images under 32x32 are padded, larger ones are pooled at the end.
         num_classes: K, the number of logits.
+        contrast: None for the linear `Normalize`, or the slope of a `Contrast` in its place: what an image of ink on
+            paper loses by it is little, and what an attacker loses is much (08_robust_training.ipynb).
 
     Returns:
         nn.Sequential that maps images (N, in_channels, H, W) in [0, 1] to logits (N, K).
 
     Raises:
-        TypeError, ValueError: an unknown depth, or a width or count that is not positive.
+        TypeError, ValueError: an unknown depth, or a width, count or slope that is not positive.
 
     Simonyan and Zisserman, 2015, arXiv:1409.1556. Taught in 01_train_vgg.ipynb.
     """
     checks.one_of(depth, "depth", VGG_BLOCKS)
     checks.positive(width, "width")
     channels = checks.count(in_channels, "in_channels")
-    layers = [PadTo(32), Normalize()]
+    layers = [PadTo(32), Normalize() if contrast is None else Contrast(checks.positive(contrast, "contrast"))]
     for convolutions, full in zip(VGG_BLOCKS[depth], VGG_CHANNELS):
         for _ in range(convolutions):
             out = max(1, round(full * width))
@@ -88,7 +104,14 @@ def vgg(depth=16, *, width=1.0, in_channels=1, num_classes=10):
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out")
-    config = dict(architecture="vgg", depth=depth, width=width, in_channels=in_channels, num_classes=num_classes)
+    config = dict(
+        architecture="vgg",
+        depth=depth,
+        width=width,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        contrast=contrast,
+    )
     return _finish(nn.Sequential(*layers), config)
 
 
@@ -168,17 +191,9 @@ def save_weights(model, path, *, recipe=None, fingerprint="", history=None):
     Taught in 01_train_vgg.ipynb.
     """
     checks.module(model)
-    tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    tensors["trained_on"] = trained_keys(model)
-    metadata = {
-        "format": "advutils-weights-1",
-        "config": json.dumps(_config(model)),
-        "recipe": json.dumps(recipe),
-        "fingerprint": fingerprint,
-        "history": json.dumps(history),
-    }
-    metadata["sha256"] = _digest(tensors, metadata)
-    replace_file(path, safetensors.torch.save(tensors, metadata))
+    tensors = tagged("model", model.state_dict()) | {"trained_on": trained_keys(model)}
+    about = dict(config=_config(model), recipe=recipe, fingerprint=fingerprint, history=history)
+    write_tensors(path, tensors, about, kind="weights")
 
 
 def load_weights(model, path):
@@ -198,32 +213,13 @@ def load_weights(model, path):
 
     Taught in 01_train_vgg.ipynb.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"path: got {str(path)!r}, where there is no file; accepts one that save_weights wrote")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
-    except safetensors.SafetensorError as error:
-        raise ValueError(
-            f"path: got {str(path)!r}, which is no complete safetensors file ({error}); accepts one that save_weights "
-            "wrote. Pickled weights are never opened: they can run code."
-        ) from error
-    if metadata.get("format") != "advutils-weights-1" or "trained_on" not in tensors:
-        raise ValueError(
-            f"path: got {str(path)!r}, a safetensors file of another program; accepts one that save_weights wrote"
-        )
-    if metadata.pop("sha256", None) != _digest(tensors, metadata):
-        raise ValueError(f"path: got {str(path)!r}, whose contents were altered since they were saved")
-    saved = {key: json.loads(metadata[key]) for key in ("config", "recipe", "history")}
-    saved["fingerprint"] = metadata["fingerprint"]
+    tensors, saved = read_tensors(path, kind="weights")
     if saved["config"] != _config(model):
         raise ValueError(
             f"path: got {str(path)!r} with weights of {saved['config']}; accepts those of {_config(model)}"
         )
     trained_on = tensors.pop("trained_on")
-    weights = {key.removeprefix("model."): value for key, value in tensors.items()}
+    weights = untagged("model", tensors)
     have = {key: (tuple(value.shape), value.dtype) for key, value in model.state_dict().items()}
     want = {key: (tuple(value.shape), value.dtype) for key, value in weights.items()}
     if have != want:
@@ -232,6 +228,51 @@ def load_weights(model, path):
     model.load_state_dict(weights)
     model.trained_on = trained_on
     return saved
+
+
+def write_tensors(path, tensors, about, *, kind):
+    """Write named tensors and a dict that JSON can hold to a safetensors file, with a checksum, whole or not at all.
+
+    `kind` is "weights" (of a finished model) or "state" (of a training to be continued): the one format of the project.
+    """
+    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    metadata = {"format": f"advutils-{kind}-1"} | {key: json.dumps(value) for key, value in about.items()}
+    metadata["sha256"] = _digest(tensors, metadata)
+    replace_file(path, safetensors.torch.save(tensors, metadata))
+
+
+def read_tensors(path, *, kind):
+    """What `write_tensors` wrote, as (tensors, about); errors as `load_weights` lists them."""
+    path = Path(path)
+    writer = {"weights": "save_weights", "state": "fit"}[kind]
+    if not path.is_file():
+        raise FileNotFoundError(f"path: got {str(path)!r}, where there is no file; accepts one that {writer} wrote")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"path: got {str(path)!r}, which is no complete safetensors file ({error}); accepts one that {writer} "
+            "wrote. Pickled weights are never opened: they can run code."
+        ) from error
+    if metadata.get("format") != f"advutils-{kind}-1":
+        raise ValueError(
+            f"path: got {str(path)!r}, a safetensors file of another program or kind; accepts one that {writer} wrote"
+        )
+    if metadata.pop("sha256", None) != _digest(tensors, metadata):
+        raise ValueError(f"path: got {str(path)!r}, whose contents were altered since they were saved")
+    return tensors, {key: json.loads(value) for key, value in metadata.items() if key != "format"}
+
+
+def tagged(tag, tensors):
+    """The dict of tensors under names that begin with `tag.`"""
+    return {f"{tag}.{key}": value for key, value in tensors.items()}
+
+
+def untagged(tag, tensors):
+    """Those of a dict of tensors whose names begin with `tag.`, under the rest of their names."""
+    return {key.removeprefix(f"{tag}."): value for key, value in tensors.items() if key.startswith(f"{tag}.")}
 
 
 def replace_file(path, data):

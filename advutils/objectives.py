@@ -1,9 +1,16 @@
-"""Training objectives: callables `(model, x, y) -> loss`. `fit` loops over one; a learner writes one in a cell."""
+"""Training objectives: callables `(model, x, y) -> loss`. `fit` loops over one; a learner writes one in a cell.
+
+Those that take `eps` get it from `functools.partial`, or from `fit(eps=...)`, which can let it grow at the beginning.
+"""
+
+from functools import partial
 
 import torch
 from torch.nn import functional as F
 
-from advutils.attacks import fgsm
+from advutils import checks
+from advutils.attacks import climb, fgsm, pgd, project
+from advutils.models import evaluating
 
 
 def clean(model, x, y):
@@ -45,3 +52,79 @@ def joined(model, x, y, *, eps, attack=fgsm):
     """
     x_adv = attack(model, x, y, eps=eps)
     return F.cross_entropy(model(torch.cat([x, x_adv])), torch.cat([y, y]))
+
+
+def adversarial(model, x, y, *, eps, attack=pgd):
+    """Cross-entropy on the attacked images alone, the inner maximum of a min-max: CE(model(attack(x)), y).
+
+    With `attack=fgsm` this is plain FGSM training, with `partial(pgd, steps=...)` PGD training.
+
+    Args, Returns, Raises: as `joined`.
+
+    Madry et al., 2018, arXiv:1706.06083. Taught in 07_catastrophic_overfitting.ipynb and 08_robust_training.ipynb.
+    """
+    return F.cross_entropy(model(attack(model, x, y, eps=eps)), y)
+
+
+def random_fgsm(model, x, y, *, eps, alpha=1.25):
+    """FGSM from a random start: one step of alpha eps from a uniform point of the ball, projected back into it.
+
+    Args:
+        model, x, y, eps: as for `joined`.
+        alpha: length of the step, in eps.
+
+    Returns, Raises: as `joined`.
+
+    Wong, Rice and Kolter, 2020, arXiv:2001.03994. Taught in 07_catastrophic_overfitting.ipynb.
+    """
+    return adversarial(model, x, y, eps=eps, attack=partial(pgd, steps=1, step_size=alpha * eps))
+
+
+def n_fgsm(model, x, y, *, eps, k=2.0):
+    """Noise of +-k eps, then a step of eps, and no projection: CE(model(x + u + eps sign(grad CE(x + u))), y).
+
+    The training images leave the eps-ball and [0, 1] on purpose: they are training inputs, no attack's result.
+
+    Args:
+        model, x, y, eps: as for `joined`.
+        k: half width of the uniform noise u, in eps.
+
+    Returns, Raises: as `joined`.
+
+    De Jorge et al., 2022, arXiv:2202.01181. Taught in 07_catastrophic_overfitting.ipynb.
+    """
+    checks.images(x)
+    noisy = x + k * eps * (2 * torch.rand_like(x) - 1)
+    gradient, _ = climb(model, noisy, y, partial(F.cross_entropy, reduction="none"))
+    return F.cross_entropy(model(noisy + eps * gradient.sign()), y)
+
+
+def trades(model, x, y, *, eps, beta=6.0, steps=10, step_size=None):
+    """Clean loss plus beta times how far an attacker can pull the prediction: CE(z, y) + beta KL(p(x), p(x_adv)).
+
+    x_adv climbs the divergence itself. At x its gradient is zero, so the climb begins a little beside it, at
+    x + 0.001 randn; it is crafted in eval mode, while both terms of the loss are in the model's own mode.
+
+    Args:
+        model, x, y, eps: as for `joined`.
+        beta: weight of the second term, the price of robustness in accuracy.
+        steps, step_size: of the inner climb; the length 2.5 eps / steps if None.
+
+    Returns, Raises: as `joined`.
+
+    Zhang et al., 2019, arXiv:1901.08573. Taught in 08_robust_training.ipynb.
+    """
+    checks.images(x)
+    with evaluating(model), torch.no_grad():
+        p = model(x).softmax(1)
+    x_adv = x + 0.001 * torch.randn_like(x)
+    for _ in range(steps):
+        gradient, _ = climb(model, x_adv, y, lambda logits, _: _divergence(logits, p))
+        x_adv = project(x_adv + (2.5 * eps / steps if step_size is None else step_size) * gradient.sign(), x, eps)
+    z, z_adv = model(x), model(x_adv)
+    return F.cross_entropy(z, y) + beta * _divergence(z_adv, z.softmax(1)).mean()
+
+
+def _divergence(logits, p):
+    """KL(p, softmax(logits)) of each image, (N,)."""
+    return F.kl_div(logits.log_softmax(1), p, reduction="none").sum(1)

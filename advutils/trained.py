@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from advutils import checks
+from advutils.attacks import fgsm, pgd
 from advutils.data import cache_dir, device, load_data, make_loader, shift, split
 from advutils.models import load_weights, save_weights, small_cnn, vgg
-from advutils.objectives import clean, joined
+from advutils.objectives import adversarial, clean, joined, n_fgsm, random_fgsm, trades
 from advutils.training import History, fit
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
@@ -21,57 +22,88 @@ RECIPES = {  # chosen on validation images
     "clean": dict(epochs=8, lr=3e-3, batch_size=32, seed=0),
     "clean-small-cnn": dict(epochs=6, lr=1e-3, batch_size=32, seed=0),
     "joined-fgsm": dict(epochs=5, lr=3e-3, batch_size=32, seed=0),
+    "fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1),
+    "random-fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1, average=None),
+    "n-fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1, average=None),
+    "pgd": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1, average=None, steps=5),
+    "trades": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1, average=None, steps=5, beta=6.0),
 }
+OBJECTIVES = {
+    "clean": clean,
+    "clean-small-cnn": clean,
+    "joined-fgsm": joined,
+    "fgsm": partial(adversarial, attack=fgsm),
+    "random-fgsm": random_fgsm,
+    "n-fgsm": n_fgsm,
+    "trades": trades,
+}
+WATCH = {"FGSM": fgsm, "PGD": partial(pgd, steps=20)}
 
 
-def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, progress=True, **recipe):
+def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, progress=True, **recipe):
     """A model of the series, trained: loaded when the cache has it, else trained with a progress bar and cached.
 
     Args:
-        name: "clean" (the VGG), "clean-small-cnn" (the weaker network), or "joined-fgsm-E" with E a radius in pixel
-            units, as in "joined-fgsm-0.1" (the VGG on each batch joined with its FGSM images).
+        name: "clean" (the VGG), "clean-small-cnn" (the weaker network), or a defence with its radius E in pixel units,
+            as in "joined-fgsm-0.1": "joined-fgsm-E" (each batch joined with its FGSM images), "fgsm-E" (these alone),
+            "random-fgsm-E", "n-fgsm-E", "pgd-E", "trades-E".
         dataset: a name that `load_data` knows; the model is trained on 90% of its training part, validated on the rest.
-        depth, width: of the VGG.
+        depth, width, contrast: of the VGG.
         progress: show the bar.
-        **recipe: epochs, lr, batch_size or seed, where other than in `RECIPES`.
+        **recipe: an entry of `RECIPES[kind]`, where other than there: epochs, lr, batch_size, seed and, of the defences
+            other than the joined one, ramp, average (see `fit`), and steps and beta of their objectives.
 
     Returns:
-        The model, in eval mode, on `device()`, with its `History` as `model.history`.
+        The model, in eval mode, on `device()`, with its `History` as `model.history`. Defences other than the joined
+        one are watched under FGSM and PGD; the epoch that PGD leaves most is the one that is kept.
 
     Raises:
         ValueError: a name or a recipe entry that is not among these.
 
     The fingerprint hashes the recipe and the package's numeric code without comments and docstrings, so a model is
-    trained anew exactly when it could come out different. Taught in 01_train_vgg.ipynb.
+    trained anew exactly when it could come out different. A training that was broken off goes on where its last epoch
+    ended. Taught in 01_train_vgg.ipynb.
     """
-    kind, objective = _parse(name)
+    kind, eps = _parse(name)
     for key in recipe:
         checks.one_of(key, "recipe", RECIPES[kind])
     recipe = RECIPES[kind] | recipe
     images = load_data(dataset, train=True)
     channels = images.tensors[0].shape[1]
-    slim = partial(vgg, depth, width=width, in_channels=channels)
+    slim = partial(vgg, depth, width=width, in_channels=channels, contrast=contrast)
     build = partial(small_cnn, in_channels=channels) if kind == "clean-small-cnn" else slim
     model = initialised(build, seed=recipe["seed"]).to(device())
-    recipe = dict(name=name, dataset=dataset, config=model.config, **recipe)
-    stamp = fingerprint(recipe)
+    stamp = fingerprint(dict(name=name, dataset=dataset, config=model.config, **recipe))
     path = cache_dir() / "models" / f"{name}-{dataset}-{stamp[:16]}.safetensors"
     if path.exists():
         model.history = History(**load_weights(model, path)["history"])
         return model.eval()
     train, val = split(images, 0.1, seed=0)
+    state = path.with_suffix(".state.safetensors")
     model.history = fit(
         model,
         make_loader(train, batch_size=recipe["batch_size"], shuffle=True, seed=recipe["seed"]),
         make_loader(val, batch_size=500),
         epochs=recipe["epochs"],
         lr=recipe["lr"],
-        objective=objective,
+        objective=_objective(kind, recipe),
+        eps=eps,
+        ramp=recipe.get("ramp", 0),
+        average=recipe.get("average"),
+        watch=WATCH if "ramp" in recipe else None,
+        state=state,
         augment=shift,
         seed=recipe["seed"],
         progress=progress,
     )
-    save_weights(model, path, recipe=recipe, fingerprint=stamp, history=vars(model.history))
+    save_weights(
+        model,
+        path,
+        recipe=dict(name=name, dataset=dataset, config=model.config, **recipe),
+        fingerprint=stamp,
+        history=vars(model.history),
+    )
+    state.unlink()
     return model
 
 
@@ -95,9 +127,17 @@ def fingerprint(*ingredients):
 
 
 def _parse(name):
-    """The entry of `RECIPES` that a model's name refers to, and its objective."""
-    match = re.fullmatch(r"joined-fgsm-(\d\.?\d*)", str(name))
+    """The entry of `RECIPES` that a model's name refers to, and its radius."""
+    match = re.fullmatch(r"(joined-fgsm|fgsm|random-fgsm|n-fgsm|pgd|trades)-(\d\.?\d*)", str(name))
     if match:
-        return "joined-fgsm", partial(joined, eps=checks.eps(float(match[1]), "name"))
-    checks.one_of(name, "name", ("clean", "clean-small-cnn", "joined-fgsm-E (E a radius, as in joined-fgsm-0.1)"))
-    return name, clean
+        return match[1], checks.eps(float(match[2]), "name")
+    defences = ", ".join(f"{kind}-E" for kind in RECIPES if not kind.startswith("clean"))
+    checks.one_of(name, "name", ("clean", "clean-small-cnn", f"{defences} (E a radius, as in joined-fgsm-0.1)"))
+    return name, None
+
+
+def _objective(kind, recipe):
+    if kind == "pgd":
+        return partial(adversarial, attack=partial(pgd, steps=recipe["steps"]))
+    chosen = {key: recipe[key] for key in ("steps", "beta") if key in recipe}
+    return partial(OBJECTIVES[kind], **chosen) if chosen else OBJECTIVES[kind]

@@ -1,21 +1,29 @@
-"""`fit`: one loop for every kind of training, and the ledger of what it cost."""
+"""`fit`: one loop for every kind of training, the state from which it continues, and the ledger of what it cost."""
 
 import contextlib
+import copy
 import dataclasses
+import json
 import math
 import time
+from collections import deque
 from dataclasses import field
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from advutils import checks
-from advutils.models import evaluating, image_keys
+from advutils.evaluation import accuracy, describe
+from advutils.models import evaluating, image_keys, read_tensors, tagged, untagged, write_tensors
 from advutils.objectives import clean
 
 NOTHING = torch.empty(0, dtype=torch.int64)
+WATCHED = 1000  # validation images that are attacked after each epoch
+SETTLING = 32  # batches from which the statistics of batch norm are estimated for averaged weights
 
 
 @dataclasses.dataclass
@@ -23,8 +31,10 @@ class History:
     """What a training measured, one entry an epoch: clean loss and accuracy on both sides, and the running ledger.
 
     `train_*` is measured after the epoch, in eval mode, on as many training images as there are validation images: the
-    two curves differ in their images alone. `images` counts what the loader served; `forwards` and `backwards` count
-    images that went through the network, for an attack's sake too; `seconds` leave the validation out.
+    two curves differ in their images alone. `watched` holds the robust validation accuracy under each watched attack,
+    {label: list}, and `picked` the number of the epoch (from 1) whose weights were kept. `images` counts what the
+    loader served; `forwards` and `backwards` count images that went through the network, for an attack's sake too;
+    `seconds` leave the validation out.
     """
 
     train_loss: list = field(default_factory=list)
@@ -35,6 +45,8 @@ class History:
     forwards: list = field(default_factory=list)
     backwards: list = field(default_factory=list)
     seconds: list = field(default_factory=list)
+    watched: dict = field(default_factory=dict)
+    picked: int | None = None
 
     def add(self, **values):
         for name, value in values.items():
@@ -57,6 +69,11 @@ def fit(
     epochs,
     lr,
     objective=clean,
+    eps=None,
+    ramp=0.0,
+    average=None,
+    watch=None,
+    state=None,
     weight_decay=5e-4,
     augment=None,
     seed=0,
@@ -71,7 +88,15 @@ def fit(
         val: DataLoader of images that are not in `train`, likewise.
         epochs: passes over `train`, at least 1.
         lr: the highest learning rate of the cycle.
-        objective: any callable `(model, x, y) -> loss`.
+        objective: any callable `(model, x, y) -> loss`; with `eps`, any `(model, x, y, *, eps) -> loss`.
+        eps: None, or the radius that the objective is given and the watched attacks are run at.
+        ramp: epochs over which the objective's eps grows from 0 to `eps`, in a straight line.
+        average: None, or the decay (0.999 for one) of a running average of the weights, which is then what is measured
+            and kept; its batch norm is re-estimated on the last batches that the network was trained on.
+        watch: None, or {label: attack}: robust validation accuracy after each epoch, on at most 1,000 images. The last
+            of these attacks picks the epoch whose weights are kept; without any, it is the last epoch.
+        state: None, or a path: all that is needed to continue is written there after each epoch, and a training that
+            finds its own state there continues, to the same weights to the bit.
         weight_decay: of AdamW.
         augment: None, or a callable that is given a batch of images and returns one of the same shape.
         seed: of dropout, augmentation and random starts; the caller's own random state is left alone.
@@ -83,49 +108,132 @@ def fit(
         History: curves and ledger, one entry an epoch.
 
     Raises:
-        TypeError, ValueError: bad images or labels, an empty loader, epochs or a learning rate that are not positive.
+        TypeError, ValueError: bad images or labels, an empty loader, epochs or a learning rate that are not positive,
+            or the state of another training.
         FloatingPointError: the loss became NaN or infinite; the message says when. (An attack inside the objective
             meets such a network first, as a ValueError about its logits.)
 
-    One cycle: Smith, 2018, arXiv:1803.09820. AdamW: Loshchilov and Hutter, 2019, arXiv:1711.05101.
-    Taught in 01_train_vgg.ipynb.
+    One cycle: Smith, 2018, arXiv:1803.09820. AdamW: Loshchilov and Hutter, 2019, arXiv:1711.05101. Averaged weights:
+    Izmailov et al., 2018, arXiv:1803.05407. Taught in 01_train_vgg.ipynb and, from `eps` to `state`, in
+    08_robust_training.ipynb.
     """
-    classes = _check(model, train, val, epochs, lr)
+    classes = _check(model, train, val, epochs, lr, eps, ramp, average, watch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     network, backward = model, torch.Tensor.backward
+    served = train
     if engine is not None:
-        network, optimizer, train = engine.prepare(model, optimizer, train)
+        network, optimizer, served = engine.prepare(model, optimizer, train)
         backward = engine.backward
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * len(train))
-    probe = _spread(train.dataset, len(val.dataset))
-    history, images, seconds = History(), 0, 0.0
-    bar = tqdm(total=epochs * len(train), leave=False, mininterval=0.5, disable=not progress)
-    with bar, ledger(model) as spent, torch.random.fork_rng():
+    steps = epochs * len(served)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
+    averaged = None if average is None else AveragedModel(model, avg_fn=_warm(average))
+    run = dict(epochs=epochs, lr=lr, objective=describe(objective), eps=eps, ramp=ramp, average=average,
+               watch={label: describe(attack) for label, attack in (watch or {}).items()}, steps=steps,
+               weight_decay=weight_decay, augment=describe(augment), seed=seed)  # fmt: skip
+    kept = Kept(model, optimizer, schedule, averaged, _shuffler(train), run)
+    probe, watching = _spread(train.dataset, len(val.dataset)), _spread(val.dataset, WATCHED)
+    bar = tqdm(total=steps, leave=False, mininterval=0.5, disable=not progress)
+    with bar, ledger(model) as spent, _fed(model) as fed, torch.random.fork_rng():
         torch.manual_seed(seed)
-        for epoch in range(epochs):
+        history = kept.read(state, spent)
+        done = len(history.val_loss)
+        bar.update(done * len(served))
+        images, seconds = (history.images[-1], history.seconds[-1]) if done else (0, 0.0)
+        for epoch in range(done, epochs):
             network.train()
+            fed.clear()
             started = time.perf_counter()
-            for x, y in _batches(train, model, classes):
+            for step, (x, y) in enumerate(_batches(served, model, classes), epoch * len(served) + 1):
                 if epoch == 0:
                     model.trained_on = torch.cat([getattr(model, "trained_on", NOTHING), image_keys(x)])
-                loss = objective(network, x if augment is None else augment(x), y)
+                radius = {} if eps is None else {"eps": eps * min(1.0, step / max(1, ramp * len(served)))}
+                loss = objective(network, x if augment is None else augment(x), y, **radius)
                 _finite(loss.item(), epoch, lr)
                 optimizer.zero_grad()
                 backward(loss)
                 optimizer.step()
                 schedule.step()
+                if averaged is not None:
+                    averaged.update_parameters(model)
                 images += len(x)
                 bar.update()
             seconds += time.perf_counter() - started
             history.add(images=images, seconds=seconds, **dataclasses.asdict(spent))
-            for side, loader in (("train", probe), ("val", val)):
-                loss, right = _measure(model, _batches(loader, model, classes), spent)
-                _finite(loss, epoch, lr)
-                history.add(**{f"{side}_loss": loss, f"{side}_accuracy": right})
-            bar.set_postfix_str(f"epoch {epoch + 1}/{epochs}, validation accuracy {right:.1%}")
+            candidate = model if averaged is None else _settled(averaged.module, fed)
+            with _unbilled(spent):
+                for side, batches in (("train", probe), ("val", val)):
+                    loss, right = _measure(candidate, _batches(batches, model, classes))
+                    _finite(loss, epoch, lr)
+                    history.add(**{f"{side}_loss": loss, f"{side}_accuracy": right})
+                shown = f"epoch {epoch + 1}/{epochs}, validation accuracy {right:.1%}"
+                for label, attack in (watch or {}).items():
+                    right = accuracy(candidate, watching, attack, eps=eps).value
+                    history.watched.setdefault(label, []).append(right)
+                    shown += f", {label} {right:.1%}"
+            scores = list(history.watched.values())[-1] if watch else []
+            if not scores or scores[-1] == max(scores):
+                history.picked = epoch + 1
+                kept.best = copy.deepcopy(candidate.state_dict())
+            kept.write(state, history)
+            bar.set_postfix_str(shown)
+    model.load_state_dict(kept.best)
     model.trained_on = model.trained_on.unique()
     model.eval()
     return history
+
+
+class Kept:
+    """What a training needs to be continued, to the same weights to the bit, and the file in which it lies."""
+
+    def __init__(self, model, optimizer, schedule, averaged, generator, run):
+        self.model, self.optimizer, self.schedule, self.averaged = model, optimizer, schedule, averaged
+        self.generator, self.run, self.best = generator, run, {}
+
+    def write(self, path, history):
+        if path is None:
+            return
+        optimizer = self.optimizer.state_dict()
+        tensors = tagged("model", self.model.state_dict()) | tagged("best", self.best)
+        for number, values in optimizer["state"].items():
+            tensors |= tagged(f"optimizer.{number}", values)
+        if self.averaged is not None:
+            tensors |= tagged("averaged", self.averaged.state_dict())
+        tensors |= {"trained_on": self.model.trained_on, "random.torch": torch.get_rng_state()}
+        if self.generator is not None:
+            tensors["random.order"] = self.generator.get_state()
+        if torch.cuda.is_available():
+            tensors |= tagged("random.cuda", dict(enumerate(torch.cuda.get_rng_state_all())))
+        about = dict(run=self.run, history=vars(history), schedule=self.schedule.state_dict())
+        write_tensors(path, tensors, about | {"groups": optimizer["param_groups"]}, kind="state")
+
+    def read(self, path, spent):
+        """The history so far, with everything put back where it was; a new one where there is no state yet."""
+        if path is None or not Path(path).exists():
+            return History()
+        tensors, about = read_tensors(path, kind="state")
+        ours = json.loads(json.dumps(self.run))
+        if about["run"] != ours:
+            theirs = {key: value for key, value in about["run"].items() if value != ours.get(key)}
+            raise ValueError(
+                f"state: got {str(path)!r}, a training's with other {theirs}; accepts the state of this one, or a "
+                "new path"
+            )
+        self.model.load_state_dict(untagged("model", tensors))
+        self.model.trained_on, self.best = tensors["trained_on"], untagged("best", tensors)
+        weights = range(sum(len(group["params"]) for group in about["groups"]))
+        per_weight = {number: untagged(f"optimizer.{number}", tensors) for number in weights}
+        self.optimizer.load_state_dict({"state": per_weight, "param_groups": about["groups"]})
+        self.schedule.load_state_dict(about["schedule"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(untagged("averaged", tensors))
+        torch.set_rng_state(tensors["random.torch"])
+        if self.generator is not None:
+            self.generator.set_state(tensors["random.order"])
+        for number, drawn in untagged("random.cuda", tensors).items():
+            torch.cuda.set_rng_state(drawn, int(number))
+        history = History(**about["history"])
+        spent.forwards, spent.backwards = history.forwards[-1], history.backwards[-1]
+        return history
 
 
 @contextlib.contextmanager
@@ -155,16 +263,57 @@ def ledger(model):
         hook.remove()
 
 
-def _measure(model, batches, spent):
-    """Mean clean loss and accuracy over the batches, kept out of the ledger `spent`."""
-    before, loss, right, n = spent.forwards, 0.0, 0, 0
+@contextlib.contextmanager
+def _unbilled(spent):
+    """What goes through the network inside the block is left out of the ledger `spent`."""
+    before = dataclasses.replace(spent)
+    yield
+    spent.forwards, spent.backwards = before.forwards, before.backwards
+
+
+@contextlib.contextmanager
+def _fed(model):
+    """The last batches that went through the model in train mode inside the block, as a running deque."""
+    fed = deque(maxlen=SETTLING)
+
+    def remember(module, inputs, logits):
+        if module.training:
+            fed.append(inputs[0].detach())
+
+    hook = model.register_forward_hook(remember)
+    try:
+        yield fed
+    finally:
+        hook.remove()
+
+
+def _warm(decay):
+    """The running average of that decay, which forgets faster at first, as the first weights are random."""
+    return lambda average, new, n: average.lerp(new, 1 - min(decay, (1 + int(n)) / (10 + int(n))))
+
+
+def _settled(averaged, fed):
+    update_bn(fed, averaged)
+    return averaged.eval()
+
+
+def _shuffler(loader):
+    """The generator of the loader's order, or None where it has none of its own."""
+    sampler = loader.sampler
+    while sampler is not None and getattr(sampler, "generator", None) is None:
+        sampler = getattr(sampler, "sampler", None)
+    return None if sampler is None else sampler.generator
+
+
+def _measure(model, batches):
+    """Mean clean loss and accuracy over the batches."""
+    loss, right, n = 0.0, 0, 0
     with evaluating(model), torch.no_grad():
         for x, y in batches:
             logits = model(x)
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             right += (logits.argmax(1) == y).sum().item()
             n += len(y)
-    spent.forwards = before
     return loss / n, right / n
 
 
@@ -189,13 +338,25 @@ def _finite(loss, epoch, lr):
         raise FloatingPointError(f"the loss became {loss} in epoch {epoch + 1}: try an lr below {lr:g}")
 
 
-def _check(model, train, val, epochs, lr):
+def _check(model, train, val, epochs, lr, eps, ramp, average, watch):
     """Raise for bad arguments; the number of classes, from a first look at what the model returns."""
     checks.module(model)
     checks.count(epochs, "epochs")
     checks.positive(lr, "lr")
     checks.loader(train, "train")
     checks.loader(val, "val")
+    if eps is not None:
+        checks.eps(eps)
+    elif watch or ramp:
+        raise ValueError(f"eps: got None with {'watch' if watch else 'ramp'}; accepts the radius that this needs")
+    if not 0 <= ramp <= epochs:
+        raise ValueError(f"ramp: got {ramp!r}; accepts 0 to {epochs}, the number of epochs")
+    if average is not None:
+        checks.share(average, "average")
+    if not isinstance(watch or {}, dict):
+        raise TypeError(f"watch: got {type(watch).__name__}; accepts None or a dict of attacks by label")
+    for attack in (watch or {}).values():
+        checks.attack(attack)
     x, _ = _spread(val.dataset, 2)[0]
     checks.images(x, "loader's images")
     with evaluating(model), torch.no_grad():

@@ -130,7 +130,9 @@ def test_the_objective_sees_a_model_in_train_mode():
 def test_history_has_an_entry_an_epoch_and_running_totals():
     _, history = trained_net(epochs=3)
     assert isinstance(history, History)
-    assert {key: len(value) for key, value in vars(history).items()} == dict.fromkeys(vars(history), 3)
+    curves = {key: value for key, value in vars(history).items() if isinstance(value, list)}
+    assert {key: len(value) for key, value in curves.items()} == dict.fromkeys(curves, 3) and len(curves) == 8
+    assert history.watched == {} and history.picked == 3
     assert history.images == [24, 48, 72]
     assert 0 < history.seconds[0] < history.seconds[1] < history.seconds[2]
     assert all(0 <= share <= 1 for share in history.train_accuracy + history.val_accuracy)
