@@ -8,6 +8,7 @@ l_inf ball in pixel units; an attack that takes `norm="l2"` then reads it as a E
 import copy
 import logging
 import math
+import sys
 import warnings
 
 import torch
@@ -212,8 +213,7 @@ def targeted(model, x, y, *, eps, attack=pgd, targets=9, early_exit=False, gener
     targets = checks.count(targets, "targets")
     _check(model, x, y)
     with evaluating(model), torch.no_grad():
-        logits = model(x)
-    checks.classes(y, logits.shape[1])
+        logits = _answer(model, x, y)
     by_rank = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)[:, :-1]  # (N, K - 1)
     runs, left = [x.detach().clone()], torch.arange(len(x), device=x.device)
     for rank in range(min(targets, by_rank.shape[1])):
@@ -302,20 +302,25 @@ def autoattack(model, x, y, *, eps, norm="linf", only=None, batch_size=250, seed
     Croce and Hein, 2020, arXiv:2003.01690. Taught in 06_strong_attacks.ipynb.
     """
     eps, batch_size = checks.eps(eps, norm=norm), checks.count(batch_size, "batch_size")
-    for name in only or []:
+    for name in [] if only is None else only or [None]:
         checks.one_of(name, "only", ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"))
     _check(model, x, y)
+    with evaluating(model), torch.no_grad():
+        logits = torch.cat([_answer(model, *part) for part in zip(x.split(batch_size), y.split(batch_size))])
+    if logits.shape[1] < 4:
+        raise ValueError(f"model: got {logits.shape[1]} classes; accepts at least 4, as AutoAttack's losses need them")
     try:
-        from pyautoattack import AutoAttack
+        import pyautoattack
     except ImportError as error:
         raise ImportError("autoattack needs the package pyautoattack: pip install 'advutils[autoattack]'") from error
-    heard = _Heard()
+    heard, tracer = _Heard(), sys.gettrace()  # its check for dynamic defences replaces the caller's tracer, and counts
+    pyautoattack.checks.funcs.update(dict.fromkeys(pyautoattack.checks.funcs, 0))  # on from one model to the next
     log = logging.getLogger("auto-attack")
     log.addHandler(heard)
     try:
         with torch.random.fork_rng(), torch.inference_mode(False):
             x, y = x.detach().clone(), y.clone()
-            judge = AutoAttack(
+            judge = pyautoattack.AutoAttack(
                 copy.deepcopy(model).eval().requires_grad_(False),  # FAB leaves gradients in the weights
                 attacks=only,
                 device=x.device,
@@ -324,9 +329,12 @@ def autoattack(model, x, y, *, eps, norm="linf", only=None, batch_size=250, seed
                 seed=seed,
                 version="custom" if only else "standard",
             )
+            judge.apgd.n_restarts = judge.fab.n_restarts = 1  # as in the standard version
+            judge.apgd_targeted.n_target_classes = judge.fab.n_target_classes = min(9, logits.shape[1] - 1)
             x_adv, _ = judge.run_standard_evaluation(x, y, batch_size=batch_size)
     finally:
         log.removeHandler(heard)
+        sys.settrace(tracer)
     for flag in dict.fromkeys(heard.flags):
         if flags is None:
             warnings.warn(f"AutoAttack: {flag}", stacklevel=2)
@@ -389,7 +397,10 @@ def climb(model, x, y, loss, *, away=True):
         z = model(x)
         checks.logits(z, len(x))
         checks.classes(y, z.shape[1])
-        gradient = torch.autograd.grad(loss(z, y).sum(), x)[0]
+        total = loss(z, y).sum()
+        gradient = torch.zeros_like(x)  # and so it stays where no path leads from the pixels to the loss
+        if total.requires_grad:
+            gradient = torch.autograd.grad(total, x, allow_unused=True, materialize_grads=True)[0]
     return (gradient if away else -gradient), z.detach()
 
 
@@ -425,10 +436,14 @@ def _strongest(model, runs, y, target=None):
 
 
 def _margins(model, x, y):
+    return margin(_answer(model, x, y), y)
+
+
+def _answer(model, x, y):
     z = model(x)
     checks.logits(z, len(x))
     checks.classes(y, z.shape[1])
-    return margin(z, y)
+    return z
 
 
 def _shrunk(spent):

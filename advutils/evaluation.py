@@ -10,6 +10,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from torch.utils.data import RandomSampler
 
 from advutils import checks
 from advutils.attacks import grey
@@ -159,6 +160,9 @@ def worst_case(model, loader, attacks, *, eps):
         raise TypeError(f"attacks: got {attacks!r}; accepts a dict of attacks by label, without 'clean' and 'grey'")
     for attack in attacks.values():
         checks.attack(attack)
+    sampler = getattr(loader, "sampler", None)
+    if isinstance(getattr(sampler, "sampler", sampler), RandomSampler):
+        raise ValueError("loader: got one that shuffles; accepts a loader with a fixed order, as attacks are paired")
     norms = {norm_of(attack) for attack in attacks.values()}
     if len(norms) > 1:
         raise ValueError(f"attacks: got attacks of different norms, {', '.join(sorted(norms))}; accepts those of one")
@@ -209,9 +213,12 @@ def paired(first, second):
 def describe(function):
     """A function in words, with what `functools.partial` bound to it: "pgd(steps=40, loss=dlr)"."""
     if isinstance(function, partial):
-        words = (f"{key}={describe(v) if callable(v) else repr(v)}" for key, v in function.keywords.items())
+        plain = (bool, int, float, str, list, tuple, type(None))
+        words = (
+            f"{key}={v!r}" if isinstance(v, plain) else f"{key}={describe(v)}" for key, v in function.keywords.items()
+        )
         return f"{describe(function.func)}({', '.join(words)})"
-    return getattr(function, "__name__", None) or ("none" if function is None else type(function).__name__)
+    return "none" if function is None else getattr(function, "__name__", type(function).__name__)
 
 
 def wilson(correct, z=1.96):
@@ -280,8 +287,10 @@ def _hurried(attack):
 
 def norm_of(attack):
     """The norm of the ball in which the attack stays: that of its `norm` argument, l_inf without one."""
-    parameter = None if attack is None else inspect.signature(attack).parameters.get("norm")
-    return "linf" if parameter is None else parameter.default
+    parameters = {} if attack is None else inspect.signature(attack).parameters
+    if "norm" in parameters:
+        return parameters["norm"].default
+    return norm_of(parameters["attack"].default) if "attack" in parameters else "linf"  # as `targeted` has it
 
 
 def _check_attacked(x_adv, x, eps, norm):

@@ -77,7 +77,8 @@ def random_fgsm(model, x, y, *, eps, alpha=1.25):
 
     Wong, Rice and Kolter, 2020, arXiv:2001.03994. Taught in 07_catastrophic_overfitting.ipynb.
     """
-    return adversarial(model, x, y, eps=eps, attack=partial(pgd, steps=1, step_size=alpha * eps))
+    eps = checks.eps(eps)
+    return adversarial(model, x, y, eps=eps, attack=partial(pgd, steps=1, step_size=alpha * eps or None))
 
 
 def n_fgsm(model, x, y, *, eps, k=2.0):
@@ -93,6 +94,7 @@ def n_fgsm(model, x, y, *, eps, k=2.0):
 
     De Jorge et al., 2022, arXiv:2202.01181. Taught in 07_catastrophic_overfitting.ipynb.
     """
+    eps = checks.eps(eps)
     checks.images(x)
     noisy = x + k * eps * (2 * torch.rand_like(x) - 1)
     gradient, _ = climb(model, noisy, y, partial(F.cross_entropy, reduction="none"))
@@ -114,6 +116,7 @@ def trades(model, x, y, *, eps, beta=6.0, steps=10, step_size=None):
 
     Zhang et al., 2019, arXiv:1901.08573. Taught in 08_robust_training.ipynb.
     """
+    eps = checks.eps(eps)
     checks.images(x)
     with evaluating(model), torch.no_grad():
         p = model(x).softmax(1)

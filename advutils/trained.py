@@ -22,7 +22,7 @@ RECIPES = {  # chosen on validation images
     "clean": dict(epochs=8, lr=3e-3, batch_size=32, seed=0),
     "clean-small-cnn": dict(epochs=6, lr=1e-3, batch_size=32, seed=0),
     "joined-fgsm": dict(epochs=5, lr=3e-3, batch_size=32, seed=0),
-    "fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1),
+    "fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1, average=None),
     "random-fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1, average=None),
     "n-fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1, average=None),
     "pgd": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1, average=None, steps=5),

@@ -117,7 +117,10 @@ def fit(
     Izmailov et al., 2018, arXiv:1803.05407. Taught in 01_train_vgg.ipynb and, from `eps` to `state`, in
     08_robust_training.ipynb.
     """
-    classes = _check(model, train, val, epochs, lr, eps, ramp, average, watch)
+    epochs, lr = checks.count(epochs, "epochs"), checks.positive(lr, "lr")
+    eps = None if eps is None else checks.eps(eps)
+    average = None if average is None else checks.share(average, "average")
+    classes = _check(model, train, val, epochs, eps, ramp, watch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     network, backward = model, torch.Tensor.backward
     served = train
@@ -129,7 +132,8 @@ def fit(
     averaged = None if average is None else AveragedModel(model, avg_fn=_warm(average))
     run = dict(epochs=epochs, lr=lr, objective=describe(objective), eps=eps, ramp=ramp, average=average,
                watch={label: describe(attack) for label, attack in (watch or {}).items()}, steps=steps,
-               weight_decay=weight_decay, augment=describe(augment), seed=seed)  # fmt: skip
+               weight_decay=weight_decay, augment=describe(augment), seed=seed, network=_shapes(model),
+               data=_key(train.dataset))  # fmt: skip
     kept = Kept(model, optimizer, schedule, averaged, _shuffler(train), run)
     probe, watching = _spread(train.dataset, len(val.dataset)), _spread(val.dataset, WATCHED)
     bar = tqdm(total=steps, leave=False, mininterval=0.5, disable=not progress)
@@ -159,7 +163,7 @@ def fit(
                 bar.update()
             seconds += time.perf_counter() - started
             history.add(images=images, seconds=seconds, **dataclasses.asdict(spent))
-            candidate = model if averaged is None else _settled(averaged.module, fed)
+            candidate = model if averaged is None else _settled(averaged.module, fed, model.trained_on)
             with _unbilled(spent):
                 for side, batches in (("train", probe), ("val", val)):
                     loss, right = _measure(candidate, _batches(batches, model, classes))
@@ -213,9 +217,9 @@ class Kept:
         tensors, about = read_tensors(path, kind="state")
         ours = json.loads(json.dumps(self.run))
         if about["run"] != ours:
-            theirs = {key: value for key, value in about["run"].items() if value != ours.get(key)}
+            theirs = ", ".join(key for key, value in about["run"].items() if value != ours.get(key))
             raise ValueError(
-                f"state: got {str(path)!r}, a training's with other {theirs}; accepts the state of this one, or a "
+                f"state: got {str(path)!r}, of a training with other {theirs}; accepts the state of this one, or a "
                 "new path"
             )
         self.model.load_state_dict(untagged("model", tensors))
@@ -292,9 +296,20 @@ def _warm(decay):
     return lambda average, new, n: average.lerp(new, 1 - min(decay, (1 + int(n)) / (10 + int(n))))
 
 
-def _settled(averaged, fed):
+def _settled(averaged, fed, trained_on):
     update_bn(fed, averaged)
+    averaged.trained_on = trained_on
     return averaged.eval()
+
+
+def _shapes(model):
+    return {key: list(value.shape) for key, value in model.state_dict().items()}
+
+
+def _key(dataset):
+    """A key of the data set, from its length and some of its images."""
+    x, y = zip(*_spread(dataset, 100))
+    return [len(dataset), image_keys(torch.cat(x)).sum().item(), torch.cat(y).sum().item()]
 
 
 def _shuffler(loader):
@@ -338,21 +353,15 @@ def _finite(loss, epoch, lr):
         raise FloatingPointError(f"the loss became {loss} in epoch {epoch + 1}: try an lr below {lr:g}")
 
 
-def _check(model, train, val, epochs, lr, eps, ramp, average, watch):
+def _check(model, train, val, epochs, eps, ramp, watch):
     """Raise for bad arguments; the number of classes, from a first look at what the model returns."""
     checks.module(model)
-    checks.count(epochs, "epochs")
-    checks.positive(lr, "lr")
     checks.loader(train, "train")
     checks.loader(val, "val")
-    if eps is not None:
-        checks.eps(eps)
-    elif watch or ramp:
+    if eps is None and (watch or ramp):
         raise ValueError(f"eps: got None with {'watch' if watch else 'ramp'}; accepts the radius that this needs")
     if not 0 <= ramp <= epochs:
         raise ValueError(f"ramp: got {ramp!r}; accepts 0 to {epochs}, the number of epochs")
-    if average is not None:
-        checks.share(average, "average")
     if not isinstance(watch or {}, dict):
         raise TypeError(f"watch: got {type(watch).__name__}; accepts None or a dict of attacks by label")
     for attack in (watch or {}).values():

@@ -10,7 +10,7 @@ from hypothesis import settings
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from advutils import fgsm, load_data, make_loader, pgd, random_noise
+from advutils import dlr, fgsm, grey, load_data, make_loader, margin, pgd, random_noise, square, targeted
 
 torch.set_num_threads(1)  # the models here are so small that threads only get in each other's way
 few = settings(deadline=None, derandomize=True, max_examples=10)
@@ -21,10 +21,27 @@ ATTACKS = {
     "pgd without random start": partial(pgd, steps=3, random_start=False),
     "pgd with restarts": partial(pgd, steps=2, restarts=3),
     "pgd with long steps": partial(pgd, steps=2, step_size=0.7),
+    "pgd with momentum": partial(pgd, steps=3, momentum=0.9, random_start=False),
+    "pgd on the dlr loss": partial(pgd, steps=3, loss=dlr),
+    "pgd on the margin": partial(pgd, steps=3, loss=margin, random_start=False),
+    "pgd with early exit": partial(pgd, steps=3, restarts=2, early_exit=True),
+    "targeted": partial(targeted, attack=partial(pgd, steps=2), targets=2),
+    "square": partial(square, queries=15),
+    "grey": grey,
     "random noise": random_noise,
 }
-DETERMINISTIC = ("fgsm", "pgd without random start")
+CLIMBING = ("fgsm", "pgd without random start")  # the cross-entropy, from the image itself
+DETERMINISTIC = (*CLIMBING, "pgd with momentum", "pgd on the margin", "grey")
+L2_ATTACKS = {
+    "pgd": partial(pgd, steps=3, norm="l2"),
+    "pgd without random start": partial(pgd, steps=3, norm="l2", random_start=False),
+    "pgd with long steps": partial(pgd, steps=2, norm="l2", step_size=5),
+    "pgd with momentum": partial(pgd, steps=3, norm="l2", momentum=1),
+    "pgd with restarts and early exit": partial(pgd, steps=2, norm="l2", restarts=3, early_exit=True),
+    "grey": partial(grey, norm="l2"),
+}
 every_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+every_l2_attack = pytest.mark.parametrize("attack", L2_ATTACKS.values(), ids=L2_ATTACKS)
 
 
 def images(n, *, channels=1, size=8, seed=0):
@@ -157,3 +174,8 @@ def clear(gradient, share=1e-6):
 
 def in_ball(x_adv, x, eps):
     return (x_adv - x).abs().max() <= eps + 1e-6 and x_adv.min() >= 0 and x_adv.max() <= 1
+
+
+def in_l2_ball(x_adv, x, eps):
+    lengths = (x_adv.double() - x.double()).flatten(1).norm(dim=1)
+    return lengths.max() <= eps * (1 + 1e-6) + 1e-6 and x_adv.min() >= 0 and x_adv.max() <= 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchattacks
-from helpers import clear, digits, images, in_ball, labels, linear
+from helpers import clear, digits, images, in_ball, in_l2_ball, labels, linear
 from scipy.special import log_softmax, softmax
 from torch import nn
 from torch.nn import functional as F
@@ -140,6 +140,45 @@ def test_pgd_agrees_with_other_libraries(library, eps, step_size, steps, record_
     print(f"PGD and {library}, eps {eps}, {steps} steps: {differing:.4%} of the pixels differ")
     assert differing < 0.005  # the road bends where a gradient is negligible, and takes its neighbours along
     torch.testing.assert_close(losses(model, ours, y), losses(model, theirs, y), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("eps, step_size, steps", [(1.0, 0.2, 5), (3.0, 0.5, 10)])
+@pytest.mark.parametrize("library", ["foolbox", "torchattacks"])
+def test_l2_pgd_agrees_with_other_libraries(library, eps, step_size, steps):
+    model, x, y = prepared()
+    if library == "foolbox":
+        theirs = foolbox_attack(foolbox.attacks.L2PGD(abs_stepsize=step_size, steps=steps, random_start=False), eps)
+    else:
+        attack = torchattacks.PGDL2(model, eps=eps, alpha=step_size, steps=steps, random_start=False)
+        theirs = torchattacks_attack(attack)
+    ours = pgd(model, x, y, eps=eps, norm="l2", step_size=step_size, steps=steps, random_start=False)
+    assert in_l2_ball(ours, x, eps) and (ours - x).flatten(1).norm(dim=1).max() > 0.6 * eps
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
+    torch.testing.assert_close(losses(model, ours, y), losses(model, theirs, y), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("momentum", [1.0, 0.5])
+@pytest.mark.parametrize("eps, step_size, steps", [(0.1, 0.02, 5), (0.3, 0.05, 10)])
+def test_pgd_with_momentum_agrees_with_mi_fgsm(momentum, eps, step_size, steps):
+    model, x, y = prepared()
+    attack = torchattacks.MIFGSM(model, eps=eps, alpha=step_size, steps=steps, decay=momentum)
+    theirs = torchattacks_attack(attack)
+    options = dict(eps=eps, step_size=step_size, steps=steps, random_start=False)
+    ours = pgd(model, x, y, momentum=momentum, **options)
+    assert ((ours - theirs).abs() > 1e-5).float().mean() < 0.005
+    assert ((ours - pgd(model, x, y, **options)).abs() > 1e-5).float().mean() > 0.02  # momentum makes a difference
+    torch.testing.assert_close(losses(model, ours, y), losses(model, theirs, y), rtol=0.02, atol=0.02)
+
+
+def test_targeted_pgd_agrees_with_foolbox():
+    model, x, y = prepared()
+    aim = (y + 3) % 10
+    attack = foolbox.attacks.LinfPGD(abs_stepsize=0.02, steps=8, random_start=False)
+    fmodel = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+    theirs = attack(fmodel, x, foolbox.criteria.TargetedMisclassification(aim), epsilons=0.1)[1]
+    ours = pgd(model, x, y, eps=0.1, step_size=0.02, steps=8, random_start=False, target=aim)
+    assert ((ours - theirs).abs() > 1e-5).float().mean() < 0.005
+    assert (losses(model, ours, aim) < losses(model, x, aim)).all()
 
 
 def test_one_pgd_step_of_length_eps_from_the_image_is_fgsm_to_the_bit():

@@ -13,6 +13,7 @@ from advutils import (
     evaluating,
     fgsm,
     fit,
+    grey,
     input_gradient,
     joined,
     ledger,
@@ -21,7 +22,9 @@ from advutils import (
     pgd,
     predict,
     random_noise,
+    square,
     survivors,
+    targeted,
 )  # fmt: skip
 
 gradient_attacks = pytest.mark.parametrize("attack", [fgsm, partial(pgd, steps=2, restarts=2)], ids=["fgsm", "pgd"])
@@ -306,3 +309,169 @@ def test_bug_a_gradient_depends_on_the_size_of_the_batch():
     whole, part = input_gradient(model, x, y)[:2], input_gradient(model, x[:2], y[:2])
     assert clear(whole).float().mean() > 0.5
     torch.testing.assert_close(whole, part, rtol=1e-3, atol=1e-6)
+
+
+def leads(model, x, y):
+    with evaluating(model), torch.no_grad():
+        return margin(model(x), y)
+
+
+def predicted(model, x):
+    with evaluating(model), torch.no_grad():
+        return model(x).argmax(1)
+
+
+@pytest.mark.parametrize("options", [{}, dict(early_exit=True), dict(momentum=1.0)])
+def test_bug_l2_projection_around_the_previous_iterate(options):
+    model, (x, y) = linear(2), batch(classes=2)
+    for step_size in (0.2, 0.5, 3):
+        x_adv = pgd(model, x, y, eps=0.5, norm="l2", step_size=step_size, steps=8, random_start=False, **options)
+        assert (x_adv - x).flatten(1).norm(dim=1).max() <= 0.5 + 1e-5
+
+
+def test_bug_l2_length_taken_over_the_batch():
+    model, (x, y) = linear(2), (0.45 + 0.1 * images(9), torch.zeros(9, dtype=torch.int64))
+    lengths = (pgd(model, x, y, eps=0.4, norm="l2", steps=4, random_start=False) - x).flatten(1).norm(dim=1)
+    assert torch.allclose(lengths, torch.full((9,), 0.4), atol=1e-5)
+
+
+def test_bug_momentum_shared_by_the_batch():
+    model, (x, y) = conv_net(), batch(5)
+    attack = partial(pgd, eps=0.3, norm="l2", steps=4, momentum=1.0, random_start=False)
+    alone = torch.cat([attack(model, x[i : i + 1], y[i : i + 1]) for i in range(5)])
+    torch.testing.assert_close(attack(model, x, y), alone, rtol=0, atol=1e-4)
+
+
+def test_bug_one_fooled_image_ends_the_attack_on_its_batch():
+    model, x = linear(), images(30)
+    y = predicted(model, x)
+    y[0] = (y[0] + 1) % 4  # fooled before the first step
+    attack = partial(pgd, model, x, y, eps=0.3, step_size=0.01, steps=30, random_start=False)
+    early, whole = (leads(model, attack(early_exit=e), y) > 0 for e in (True, False))
+    assert torch.equal(early, whole) and whole.sum() > 25
+
+
+def test_bug_early_exit_moves_the_images_it_left():
+    model, x = linear(), images(30)
+    y = predicted(model, x)
+    y[::2] = (y[::2] + 1) % 4
+    x_adv = pgd(model, x, y, eps=0.3, steps=5, restarts=3, early_exit=True, random_start=False)
+    assert torch.equal(x_adv[::2], x[::2]) and not (x_adv[1::2] == x[1::2]).all((1, 2, 3)).any()
+
+
+def test_bug_early_exit_mixes_up_the_rows_that_are_left():
+    model, x = linear(), images(30)
+    y = predicted(model, x)
+    y[[0, 3, 4, 11]] = (y[[0, 3, 4, 11]] + 1) % 4
+    attack = partial(pgd, eps=0.1, step_size=0.004, steps=9, random_start=False, early_exit=True)
+    alone = torch.cat([attack(model, x[i : i + 1], y[i : i + 1]) for i in range(30)])
+    torch.testing.assert_close(attack(model, x, y), alone, rtol=0, atol=1e-5)
+    target = (y + 2) % 4
+    alone = torch.cat([attack(model, *(t[i : i + 1] for t in (x, y)), target=target[i : i + 1]) for i in range(30)])
+    torch.testing.assert_close(attack(model, x, y, target=target), alone, rtol=0, atol=1e-5)
+
+
+def test_bug_early_exit_ends_at_a_tie():
+    """At equal logits nothing is won yet: argmax may still be right."""
+    model = linear(2)
+    nn.init.zeros_(model[1].weight)
+    nn.init.zeros_(model[1].bias)
+    x, _ = batch()
+    y = torch.zeros(6, dtype=torch.int64)
+    with ledger(model) as spent:
+        pgd(model, x, y, eps=0.1, steps=5, early_exit=True)
+    assert spent.backwards == 6 * 5 and (predicted(model, x) == y).all()
+
+
+def test_bug_early_exit_repairs_images_that_were_misclassified():
+    """An attack that keeps on climbing may leave a basin; what is fooled once must be handed in."""
+    x = torch.full((4, 1, 4, 4), 0.45)
+    y = torch.ones(4, dtype=torch.int64)
+    data = make_loader(torch.utils.data.TensorDataset(x, y), batch_size=4)
+    assert accuracy(Brightness(), data, partial(pgd, random_start=False), eps=0.2).value == 0
+    assert torch.equal(pgd(Brightness(), x, y, eps=0.2, random_start=False, early_exit=True), x)
+
+
+def test_bug_targeted_loss_with_the_wrong_sign():
+    model, x = linear(), 0.4 + 0.2 * images(12)
+    y = predicted(model, x)
+    for aim in ((y + 1) % 4, (y + 3) % 4):
+        x_adv = pgd(model, x, y, eps=0.3, steps=10, target=aim, generator=generator())
+        assert (predicted(model, x_adv) == aim).all()
+        before, after = (predict(model, at)[torch.arange(12), aim] for at in (x, x_adv))
+        assert (after > before).all()
+
+
+def test_bug_targets_include_the_true_class():
+    model, x = linear(3), images(12)
+    y, tried = predicted(model, x), []
+
+    def spy(model, x, y, *, eps, target, **_):
+        tried.append(target)
+        return x
+
+    targeted(model, x, y, eps=0.1, attack=spy)
+    assert len(tried) == 2 and not any((target == y).any() for target in tried)
+
+
+@pytest.mark.parametrize("options", [{}, dict(early_exit=True), dict(norm="l2"), dict(momentum=0.5)])
+def test_bug_restarts_are_the_same_start_again(options):
+    model, (x, y), starts = linear(), batch(), []
+    y = predicted(model, x)
+    model.register_forward_pre_hook(lambda module, inputs: starts.append(inputs[0].detach().clone()))
+    pgd(model, x, y, eps=0.001, steps=1, restarts=3, generator=generator(), **options)
+    runs = starts[:3]
+    assert all(len(run) == 6 for run in runs)
+    assert not any(torch.equal(a, b) for a, b in ((runs[0], runs[1]), (runs[1], runs[2]), (runs[0], runs[2])))
+
+
+def test_bug_restarts_depend_on_how_many_were_fooled_before():
+    """Starts are drawn for the whole batch, also when some images have left it: the runs nest."""
+    model, x = linear(), images(30)
+    y = predicted(model, x)
+    seen = {}
+    for early_exit in (False, True):
+        firsts = seen[early_exit] = []
+
+        def note(module, inputs, firsts=firsts):
+            firsts.append(inputs[0].detach().clone())
+
+        hook = model.register_forward_pre_hook(note)
+        pgd(model, x, y, eps=0.05, steps=1, restarts=3, early_exit=early_exit, generator=generator())
+        hook.remove()
+    for whole, part in zip(seen[False][:3], seen[True][:3]):
+        assert all((whole == row).all((1, 2, 3)).any() for row in part)
+    assert len(seen[True][2]) < 30
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        grey,
+        partial(square, queries=20),
+        partial(square, queries=20, early_exit=True),
+        partial(targeted, targets=2),
+        partial(pgd, norm="l2", momentum=1, early_exit=True),
+    ],
+)
+def test_bug_new_attacks_mutate_their_input(attack):
+    x, y = batch()
+    originals = x.clone(), y.clone()
+    x_adv = attack(conv_net(), x, y, eps=0.3)
+    assert torch.equal(x, originals[0]) and torch.equal(y, originals[1])
+    x_adv.fill_(7)
+    assert torch.equal(x, originals[0])
+
+
+def test_bug_square_steps_from_its_own_picture_out_of_the_ball():
+    model, (x, y) = conv_net(), batch()
+    x_adv = square(model, x, y, eps=0.1, queries=200, generator=generator())
+    assert (x_adv - x).abs().max() <= 0.1 + 1e-6 and x_adv.min() >= 0 and x_adv.max() <= 1
+
+
+def test_bug_square_paints_the_same_square_on_every_image():
+    model, x, y, asked = linear(), torch.full((20, 1, 8, 8), 0.5), torch.zeros(20, dtype=torch.int64), []
+    model.register_forward_pre_hook(lambda module, inputs: asked.append(inputs[0].clone()))
+    square(model, x, y, eps=0.1, queries=2, p_init=0.3, generator=generator())
+    changed = (asked[0] != asked[1]).flatten(1)
+    assert len(changed.unique(dim=0)) > 5

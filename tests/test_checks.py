@@ -27,6 +27,29 @@ def test_any_real_number_from_0_to_1_is_an_eps(value):
     assert checks.eps(value) == float(value) and type(checks.eps(value)) is float
 
 
+def test_an_l2_radius_may_be_any_finite_length():
+    for value in (0, 1, 1.5, 255, np.float32(30)):
+        assert checks.eps(value, norm="l2") == float(value)
+    for bad in (-1e-9, float("nan"), float("inf")):
+        with refused("radius", "finite"):
+            checks.eps(bad, "radius", norm="l2")
+    with refused("eps", "1.5"):
+        checks.eps(1.5)
+    with refused("norm", "'l1'"):
+        checks.eps(0.1, norm="l1")
+
+
+@pytest.mark.parametrize("value", [0, 1, 0.999, Fraction(1, 3), np.float32(0.5)])
+def test_numbers_from_0_to_1_are_shares(value):
+    assert checks.share(value, "average") == float(value) and type(checks.share(value, "average")) is float
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.1, float("nan"), float("inf"), "0.5", None, True, [0.5]])
+def test_what_is_no_share_is_refused(bad):
+    with refused("average", "0 to 1"):
+        checks.share(bad, "average")
+
+
 def test_a_refusal_names_argument_input_and_remedy():
     with refused("eps", "got 8;", "0 to 1", "8/255"):
         checks.eps(8)

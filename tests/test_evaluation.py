@@ -4,7 +4,9 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import batch, conv_net, dataset, images, labels, linear, loader, mixed_modes, refused, untouched
+from helpers import batch, conv_net, dataset, few, images, labels, linear, loader, mixed_modes, refused, untouched
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import softmax
 from test_attacks import BAD_EPS, BAD_IMAGES, BAD_MODELS, table
@@ -13,20 +15,28 @@ from torch.utils.data import TensorDataset
 
 from advutils import (
     Accuracy,
+    WorstCase,
     accuracy,
     accuracy_vs_eps,
+    describe,
+    dlr,
     evaluating,
     fgsm,
+    grey,
     ledger,
     load_data,
     load_weights,
     make_loader,
+    paired,
     pgd,
     predict,
     random_noise,
     save_weights,
+    square,
     survivors,
+    targeted,
     wilson,
+    worst_case,
 )  # fmt: skip
 from advutils.models import image_keys
 
@@ -185,6 +195,208 @@ def test_what_other_measurements_cost():
         with ledger(model) as spent:
             accuracy(model, loader(10), attack, eps=eps)
         assert (spent.forwards, spent.backwards) == (10 * forwards, 10 * backwards)
+
+
+# early exit
+
+
+def asks(model, x, y, *, eps, early_exit=False, told):
+    told.append(early_exit)
+    return x
+
+
+def test_an_attack_that_knows_early_exit_is_asked_for_it_unless_it_is_told_otherwise():
+    told = []
+    attack = partial(asks, told=told)
+    accuracy(linear(), loader(4), attack, eps=0.1)
+    accuracy(linear(), loader(4), partial(attack, early_exit=False), eps=0.1)
+    accuracy(linear(), loader(4), partial(partial(attack, early_exit=False), told=told), eps=0.1)
+    accuracy_vs_eps(linear(), loader(4), attack, [0.1, 0.2])
+    assert told == [True, False, False, True, True]
+
+
+def test_early_exit_in_accuracy_spares_passes_and_no_image():
+    model, data, spent_on = linear(), loader(40), []
+    for attack in (pgd, partial(pgd, early_exit=False)):
+        with ledger(model) as spent:
+            alive = survivors(model, data, attack, eps=0.02)
+        spent_on.append((alive, spent.backwards))
+    (early, few_passes), (whole, passes) = spent_on
+    assert passes == 40 * 40 and few_passes < 0.7 * passes
+    assert not (early & ~whole).any() and early.any() and not early.all()
+
+
+@pytest.mark.parametrize("attack", [partial(targeted, attack=partial(pgd, steps=3)), partial(square, queries=20)])
+def test_early_exit_reaches_targets_and_queries_too(attack):
+    model, data, costs = linear(), loader(40), []
+    for early_exit in (True, False):
+        with ledger(model) as spent:
+            survivors(model, data, attack if early_exit else partial(attack, early_exit=False), eps=0.1)
+        costs.append(spent.forwards)
+    assert costs[0] < 0.7 * costs[1]
+
+
+# the l_2 ball
+
+
+def test_an_l2_attack_is_measured_in_its_ball():
+    model, data, attack = conv_net(), loader(11), partial(pgd, steps=3, norm="l2")
+    expected = []
+    for index, (x, y) in enumerate(data):
+        generator = torch.Generator().manual_seed(index)
+        expected += (
+            predict(model, attack(model, x, y, eps=1.5, generator=generator, early_exit=True)).argmax(1) == y
+        ).tolist()
+    assert survivors(model, data, attack, eps=1.5).tolist() == expected
+    assert [record.n for record in accuracy_vs_eps(model, data, attack, [0, 0.5, 20])] == [11, 11, 11]
+    with refused("eps", "1.5"):
+        accuracy(model, data, partial(attack, norm="linf"), eps=1.5)
+
+
+def farther(model, x, y, *, eps, norm="l2", by=1.0):
+    step = by * eps / x[0].numel() ** 0.5
+    return torch.where(x > 0.5, x - step, x + step)
+
+
+def test_an_attack_that_leaves_its_l2_ball_is_refused():
+    assert accuracy(linear(), loader(4), farther, eps=1).n == 4
+    with refused("attack", "1.01 away from x", "eps = 1"):
+        accuracy(linear(), loader(4), partial(farther, by=1.01), eps=1)
+    assert accuracy(linear(), loader(4), partial(farther, by=1.01, norm="linf"), eps=1).n == 4
+
+
+@pytest.mark.parametrize("eps", [1e-3, 0.3, 2, 9, 1000])
+def test_rounding_is_no_way_out_of_an_l2_ball(eps):
+    model, data = linear(10, channels=3, size=40), loader(8, channels=3, size=40, classes=10)
+    for attack in (partial(pgd, norm="l2", steps=3), partial(grey, norm="l2")):
+        assert accuracy(model, data, attack, eps=eps).n == 8
+
+
+def test_targets_in_the_l2_ball_are_measured_in_the_l2_ball():
+    attack = partial(targeted, attack=partial(pgd, norm="l2", steps=2))
+    assert accuracy(linear(), loader(4), attack, eps=1.5).n == 4
+    with refused("attacks", "linf", "l2"):
+        worst_case(linear(), loader(4), {"targets": attack, "FGSM": fgsm}, eps=0.1)
+
+
+# the worst case
+
+SEVERAL = {"FGSM": fgsm, "PGD": partial(pgd, steps=3), "noise": random_noise, "Square": partial(square, queries=10)}
+
+
+def test_the_worst_case_is_the_and_of_the_survivors():
+    model, data = linear(), loader(40)
+    result = worst_case(model, data, SEVERAL, eps=0.02)
+    alive, together = survivors(model, data), {}
+    together["clean"] = wilson(alive)
+    for label, attack in ({"grey": grey} | SEVERAL).items():
+        alone = survivors(model, data, attack, eps=0.02)
+        assert result.alone[label] == wilson(alone)
+        alive = alive & alone
+        together[label] = wilson(alive)
+    assert isinstance(result, WorstCase) and result.together == together
+    assert list(result.alone) == list(result.together) == ["clean", "grey", *SEVERAL]
+    assert torch.equal(result.alive, alive) and result.accuracy == wilson(alive) == result.together["Square"]
+    assert 0 < result.accuracy.value < result.alone["clean"].value
+
+
+@few
+@given(seed=st.integers(0, 2**16), eps=st.floats(0, 1))
+def test_together_can_only_fall_and_lies_below_each_alone(seed, eps):
+    result = worst_case(conv_net(seed % 5), loader(20, seed=seed), SEVERAL, eps=eps)
+    values = [record.value for record in result.together.values()]
+    assert values == sorted(values, reverse=True)
+    assert all(result.together[label].value <= alone.value for label, alone in result.alone.items())
+
+
+def test_grey_in_the_worst_case_leaves_at_most_one_class():
+    result = worst_case(linear(), loader(40), {"nothing": lambda model, x, y, *, eps: x}, eps=0.5)
+    _, counts = labels(40).unique(return_counts=True)
+    assert round(40 * result.alone["grey"].value) in {0, *counts.tolist()}
+    assert result.accuracy.value <= result.alone["grey"].value
+
+
+def test_a_helpful_attack_does_not_make_the_worst_case_better_than_clean():
+    result = worst_case(Brightness(), flat(0.45, 0.45, 0.9), {"light": lambda model, x, y, *, eps: x + eps}, eps=0.1)
+    assert result.alone["light"].value == 1 and result.alive.tolist() == [False, False, True]
+
+
+def test_the_worst_case_in_l2_uses_l2s_grey():
+    attacks = {"PGD": partial(pgd, steps=2, norm="l2"), "from x": partial(pgd, steps=2, norm="l2", random_start=False)}
+    result = worst_case(linear(), loader(20), attacks, eps=1.5)
+    assert result.alone["grey"] == accuracy(linear(), loader(20), partial(grey, norm="l2"), eps=1.5)
+
+
+def test_a_worst_case_prints_a_line_for_each_attack():
+    lines = str(worst_case(linear(), loader(20), SEVERAL, eps=0.1)).splitlines()
+    assert "alone" in lines[0] and [line.split()[0] for line in lines[1:]] == ["clean", "grey", *SEVERAL]
+    assert all("n=20" in line for line in lines[1:])
+
+
+@pytest.mark.parametrize("bad", [None, [fgsm], fgsm, {}, {"clean": fgsm}, {"grey": fgsm}, {"a": fgsm, "grey": pgd}])
+def test_a_worst_case_of_no_dict_or_of_reserved_labels_is_refused(bad):
+    with refused("attacks"):
+        worst_case(linear(), loader(4), bad, eps=0.1)
+
+
+def test_a_worst_case_of_mixed_norms_or_no_attacks_is_refused():
+    with refused("attacks", "l2", "linf"):
+        worst_case(linear(), loader(4), {"a": fgsm, "b": partial(pgd, norm="l2")}, eps=0.1)
+    with refused("attack", "pgd"):
+        worst_case(linear(), loader(4), {"a": "pgd"}, eps=0.1)
+    with refused("eps", "1.5"):
+        worst_case(linear(), loader(4), {"a": fgsm}, eps=1.5)
+
+
+def test_a_worst_case_over_a_loader_that_shuffles_pairs_the_same_images_or_refuses():
+    model, data = linear(), dataset(60)
+    straight = worst_case(model, make_loader(data, batch_size=60), {"FGSM": fgsm}, eps=0.02).accuracy
+    try:
+        shuffled = worst_case(model, make_loader(data, batch_size=60, shuffle=True, seed=1), {"FGSM": fgsm}, eps=0.02)
+    except ValueError as error:
+        assert "loader" in str(error)
+    else:
+        assert shuffled.accuracy == straight
+
+
+# pairs
+
+
+def records(only_first, only_second, both=3, neither=2):
+    first = [True] * only_first + [False] * only_second + [True] * both + [False] * neither
+    second = [False] * only_first + [True] * only_second + [True] * both + [False] * neither
+    return torch.tensor(first), torch.tensor(second)
+
+
+@pytest.mark.parametrize("a, b", [(0, 0), (1, 0), (3, 3), (10, 2), (2, 10), (40, 25), (0, 12), (900, 1000), (3000, 0)])
+def test_a_pair_is_compared_by_mcnemars_exact_test(a, b):
+    result = paired(*records(a, b))
+    assert (result.only_first, result.only_second) == (a, b)
+    expected = stats.binomtest(a, a + b).pvalue if a + b else 1
+    assert result.p_value == pytest.approx(expected, rel=1e-9) and result.p_value <= 1
+
+
+def test_a_pair_does_not_depend_on_agreements_nor_on_the_order():
+    assert paired(*records(7, 2)) == paired(*records(7, 2, both=90, neither=70))
+    assert paired(*records(7, 2)).p_value == paired(*records(2, 7)).p_value
+    assert paired(*records(7, 2)).p_value == pytest.approx(2 * (1 + 9 + 36) / 2**9)
+    assert str(paired(*records(7, 2))) == "only the first: 7, only the second: 2, p = 0.18"
+
+
+def test_a_pair_of_different_length_is_refused():
+    with refused("second", "3 images beside 4"):
+        paired(torch.ones(4).bool(), torch.ones(3).bool())
+
+
+# words
+
+
+def test_a_function_is_described_with_what_is_bound_to_it():
+    assert describe(pgd) == "pgd" and describe(None) == "none"
+    assert describe(partial(pgd, steps=40, loss=dlr)) == "pgd(steps=40, loss=dlr)"
+    assert describe(partial(targeted, attack=partial(pgd, norm="l2"))) == "targeted(attack=pgd(norm='l2'))"
+    assert describe(partial(partial(pgd, steps=3), steps=4)) == "pgd(steps=4)"
+    assert describe(linear()) == "Sequential"
 
 
 # chance

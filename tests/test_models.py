@@ -17,7 +17,18 @@ from torch import nn
 from torch.nn import functional as F
 
 import advutils
-from advutils import Normalize, evaluating, input_gradient, load_weights, predict, save_weights, small_cnn, vgg
+from advutils import (
+    Contrast,
+    Normalize,
+    evaluating,
+    input_gradient,
+    load_weights,
+    predict,
+    save_weights,
+    small_cnn,
+    vgg,
+)
+from advutils.models import read_tensors, tagged, untagged, write_tensors
 
 PACKAGE = Path(advutils.__file__).parent
 
@@ -87,6 +98,38 @@ def test_normalisation_is_inside_the_model():
     torch.testing.assert_close(Normalize(0.3, 0.2)(x), (x - 0.3) / 0.2)
     for model in (vgg(11, width=0.02), small_cnn()):
         assert any(isinstance(module, Normalize) for module in model.modules())
+
+
+def test_contrast_is_a_soft_threshold_at_mid_grey():
+    x = images(3)
+    torch.testing.assert_close(Contrast(8)(x), 2 / (1 + torch.exp(-16 * (x - 0.5))) - 1)
+    assert (Contrast(1000)(x).sign() == (x - 0.5).sign()).all() and Contrast(5)(torch.tensor(0.5)) == 0
+    assert repr(Contrast(8.0)) == "Contrast(8)"
+
+
+def test_a_vgg_has_its_contrast_in_place_of_the_normalisation():
+    plain, contrasted = slim(), slim(contrast=6)
+    assert isinstance(contrasted[1], Contrast) and contrasted[1].slope == 6 and not layers(contrasted, Normalize)
+    assert isinstance(plain[1], Normalize) and not layers(plain, Contrast)
+    assert (contrasted.config["contrast"], plain.config["contrast"]) == (6, None)
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), contrasted.state_dict().values()))
+    x, y = 0.3 + 0.4 * images(2, size=28), torch.tensor([0, 1])
+    assert (input_gradient(contrasted, x, y) != 0).float().mean() > 0.5
+    assert not torch.allclose(logits(plain, x), logits(contrasted, x))
+
+
+@pytest.mark.parametrize("bad", [0, -1, float("nan"), "steep", True])
+def test_a_bad_contrast_is_refused(bad):
+    with refused("contrast", "above 0"):
+        vgg(11, contrast=bad)
+
+
+def test_weights_of_another_contrast_are_refused(tmp_path):
+    save_weights(slim(contrast=6), tmp_path / "weights.safetensors")
+    load_weights(slim(1, contrast=6), tmp_path / "weights.safetensors")
+    for other in (slim(), slim(contrast=7)):
+        with untouched(other), pytest.raises(ValueError, match="contrast"):
+            load_weights(other, tmp_path / "weights.safetensors")
 
 
 @pytest.mark.parametrize("channels, size, classes", [(1, 28, 10), (3, 32, 10), (1, 16, 3), (1, 64, 2)])
@@ -398,3 +441,38 @@ def test_a_batch_goes_through_in_any_memory_layout():
     model, x = slim(), images(2, size=28)
     strided = x.expand(2, 1, 28, 28).to(memory_format=torch.channels_last)
     torch.testing.assert_close(logits(model, x), logits(model, strided))
+
+
+# named tensors
+
+
+def test_what_is_written_is_read_back_and_only_as_the_kind_it_is(tmp_path):
+    tensors = {
+        "a": torch.randn(2, 3).t(),
+        "b.c": torch.tensor(5),
+        "d": torch.tensor([True, False]),
+        "e": torch.empty(0),
+    }
+    about = dict(run={"lr": 0.1, "eps": None}, history=[0.1, 1 / 3])
+    write_tensors(tmp_path / "sub" / "file", tensors, about, kind="state")
+    got, told = read_tensors(tmp_path / "sub" / "file", kind="state")
+    assert told == about and got.keys() == tensors.keys()
+    assert all(torch.equal(got[key], value) and got[key].dtype == value.dtype for key, value in tensors.items())
+    with refused("path", "another program or kind", "save_weights"):
+        read_tensors(tmp_path / "sub" / "file", kind="weights")
+
+
+def test_altered_tensors_are_noticed(tmp_path):
+    path = tmp_path / "file"
+    write_tensors(path, {"a": torch.zeros(4)}, dict(run=1), kind="state")
+    data = path.read_bytes()
+    for spoilt in (data[:-1] + b"?", data.replace(b'"run":"1"', b'"run":"2"')):
+        assert spoilt != data
+        path.write_bytes(spoilt)
+        with pytest.raises(ValueError, match="altered"):
+            read_tensors(path, kind="state")
+
+
+def test_tags_come_off_as_they_were_put_on():
+    tensors = tagged("a", {"x": 1, "b.x": 2}) | tagged("a.b", {"y": 3}) | tagged("ab", {"x": 4})
+    assert untagged("a", tensors) == {"x": 1, "b.x": 2, "b.y": 3} and untagged("ab", tensors) == {"x": 4}

@@ -10,10 +10,26 @@ import torch
 from helpers import digits, refused
 from torch.utils.data import TensorDataset
 
-from advutils import accuracy, cache_dir, fgsm, fingerprint, initialised, make_loader, predict, small_cnn, trained, vgg
+from advutils import (
+    Contrast,
+    accuracy,
+    cache_dir,
+    describe,
+    fgsm,
+    fingerprint,
+    initialised,
+    make_loader,
+    n_fgsm,
+    predict,
+    random_fgsm,
+    small_cnn,
+    trained,
+    vgg,
+)
 
 module = sys.modules["advutils.trained"]  # the attribute of that name is the function
 NAMES = ["clean", "clean-small-cnn", "joined-fgsm-0.1"]
+DEFENCES = ["fgsm-0.1", "random-fgsm-0.1", "n-fgsm-0.1", "pgd-0.1", "trades-0.1"]
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +72,7 @@ def files():
     return sorted((cache_dir() / "models").iterdir())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + DEFENCES)
 def test_the_second_call_loads_what_the_first_one_trained(name, trainings):
     first, second = get(name), get(name)
     assert len(trainings) == 1 and len(files()) == 1
@@ -101,6 +117,79 @@ def test_a_name_decides_network_and_objective(trainings):
     assert joined is module.joined and trainings[2]["eps"] == 0.1
 
 
+def test_a_defences_name_decides_objective_and_radius(trainings):
+    for name in DEFENCES:
+        get(name)
+    single, random, noisy, pgd, trades = (kwargs["objective"] for kwargs in trainings)
+    assert describe(single) == "adversarial(attack=fgsm)" and (random, noisy) == (random_fgsm, n_fgsm)
+    assert describe(pgd) == "adversarial(attack=pgd(steps=5))" and describe(trades) == "trades(steps=5, beta=6.0)"
+    assert all(kwargs["eps"] == 0.1 and kwargs["ramp"] == 1 for kwargs in trainings)
+    assert all(list(kwargs["watch"]) == ["FGSM", "PGD"] for kwargs in trainings)
+    get("clean"), get("joined-fgsm-0.1")
+    assert all(kwargs["watch"] is None and kwargs["ramp"] == 0 for kwargs in trainings[5:])
+
+
+def test_steps_beta_ramp_and_average_reach_the_training(trainings):
+    get("trades-0.05", steps=2, beta=3.0, average=0.9, ramp=0.5)
+    assert describe(trainings[0]["objective"]) == "trades(steps=2, beta=3.0)"
+    assert [trainings[0][key] for key in ("eps", "average", "ramp")] == [0.05, 0.9, 0.5]
+    get("pgd-0.05", steps=3)
+    assert describe(trainings[1]["objective"]) == "adversarial(attack=pgd(steps=3))"
+
+
+@pytest.mark.parametrize("name", DEFENCES)
+def test_a_defence_is_watched_under_fgsm_and_pgd(name):
+    history = get(name, epochs=2).history
+    assert {label: len(line) for label, line in history.watched.items()} == {"FGSM": 2, "PGD": 2}
+    assert history.watched["PGD"][history.picked - 1] == max(history.watched["PGD"])
+
+
+@pytest.mark.parametrize("name, entry", [("fgsm-0.1", "beta"), ("fgsm-0.1", "steps"), ("pgd-0.1", "beta"),
+                                         ("joined-fgsm-0.1", "ramp"), ("clean", "average")])  # fmt: skip
+def test_an_entry_of_another_recipe_is_refused(name, entry, trainings):
+    with refused("recipe", repr(entry), "'epochs'"):
+        get(name, **{entry: 1})
+    assert trainings == []
+
+
+def test_plain_fgsm_training_can_average_its_weights_too():
+    """The docstring promises ramp and average to every defence but the joined one."""
+    get("fgsm-0.1", average=0.9)
+
+
+def test_contrast_makes_another_model(trainings):
+    plain, contrasted, again = get(), get(contrast=8), get(contrast=8)
+    assert len(trainings) == 2 and len(files()) == 2 and same(contrasted, again)
+    assert isinstance(contrasted[1], Contrast) and isinstance(again[1], Contrast) and not isinstance(plain[1], Contrast)
+
+
+@pytest.mark.parametrize("name", ["clean", "joined-fgsm-0.1", "random-fgsm-0.1"])
+def test_a_training_that_was_broken_off_goes_on_where_its_last_epoch_ended(name, trainings, monkeypatch, tmp_path):
+    whole = get(name, epochs=3)
+    monkeypatch.setenv("ADVUTILS_CACHE", str(tmp_path / "other"))
+    calls, shift = [], module.shift
+
+    def counted(x):
+        calls.append(len(x))
+        if len(calls) == 5:  # three batches an epoch: in the second
+            raise KeyboardInterrupt
+        return shift(x)
+
+    counted.__name__ = "shift"
+    monkeypatch.setattr(module, "shift", counted)
+    with pytest.raises(KeyboardInterrupt):
+        get(name, epochs=3)
+    [left] = files()
+    assert left.name.endswith(".state.safetensors") and left.name.startswith(f"{name}-mnist-5k-")
+    continued = get(name, epochs=3)
+    assert len(calls) == 5 + 6  # the first epoch is not trained again
+    assert same(whole, continued) and torch.equal(whole.trained_on, continued.trained_on)
+    assert {**vars(whole.history), "seconds": 0} == {**vars(continued.history), "seconds": 0}
+    [weights] = files()
+    assert ".state" not in weights.name and same(get(name, epochs=3), whole)
+    assert len(trainings) == 3
+
+
 def test_the_recipe_reaches_the_training(trainings):
     model = get(epochs=2, lr=0.005, seed=7)
     assert (trainings[0]["epochs"], trainings[0]["lr"], trainings[0]["seed"]) == (2, 0.005, 7)
@@ -124,12 +213,46 @@ def test_a_progress_bar_is_shown_when_asked_for(capfd):
 
 
 @pytest.mark.parametrize(
-    "bad", ["", "Clean", "joined", "joined-fgsm", "joined-fgsm-x", "joined-fgsm-8", "joined-pgd-0.1", None, 5]
+    "bad",
+    [
+        "",
+        "Clean",
+        "joined",
+        "joined-fgsm",
+        "joined-fgsm-x",
+        "joined-fgsm-8",
+        "joined-pgd-0.1",
+        None,
+        5,
+        "pgd",
+        "pgd-",
+        "pgd-1.5",
+        "trades-0.1-",
+        "fgsm--0.1",
+        "n-fgsm-.1",
+        "random-0.1",
+        "PGD-0.1",
+    ],
 )
 def test_an_unknown_name_is_refused(bad, trainings, few_digits):
     with refused("name"):
         get(bad)
     assert trainings == [] and few_digits == []  # before anything is downloaded
+
+
+def test_a_refused_name_is_told_all_there_are():
+    kinds = [
+        "'clean'",
+        "'clean-small-cnn'",
+        "joined-fgsm-E",
+        "fgsm-E",
+        "random-fgsm-E",
+        "n-fgsm-E",
+        "pgd-E",
+        "trades-E",
+    ]
+    with refused("name", "'madry'", *kinds):
+        get("madry")
 
 
 def test_an_unknown_entry_of_the_recipe_is_refused(trainings):
@@ -195,9 +318,7 @@ def test_comments_docstrings_and_layout_leave_the_fingerprint_alone(package):
 
 def test_a_new_docstring_leaves_the_fingerprint_alone(package):
     before = fingerprint()
-    edit(
-        package / "attacks.py", "def _margins(model, x, y):\n", 'def _margins(model, x, y):\n    """New."""\n'
-    )
+    edit(package / "attacks.py", "def _margins(model, x, y):\n", 'def _margins(model, x, y):\n    """New."""\n')
     assert fingerprint() == before
 
 

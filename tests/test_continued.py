@@ -1,0 +1,395 @@
+"""A training that was broken off and continued ends as if it had not been; and what is watched, ramped, averaged."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from helpers import batch, conv_net, dataset, linear, loader, refused
+from test_training import measured, weights
+from torch import nn
+from torch.utils.data import DataLoader
+
+from advutils import (
+    accuracy,
+    adversarial,
+    clean,
+    evaluating,
+    fgsm,
+    fit,
+    joined,
+    make_loader,
+    pgd,
+    predict,
+    save_weights,
+    shift,
+    trades,
+    vgg,
+)
+
+PGD2 = partial(pgd, steps=2)
+
+
+def slim():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return vgg(11, width=0.03, num_classes=4)
+
+
+def tied_up():
+    """A network of which a part is frozen, so that the optimizer has no state for it."""
+    model = conv_net()
+    model[0].requires_grad_(False)
+    return model
+
+
+def train(model, *, data=None, val=None, **kwargs):
+    data = data or make_loader(dataset(24), batch_size=5, shuffle=True)
+    options = dict(epochs=4, lr=0.01, progress=False) | kwargs
+    return fit(model, data, val or loader(8, seed=1), **options)
+
+
+class BreaksOff:
+    """An objective that fails at its n-th call."""
+
+    def __init__(self, objective, n):
+        self.objective, self.left, self.__name__ = objective, n, getattr(objective, "__name__", "objective")
+
+    def __call__(self, *args, **kwargs):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return self.objective(*args, **kwargs)
+
+
+def watched_joined(model, x, y, *, eps):
+    return joined(model, x, y, eps=eps, attack=PGD2)
+
+
+def climbed(model, x, y, *, eps):
+    return trades(model, x, y, eps=eps, steps=1)
+
+
+ROBUST = dict(eps=0.1, ramp=2, average=0.9, watch={"FGSM": fgsm, "PGD": PGD2})
+RUNS = {
+    "plain": (conv_net, clean, {}),
+    "not shuffled": (conv_net, clean, dict(data=lambda: loader(24, batch_size=5))),
+    "shuffled by the global generator": (
+        conv_net, clean, dict(data=lambda: DataLoader(dataset(24), batch_size=5, shuffle=True)),
+    ),
+    "augmented": (conv_net, clean, dict(augment=partial(shift, pixels=1))),
+    "averaged": (conv_net, clean, dict(average=0.9)),
+    "ramp, average and watch": (conv_net, watched_joined, ROBUST),
+    "TRADES": (conv_net, climbed, dict(ROBUST, ramp=1.5)),
+    "a VGG, channels last": (slim, watched_joined, dict(ROBUST, epochs=3)),
+    "partly frozen": (tied_up, clean, dict(average=0.5)),
+    "no dropout, no batch norm": (linear, clean, dict(average=0.5)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("calls", [6, 14])
+@pytest.mark.parametrize("build, objective, options", RUNS.values(), ids=RUNS)
+def test_a_training_that_was_broken_off_continues_to_the_same_weights_to_the_bit(
+    build, objective, options, calls, tmp_path
+):
+    def run(model, objective, **kwargs):
+        fresh = {key: value() if key == "data" else value for key, value in options.items()}
+        return train(model, objective=objective, **fresh, **kwargs)
+
+    whole, broken, continued = build(), build(), build()
+    expected = run(whole, objective)
+    with pytest.raises(KeyboardInterrupt):
+        run(broken, BreaksOff(objective, calls), state=tmp_path / "state")
+    with torch.random.fork_rng():
+        torch.manual_seed(123)  # another process has another random state
+        history = run(continued, objective, state=tmp_path / "state")
+    assert measured(history) == measured(expected) and len(history.seconds) == len(expected.seconds)
+    assert history.seconds == sorted(history.seconds)
+    a, b = whole.state_dict(), continued.state_dict()
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    assert torch.equal(whole.trained_on, continued.trained_on)
+    assert not any(module.training for module in continued.modules())
+
+
+def test_a_training_broken_off_again_and_again_ends_all_the_same(tmp_path):
+    whole, calls = conv_net(), 0
+    expected = train(whole, objective=watched_joined, **ROBUST)
+    while True:
+        model = conv_net()
+        try:
+            history = train(model, objective=BreaksOff(watched_joined, 7), state=tmp_path / "state", **ROBUST)
+        except KeyboardInterrupt:
+            calls += 1
+        else:
+            break
+    assert calls == 3 and torch.equal(weights(model), weights(whole)) and measured(history) == measured(expected)
+
+
+def test_a_state_changes_nothing_and_leaves_no_other_files(tmp_path):
+    with_state, without = conv_net(), conv_net()
+    assert measured(train(with_state, state=tmp_path / "new" / "state")) == measured(train(without))
+    assert torch.equal(weights(with_state), weights(without))
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["state"]
+
+
+def test_a_finished_state_returns_at_once(tmp_path):
+    first, second, objective = conv_net(), conv_net(), BreaksOff(clean, 21)
+    history = train(first, objective=objective, state=tmp_path / "state", average=0.9)
+    before = torch.random.get_rng_state()
+    again = train(second, objective=objective, state=str(tmp_path / "state"), average=0.9)  # would raise if called
+    assert again == history and objective.left == 1
+    a, b = first.state_dict(), second.state_dict()
+    assert all(torch.equal(a[key], b[key]) for key in a) and torch.equal(first.trained_on, second.trained_on)
+    assert not any(module.training or module._forward_hooks for module in second.modules())
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+CHANGES = {
+    "epochs": dict(epochs=5),
+    "lr": dict(lr=0.02),
+    "seed": dict(seed=1),
+    "eps": dict(eps=0.2),
+    "ramp": dict(ramp=0),
+    "average": dict(average=None),
+    "objective": dict(objective=climbed),
+    "watch": dict(watch={"PGD": partial(pgd, steps=3)}),
+    "weight_decay": dict(weight_decay=0.1),
+    "augment": dict(augment=shift),
+    "steps": dict(data=loader(24, batch_size=12)),
+}
+
+
+@pytest.mark.parametrize("entry", CHANGES)
+def test_the_state_of_another_recipe_is_refused(entry, tmp_path):
+    options = dict(objective=watched_joined, epochs=3, **ROBUST)
+    train(conv_net(), state=tmp_path / "state", **options)
+    before, data, model = torch.random.get_rng_state(), (tmp_path / "state").read_bytes(), conv_net()
+    with refused("state", str(tmp_path / "state"), entry):
+        train(model, state=tmp_path / "state", **(options | CHANGES[entry]))
+    assert torch.equal(weights(model), weights(conv_net())) and (tmp_path / "state").read_bytes() == data
+    assert torch.equal(torch.random.get_rng_state(), before) and not model._forward_hooks
+
+
+@pytest.mark.parametrize("build", [linear, partial(conv_net, classes=5), slim])
+def test_the_state_of_another_network_is_refused(build, tmp_path):
+    train(conv_net(), epochs=1, state=tmp_path / "state")
+    model = build()
+    before = copy.deepcopy(model.state_dict())
+    with refused("state", str(tmp_path / "state")):
+        train(model, epochs=1, state=tmp_path / "state")
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_spoilt_state_is_named_not_used(tmp_path):
+    path = tmp_path / "state"
+    train(conv_net(), epochs=1, state=path)
+    data = path.read_bytes()
+    for spoilt in (data[:-1], data[:100], b"", b"pickle" * 100, data[:-1] + b"?"):
+        path.write_bytes(spoilt)
+        with pytest.raises(ValueError, match="got ") as caught:
+            train(conv_net(), epochs=1, state=path)
+        assert str(path) in str(caught.value) and path.read_bytes() == spoilt
+    save_weights(conv_net(), path)
+    with pytest.raises(ValueError, match="another program or kind; accepts one that fit wrote"):
+        train(conv_net(), epochs=1, state=path)
+
+
+@pytest.mark.parametrize("option", [dict(lr=torch.tensor(0.01).numpy()[()]), dict(eps=torch.tensor(0.1).numpy()[()])])
+def test_any_number_that_is_accepted_can_be_written_to_the_state(option, tmp_path):
+    train(conv_net(), epochs=1, objective=joined, state=tmp_path / "state", **(dict(eps=0.1) | option))
+
+
+# what is watched
+
+
+def scripted(model, x, y, *, eps, script, at):
+    """An attack that leaves as much of the validation images as the script says, epoch by epoch."""
+    right = torch.where(torch.arange(len(x)) < script[at[0]], y, (y + 1) % 4)
+    at[0] += 1
+    return right[:, None, None, None].expand_as(x) / 4.0
+
+
+class ReadsLabels(nn.Module):
+    """Reads the class from the brightness, and has a weight that tells the epochs apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        level = 4 * x[:, 0, :1, 0]
+        return -((level - torch.arange(4)) ** 2) * self.weight.abs()
+
+
+@pytest.mark.parametrize("script, picked", [([3, 5, 4, 1], 2), ([3, 5, 5, 1], 3), ([2, 2, 2, 2], 4), ([7, 1, 6, 2], 1)])
+def test_the_epoch_that_the_last_watched_attack_leaves_most_is_kept_the_later_of_equals(script, picked):
+    model, at, passed = ReadsLabels(), [0], []
+    attack = partial(scripted, script=script, at=at)
+
+    def misleading(model, x, y, *, eps):
+        passed.append(model.weight.item())
+        return x
+
+    data = make_loader(dataset(24), batch_size=24)
+    history = train(model, data=data, eps=1, objective=lambda m, x, y, *, eps: (m.weight**2).sum() + 0 * m(x).sum(),
+                    lr=0.1, watch={"other": misleading, "scripted": attack})  # fmt: skip
+    assert history.watched["scripted"] == [n / 8 for n in script] and len(history.watched["other"]) == 4
+    assert history.picked == picked and len(set(passed)) == 4
+    assert model.weight.item() == passed[picked - 1]
+
+
+def test_what_is_watched_is_accuracy_on_the_validation_images():
+    model = conv_net()
+    history = train(model, objective=joined, eps=0.1, watch={"PGD": PGD2, "FGSM": fgsm}, epochs=2)
+    assert list(history.watched) == ["PGD", "FGSM"] and all(len(line) == 2 for line in history.watched.values())
+    best = max(history.watched["FGSM"])
+    assert accuracy(model, loader(8, batch_size=8, seed=1), fgsm, eps=0.1).value == best
+    assert history.watched["FGSM"][history.picked - 1] == best
+
+
+def test_watching_is_left_out_of_the_ledger_and_changes_no_weights():
+    plain, watched = conv_net(), conv_net()
+    histories = [train(plain, objective=joined, eps=0.1, epochs=1),
+                 train(watched, objective=joined, eps=0.1, epochs=1, watch={"PGD": pgd, "FGSM": fgsm})]  # fmt: skip
+    assert histories[0].forwards == histories[1].forwards == [72] and histories[1].backwards == [72]
+    assert torch.equal(weights(plain), weights(watched))
+
+
+def test_at_most_a_thousand_images_are_watched():
+    seen = []
+
+    def counting(model, x, y, *, eps):
+        seen.append(x)
+        return x
+
+    val = loader(1500, batch_size=300, seed=1, size=2)
+    fit(linear(size=2), loader(8, size=2), val, epochs=1, lr=0.01, objective=joined, eps=0.1,
+        watch={"spy": counting}, progress=False)  # fmt: skip
+    assert sum(map(len, seen)) == 1000 and len(torch.cat(seen).flatten(1).unique(dim=0)) > 990
+
+
+def test_the_callers_random_state_is_left_alone(tmp_path):
+    before = torch.random.get_rng_state()
+    for state in (None, tmp_path / "state", tmp_path / "state"):
+        train(conv_net(), objective=watched_joined, epochs=2, state=state, **ROBUST)
+        assert torch.equal(torch.random.get_rng_state(), before)
+
+
+# the radius
+
+
+@pytest.mark.parametrize("ramp, grows", [(0, 1), (1, 5), (2, 10), (0.4, 2), (4, 20), (1.5, 7.5)])
+def test_the_radius_grows_in_a_straight_line_and_reaches_eps(ramp, grows):
+    radii = []
+
+    def spy(model, x, y, *, eps):
+        radii.append(eps)
+        return clean(model, x, y)
+
+    train(conv_net(), objective=spy, eps=0.3, ramp=ramp)
+    assert radii == pytest.approx([0.3 * min(1, (i + 1) / grows) for i in range(20)])
+    assert all(0 < eps <= 0.3 for eps in radii) and radii[-1] == 0.3
+    assert ramp != int(ramp) or all(eps == 0.3 for eps in radii[max(1, 5 * int(ramp)) - 1 :])
+
+
+def test_an_objective_gets_no_eps_unless_the_training_has_one():
+    with pytest.raises(TypeError, match="eps"):
+        train(conv_net(), objective=joined)
+    with pytest.raises(TypeError, match="eps"):
+        train(conv_net(), objective=clean, eps=0.1)
+
+
+@pytest.mark.parametrize(
+    "argument, options",
+    [
+        ("eps", dict(watch={"FGSM": fgsm})),
+        ("eps", dict(ramp=1)),
+        ("eps", dict(eps=8)),
+        ("eps", dict(eps=-0.1)),
+        ("ramp", dict(eps=0.1, ramp=5)),
+        ("ramp", dict(eps=0.1, ramp=-1)),
+        ("ramp", dict(eps=0.1, ramp=float("nan"))),
+        ("average", dict(average=1.5)),
+        ("average", dict(average="0.9")),
+        ("watch", dict(eps=0.1, watch=[fgsm])),
+        ("attack", dict(eps=0.1, watch={"FGSM": "fgsm"})),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_trained(argument, options):
+    model = conv_net()
+    with refused(argument):
+        train(model, objective=joined, **options)
+    assert torch.equal(weights(model), weights(conv_net()))
+
+
+# averaged weights
+
+
+def test_averaged_weights_are_the_running_average_of_those_after_each_step():
+    model, steps = linear(), []
+
+    def spy(model, x, y):
+        steps.append(weights(model).clone())
+        return clean(model, x, y)
+
+    raw = linear()
+    train(raw, objective=spy)
+    steps = [*steps[1:], weights(raw)]
+    expected = steps[0]
+    for n, new in enumerate(steps[1:], 1):
+        decay = min(0.7, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * new
+    history = train(model, average=0.7)
+    torch.testing.assert_close(weights(model), expected, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(weights(raw), weights(model), rtol=1e-3)
+    x, y = batch(8, seed=1)
+    assert history.val_accuracy[-1] == (predict(model, x).argmax(1) == y).float().mean().item()
+
+
+def test_averaged_weights_come_with_batch_norm_statistics_of_their_own():
+    model, raw, seen = conv_net(), conv_net(), []
+
+    def spy(model, x, y):
+        seen.append(x)
+        return clean(model, x, y)
+
+    train(model, objective=spy, average=0.9)
+    train(raw)
+    statistics = model[1].running_mean.clone(), model[1].running_var.clone()
+    last = seen[-5:]  # five batches an epoch, fewer than the 32 that would be remembered
+    with evaluating(model), torch.no_grad():
+        maps = [model[0](x) for x in last]
+    means = torch.stack([z.mean((0, 2, 3)) for z in maps]).mean(0)
+    variances = torch.stack([z.var((0, 2, 3)) for z in maps]).mean(0)
+    torch.testing.assert_close(statistics[0], means, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(statistics[1], variances, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(statistics[0], raw[1].running_mean, rtol=1e-3)
+    assert model[1].momentum == 0.1
+
+
+def test_averaging_changes_what_is_kept_and_not_how_it_is_trained():
+    seen = []
+    for average in (None, 0.9):
+        losses = []
+
+        def spy(model, x, y, losses=losses):
+            losses.append(clean(model, x, y))
+            return losses[-1]
+
+        history = train(linear(), objective=spy, average=average)
+        seen.append([loss.item() for loss in losses])
+        assert history.forwards == history.backwards == [24, 48, 72, 96]
+    assert seen[0] == seen[1]
+
+
+def test_adversarial_training_with_everything_learns():
+    x = torch.rand(200, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    y = (x.mean((1, 2, 3)) > 0.5).long()
+    data = torch.utils.data.TensorDataset(x, y)
+    held_out = make_loader(torch.utils.data.TensorDataset(1 - x, 1 - y), batch_size=100)
+    model = linear(2, size=4)
+    history = fit(model, make_loader(data, batch_size=20, shuffle=True), held_out, epochs=8, lr=0.1, progress=False,
+                  objective=partial(adversarial, attack=PGD2), eps=0.02, ramp=2, average=0.9,
+                  watch={"FGSM": fgsm, "PGD": PGD2})  # fmt: skip
+    assert history.watched["PGD"][history.picked - 1] == max(history.watched["PGD"]) > 0.55
+    assert history.val_accuracy[history.picked - 1] > 0.65
