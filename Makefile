@@ -27,10 +27,10 @@ export CHECKS
 # JupyterLab asks on its first start whether it may fetch news; the answer goes into .venv, not into the user's settings.
 QUIET_LAB := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
 
-.PHONY: help lab test run clean unbroken always
+.PHONY: help lab test run results clean unbroken always
 
 help:  ## show this list
-	@sed -n 's/^\([a-z]*\): .*## /make \1|/p' Makefile | awk -F'|' '{ printf "%-12s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z]*\): .*## /make \1|/p' Makefile | awk -F'|' '{ printf "%-14s%s\n", $$1, $$2 }'
 
 lab: $(READY)  ## set up on the first call, then open JupyterLab on your own copies of the notebooks
 	@mkdir -p notebooks/mine
@@ -49,6 +49,9 @@ test: $(READY)  ## set up on the first call, then run every test and every noteb
 
 run: $(READY)  ## execute the notebooks in place: all, or make run NOTEBOOKS=notebooks/03_visualize.ipynb
 	.venv/bin/python tests/run_notebooks.py $(NOTEBOOKS)
+
+results: $(READY)  ## measure robust accuracy on whole test sets, going on where it stopped (hours); ARGS=--help
+	.venv/bin/python -m advutils.results $(ARGS)
 
 clean:  ## remove .venv and the tools' caches; your notebooks stay
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

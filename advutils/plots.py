@@ -270,9 +270,16 @@ class SideBySide:
 
     def png(self):
         """The figure as it stands, as PNG bytes."""
-        buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=90)
-        return buffer.getvalue()
+        return png(self.figure, close=False)
+
+
+def png(figure, *, close=True):
+    """A figure as PNG bytes, for a widget; it is closed then, so that no cell shows it a second time."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90)
+    if close:
+        plt.close(figure)
+    return buffer.getvalue()
 
 
 def units(eps):

@@ -99,6 +99,25 @@ def test_lines_draw_their_series():
     assert ax.lines[0].get_color() == plots.MODEL_COLORS["clean VGG"] != ax.lines[1].get_color()
 
 
+def test_a_surface_is_signed_about_zero_with_its_zero_line_and_marks():
+    t = np.linspace(0, 1, 5)
+    height = t[None, :] - 0.25 + 0 * t[:, None]  # rises along x alone
+    fig = plots.surface(t, t, height, {"x": (0, 0), "FGSM": (1, 0)}, xlabel="across", ylabel="up")
+    ax = fig.axes[0]
+    mesh = ax.collections[0]
+    assert np.allclose(np.ravel(mesh.get_array()), np.ravel(height)) and mesh.get_clim() == (-0.75, 0.75)
+    crossing = np.concatenate([path.vertices for path in ax.collections[1].get_paths()])
+    assert np.allclose(crossing[:, 0], 0.25)
+    assert [text.get_text() for text in ax.texts] == ["x", "FGSM"]
+    assert len(plots.surface(t, t, height + 1, {}, xlabel="", ylabel="", limit=2).axes[0].collections) == 1
+
+
+def test_a_figure_as_png_is_closed():
+    fig = plots.lines([0, 1], {"a": [0, 1]}, xlabel="x", ylabel="y")
+    assert Image.open(io.BytesIO(plots.png(fig))).format == "PNG"
+    assert not matplotlib.pyplot.fignum_exists(fig.number)
+
+
 def test_units_say_one_radius_in_three_ways():
     assert plots.units(0.1) == "epsilon = 0.100 of the pixel range = 25.5/255 = 0.200 on inputs in [-1, 1]"
 

@@ -1,0 +1,186 @@
+"""The results page: models by attacks on a whole test set, by one command that goes on where it stopped.
+
+    python -m advutils.results --list
+    python -m advutils.results --dataset mnist --model "PGD-5" --seed 0
+
+Every row of the file it writes says how it was measured, and by which command it, and its weights, can be had again.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.utils.data import TensorDataset
+
+from advutils.attacks import autoattack, fgsm, pgd
+from advutils.data import cache_dir, load_data, make_loader
+from advutils.evaluation import describe, survivors, wilson
+from advutils.models import replace_file
+from advutils.trained import fingerprint, trained
+
+FILE = Path(__file__).resolve().parent.parent / "notebooks" / "results" / "robustness.json"
+EPS = {"mnist": 0.3, "fashion-mnist": 0.1, "cifar10": 8 / 255, "mnist-5k": 0.3}
+SMALL = dict(depth=11, width=0.125, batch_size=128, lr=4e-3)
+DEFENCES = {  # {label: (name for `trained` without the radius, its settings)}
+    "clean": ("clean", SMALL | dict(epochs=4)),
+    "FGSM": ("fgsm", SMALL | dict(epochs=10, average=0.999)),
+    "random start": ("random-fgsm", SMALL | dict(epochs=10, average=0.999)),
+    "random start, contrast": ("random-fgsm", SMALL | dict(epochs=10, average=0.999, contrast=12)),
+    "PGD-5": ("pgd", SMALL | dict(epochs=12, average=0.999)),
+    "PGD-5, contrast": ("pgd", SMALL | dict(epochs=12, average=0.999, contrast=12)),
+    "TRADES-5, contrast": ("trades", SMALL | dict(epochs=10, average=0.999, contrast=12)),
+}
+ATTACKS = {  # {label: (attack, images of the test set: None for all, else so many drawn at random, always the same)}
+    "clean": (None, None),
+    "FGSM": (fgsm, None),
+    "PGD-40": (partial(pgd, steps=40), None),
+    "AutoAttack": (autoattack, 1000),
+    "APGD-CE and APGD-T": (partial(autoattack, only=["apgd-ce", "apgd-t"]), None),
+}
+PART = 1000  # images that are attacked between two looks at the clock: what is lost when the command is broken off
+
+
+def measure(dataset, model, attack, seed, *, progress=True):
+    """One row: the model trained (or loaded), attacked on the test set, part by part, each part kept as it is done.
+
+    Args:
+        dataset: a key of `EPS`.
+        model: a key of `DEFENCES`.
+        attack: a key of `ATTACKS`.
+        seed: of the training.
+        progress: show the training's bar, and a line for each part.
+
+    Returns:
+        dict, as it stands in the file.
+    """
+    name, settings = DEFENCES[model]
+    eps, (run, n) = EPS[dataset], ATTACKS[attack]
+    network = trained(name if name == "clean" else f"{name}-{eps:.6g}", dataset=dataset, seed=seed, progress=progress,
+                      **settings)  # fmt: skip
+    x, y = load_data(dataset, train=False).tensors
+    if n is not None:
+        some = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:n].sort().values
+        x, y = x[some], y[some]
+    stamp = stamp_of(dataset, model, attack, seed)
+    kept = cache_dir() / "results" / f"{stamp[:16]}.json"
+    alive = json.loads(kept.read_text()) if kept.exists() else []
+    for start in range(len(alive), len(x), PART):
+        part = make_loader(TensorDataset(x[start : start + PART], y[start : start + PART]), batch_size=PART)
+        alive += survivors(network, part, run, eps=None if run is None else eps).tolist()
+        replace_file(kept, json.dumps(alive).encode())
+        if progress:
+            print(f"{dataset}, {model}, seed {seed}, {attack}: {len(alive)} of {len(x)}, {wilson(torch.tensor(alive))}")
+    record, history = wilson(torch.tensor(alive)), network.history
+    return dict(
+        model=model,
+        dataset=dataset,
+        norm="linf",
+        eps=0.0 if run is None else eps,
+        attack=attack,
+        settings=describe(run),
+        n=record.n,
+        accuracy=record.value,
+        low=record.low,
+        high=record.high,
+        seed=seed,
+        train_seconds=round(history.seconds[-1], 1),
+        images=history.images[-1],
+        forwards=history.forwards[-1],
+        backwards=history.backwards[-1],
+        command=command(dataset, model, attack, seed),
+        machine=machine(),
+        date=datetime.date.today().isoformat(),
+        fingerprint=stamp,
+    )
+
+
+def stamp_of(dataset, model, attack, seed):
+    """What a row depends on: the package's numeric code, the recipe, the attack and the data, as one hash."""
+    run, n = ATTACKS[attack]
+    return fingerprint(dataset, EPS[dataset], *DEFENCES[model], attack, describe(run), n, seed)
+
+
+def command(dataset, model, attack, seed):
+    chosen = dict(dataset=dataset, model=model, attack=attack, seed=str(seed))
+    return "python -m advutils.results " + " ".join(f"--{key} {shlex.quote(value)}" for key, value in chosen.items())
+
+
+def machine():
+    """The processor, the number of threads and the version of PyTorch."""
+    cpus = Path("/proc/cpuinfo")
+    lines = cpus.read_text().splitlines() if cpus.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else (names or [platform.machine()])[0]
+    return f"{where}, {torch.get_num_threads()} threads, PyTorch {torch.__version__.split('+')[0]}"
+
+
+def load(path=FILE):
+    """The rows of a results file; none where there is no file yet."""
+    return json.loads(Path(path).read_text(encoding="utf-8")) if Path(path).exists() else []
+
+
+def add(row, path=FILE):
+    """Put a row into the file, in the order of `key`; it replaces the row that measured the same."""
+    rows = [other for other in load(path) if key(other) != key(row)] + [row]
+    replace_file(path, (json.dumps(sorted(rows, key=key), indent=1) + "\n").encode())
+
+
+def key(row):
+    places = [list(EPS), list(DEFENCES), list(ATTACKS)]
+    named = (row["dataset"], row["model"], row["attack"])
+    return *(place.index(name) if name in place else len(place) for place, name in zip(places, named)), row["seed"]
+
+
+def stale(rows):
+    """Rows that other code, another recipe or other data measured, or that no recipe here stands behind any more."""
+    known = [r for r in rows if r["dataset"] in EPS and r["model"] in DEFENCES and r["attack"] in ATTACKS]
+    current = [r for r in known if r["fingerprint"] == stamp_of(r["dataset"], r["model"], r["attack"], r["seed"])]
+    return [r for r in rows if r not in current]
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m advutils.results",
+        description="Measure robust accuracy on whole test sets, row by row, and keep each row as it is done.",
+    )
+    parser.add_argument("--dataset", choices=EPS, default="mnist")
+    parser.add_argument("--model", choices=DEFENCES, action="append", help="may be repeated; all if left out")
+    parser.add_argument("--attack", choices=ATTACKS, action="append", help="may be repeated; all if left out")
+    parser.add_argument("--seed", type=int, action="append", help="may be repeated; 0 if left out")
+    parser.add_argument("--file", type=Path, default=FILE, help="where the rows are kept (default: %(default)s)")
+    parser.add_argument("--list", action="store_true", help="show what is there and what is stale, and measure nothing")
+    parser.add_argument("--renew", action="store_true", help="drop the rows that other code or data measured")
+    chosen = parser.parse_args(arguments)
+    rows = load(chosen.file)
+    old = stale(rows)
+    if chosen.list:
+        for row in rows:
+            record = f"{row['accuracy']:6.1%} [{row['low']:.1%}, {row['high']:.1%}] n={row['n']}"
+            age = "stale  " if row in old else "current"
+            print(f"{age} {row['dataset']}, {row['model']}, seed {row['seed']}, {row['attack']}: {record}")
+        return
+    if old and not chosen.renew:
+        sys.exit(
+            f"{chosen.file} holds {len(old)} rows that other code, another recipe or other data measured, and rows are "
+            "never mixed: --list shows them, --renew drops them and measures on."
+        )
+    for row in old:
+        rows.remove(row)
+    if old:
+        replace_file(chosen.file, (json.dumps(rows, indent=1) + "\n").encode())
+    done = {row["fingerprint"] for row in rows}
+    for seed in chosen.seed or [0]:
+        for model in chosen.model or DEFENCES:
+            for attack in chosen.attack or ATTACKS:
+                if stamp_of(chosen.dataset, model, attack, seed) not in done:
+                    add(measure(chosen.dataset, model, attack, seed), chosen.file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The results command: rows that can be had again, that resume, and that are never mixed."""
+
+import importlib
+import json
+import shlex
+from functools import partial
+
+import pytest
+import torch
+from helpers import digits
+from torch.utils.data import TensorDataset
+
+import advutils.results as results
+from advutils import fgsm, pgd
+from advutils.evaluation import wilson
+
+FIELDS = "model dataset norm eps attack n accuracy low high seed train_seconds command machine date"
+
+
+@pytest.fixture(autouse=True)
+def few_digits(monkeypatch, tmp_path):
+    """Sixty digits, two tiny models, three attacks, parts of eight images, and an empty cache."""
+
+    def load(name, *, train):
+        return TensorDataset(*digits(60 if train else 30, train=train))
+
+    monkeypatch.setenv("ADVUTILS_CACHE", str(tmp_path / "cache"))
+    for module in (results, importlib.import_module("advutils.trained")):
+        monkeypatch.setattr(module, "load_data", load)
+    tiny = dict(depth=11, width=0.05, batch_size=12, epochs=1)
+    monkeypatch.setattr(results, "DEFENCES", {"clean": ("clean", tiny), "FGSM": ("fgsm", tiny)})
+    attacks = {"clean": (None, None), "FGSM": (fgsm, None), "PGD": (partial(pgd, steps=2), 12)}
+    monkeypatch.setattr(results, "ATTACKS", attacks)
+    monkeypatch.setattr(results, "PART", 8)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "results" / "robustness.json"
+
+
+def run(path, *arguments):
+    results.main(["--file", str(path), *arguments])
+    return json.loads(path.read_text())
+
+
+def test_one_row_for_each_model_and_attack_with_all_that_it_owes(path):
+    rows = run(path)
+    assert [(row["model"], row["attack"]) for row in rows] == [
+        (model, attack) for model in ("clean", "FGSM") for attack in ("clean", "FGSM", "PGD")
+    ]
+    for row in rows:
+        assert set(FIELDS.split()) <= row.keys()
+        assert 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1
+        assert row["n"] == (12 if row["attack"] == "PGD" else 30)
+        assert row["eps"] == (0 if row["attack"] == "clean" else 0.3)
+
+
+def test_the_intervals_are_those_of_the_counts(path):
+    for row in run(path, "--model", "clean"):
+        right = torch.arange(row["n"]) < round(row["accuracy"] * row["n"])
+        assert wilson(right)[:3] == pytest.approx((row["accuracy"], row["low"], row["high"]))
+
+
+def test_the_command_of_a_row_measures_it_again(path, tmp_path):
+    row = run(path, "--model", "FGSM", "--attack", "PGD", "--seed", "3")[0]
+    module, *arguments = shlex.split(row["command"])[2:]
+    assert module == "advutils.results"
+    again = run(tmp_path / "again.json", *arguments)[0]
+    unlike = {key for key in row if row[key] != again[key]}
+    assert unlike <= {"date"}
+
+
+def test_what_is_there_is_not_measured_again(path, monkeypatch):
+    before = run(path)
+    monkeypatch.setattr(results, "measure", None)
+    assert run(path) == before
+
+
+def test_a_measurement_that_was_broken_off_goes_on_at_the_next_part(path, monkeypatch):
+    seen, original = [], results.survivors
+
+    def broken(model, loader, attack, *, eps):
+        seen.append(len(loader.dataset))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return original(model, loader, attack, eps=eps)
+
+    monkeypatch.setattr(results, "survivors", broken)
+    chosen = ("--model", "clean", "--attack", "FGSM")
+    with pytest.raises(KeyboardInterrupt):
+        run(path, *chosen)
+    assert not path.exists()
+    (row,) = run(path, *chosen)
+    assert seen == [8, 8, 8, 8, 6] and row["n"] == 30
+
+
+def test_rows_of_other_code_are_refused_then_dropped_on_request(path, monkeypatch, capsys):
+    run(path, "--model", "clean", "--attack", "FGSM")
+    other = dict(results.DEFENCES, clean=("clean", results.DEFENCES["clean"][1] | dict(epochs=2)))
+    monkeypatch.setattr(results, "DEFENCES", other)
+    before = path.read_text()
+    with pytest.raises(SystemExit, match="never mixed"):
+        run(path, "--model", "FGSM", "--attack", "FGSM")
+    assert path.read_text() == before
+    results.main(["--file", str(path), "--list"])
+    assert capsys.readouterr().out.splitlines()[-1].startswith("stale")
+    rows = run(path, "--renew", "--model", "FGSM", "--attack", "FGSM")
+    assert [row["model"] for row in rows] == ["FGSM"]
+
+
+@pytest.mark.parametrize("change", ["ATTACKS", "EPS"])
+def test_another_attack_or_radius_is_another_measurement(change, monkeypatch):
+    before = results.stamp_of("mnist", "clean", "FGSM", 0)
+    monkeypatch.setattr(results, change, {"ATTACKS": {"FGSM": (pgd, None)}, "EPS": {"mnist": 0.2}}[change])
+    assert results.stamp_of("mnist", "clean", "FGSM", 0) != before
+
+
+def test_all_test_images_or_the_same_random_ones(path):
+    rows = run(path, "--model", "clean", "--attack", "PGD", "--seed", "0", "--seed", "1")
+    assert [row["seed"] for row in rows] == [0, 1] and {row["n"] for row in rows} == {12}
+
+
+@pytest.mark.parametrize("bad", [("--model", "none"), ("--attack", "none"), ("--dataset", "none"), ("--seed", "x")])
+def test_an_unknown_choice_is_refused_by_name(bad, path, capsys):
+    with pytest.raises(SystemExit):
+        run(path, *bad)
+    assert bad[0] in capsys.readouterr().err
