@@ -1,4 +1,4 @@
-"""The central claims of notebooks 6 to 8, over several seeds; a quarter of an hour, outside `make test`.
+"""The central claims of notebooks 6 to 8, over several seeds: many minutes, outside `make test`.
 
     pytest tests/test_seeds.py -m slow -s
 
