@@ -17,8 +17,6 @@ from torch.nn import functional as F
 from advutils import checks
 from advutils.models import evaluating
 
-NORMS = ("linf", "l2")
-
 
 def input_gradient(model, x, y, loss=None):
     """The gradient of each image's own loss with respect to its pixels: grad_x CE(model(x), y).

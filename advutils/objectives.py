@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from advutils import checks
-from advutils.attacks import climb, fgsm, pgd, project
+from advutils.attacks import climb, cross_entropy, fgsm, pgd, project
 from advutils.models import evaluating
 
 
@@ -97,7 +97,7 @@ def n_fgsm(model, x, y, *, eps, k=2.0):
     eps = checks.eps(eps)
     checks.images(x)
     noisy = x + k * eps * (2 * torch.rand_like(x) - 1)
-    gradient, _ = climb(model, noisy, y, partial(F.cross_entropy, reduction="none"))
+    gradient, _ = climb(model, noisy, y, cross_entropy)
     return F.cross_entropy(model(noisy + eps * gradient.sign()), y)
 
 
