@@ -21,6 +21,7 @@ from advutils.attacks import (
     square,
     targeted,
 )
+from advutils.checklist import Checklist, checklist
 from advutils.data import cache_dir, device, load_data, make_loader, read_digit, shift, split
 from advutils.evaluation import (
     Accuracy,
@@ -34,18 +35,18 @@ from advutils.evaluation import (
     wilson,
     worst_case,
 )
-from advutils.models import Contrast, Normalize, evaluating, load_weights, save_weights, small_cnn, vgg
+from advutils.models import Contrast, Normalize, evaluating, load_weights, prepared, save_weights, small_cnn, vgg
 from advutils.objectives import adversarial, clean, joined, n_fgsm, random_fgsm, trades
 from advutils.trained import fingerprint, initialised, trained
 from advutils.training import History, fit, ledger
 
 __all__ = [
-    "Accuracy", "Contrast", "History", "Normalize", "WorstCase", "accuracy", "accuracy_vs_eps", "adversarial",
-    "autoattack", "cache_dir", "clean", "cross_entropy", "describe", "device", "dlr", "evaluating", "fgsm", "fgsm_step",
-    "fingerprint", "fit", "grey", "initialised", "input_gradient", "joined", "ledger", "load_data", "load_weights",
-    "make_loader", "margin", "n_fgsm", "paired", "pgd", "predict", "project", "random_fgsm", "random_noise",
-    "read_digit", "save_weights", "shift", "small_cnn", "split", "square", "survivors", "targeted", "trades", "trained",
-    "vgg", "wilson", "worst_case",
+    "Accuracy", "Checklist", "Contrast", "History", "Normalize", "WorstCase", "accuracy", "accuracy_vs_eps",
+    "adversarial", "autoattack", "cache_dir", "checklist", "clean", "cross_entropy", "describe", "device", "dlr",
+    "evaluating", "fgsm", "fgsm_step", "fingerprint", "fit", "grey", "initialised", "input_gradient", "joined",
+    "ledger", "load_data", "load_weights", "make_loader", "margin", "n_fgsm", "paired", "pgd", "predict",
+    "prepared", "project", "random_fgsm", "random_noise", "read_digit", "save_weights", "shift", "small_cnn",
+    "split", "square", "survivors", "targeted", "trades", "trained", "vgg", "wilson", "worst_case",
 ]  # fmt: skip
 
 

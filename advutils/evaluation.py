@@ -14,7 +14,7 @@ from torch.utils.data import RandomSampler
 
 from advutils import checks
 from advutils.attacks import grey
-from advutils.models import evaluating, image_keys, trained_keys
+from advutils.models import evaluating, image_keys, prepared, trained_keys
 
 
 class Accuracy(NamedTuple):
@@ -241,19 +241,21 @@ def _sweep(model, loader, attack, eps_values):
     eps_values = [checks.eps(eps, norm=norm) for eps in eps_values]
     trained_on, keys = trained_keys(model), []
     alive = [[] for _ in eps_values]
-    for index, (x, y) in enumerate(loader):
-        checks.images(x, "loader's images")
-        checks.labels(y, x, "loader's labels")
-        device = checks.device_of(model) or x.device
-        if len(trained_on):
-            keys.append(image_keys(x))
-        x, y = x.to(device), y.to(device)
-        for at, (eps, x_adv) in enumerate(zip(eps_values, _attacked(attack, model, x, y, eps_values, index))):
-            if attack is not None:
-                _check_attacked(x_adv, x, eps, norm)
-            logits = _logits(model, x_adv)
-            checks.classes(y, logits.shape[1])
-            alive[at].append((logits.argmax(1) == y).cpu())
+    with evaluating(model):
+        network = prepared(model)
+        for index, (x, y) in enumerate(loader):
+            checks.images(x, "loader's images")
+            checks.labels(y, x, "loader's labels")
+            device = checks.device_of(model) or x.device
+            if len(trained_on):
+                keys.append(image_keys(x))
+            x, y = x.to(device), y.to(device)
+            for at, (eps, x_adv) in enumerate(zip(eps_values, _attacked(attack, network, x, y, eps_values, index))):
+                if attack is not None:
+                    _check_attacked(x_adv, x, eps, norm)
+                logits = _logits(network, x_adv)
+                checks.classes(y, logits.shape[1])
+                alive[at].append((logits.argmax(1) == y).cpu())
     if not all(alive):
         raise ValueError("loader: got no images; accepts at least one")
     if keys:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from advutils import checks
 from advutils.attacks import climb, cross_entropy, fgsm, pgd, project
-from advutils.models import evaluating
+from advutils.models import evaluating, prepared
 
 
 def clean(model, x, y):
@@ -50,7 +50,7 @@ def joined(model, x, y, *, eps, attack=fgsm):
 
     Goodfellow, Shlens and Szegedy, 2015, arXiv:1412.6572. Taught in 04_adversarial_training.ipynb.
     """
-    x_adv = attack(model, x, y, eps=eps)
+    x_adv = attack(prepared(model), x, y, eps=eps)
     return F.cross_entropy(model(torch.cat([x, x_adv])), torch.cat([y, y]))
 
 
@@ -63,7 +63,7 @@ def adversarial(model, x, y, *, eps, attack=pgd):
 
     Madry et al., 2018, arXiv:1706.06083. Taught in 07_catastrophic_overfitting.ipynb and 08_robust_training.ipynb.
     """
-    return F.cross_entropy(model(attack(model, x, y, eps=eps)), y)
+    return F.cross_entropy(model(attack(prepared(model), x, y, eps=eps)), y)
 
 
 def random_fgsm(model, x, y, *, eps, alpha=1.25):
@@ -97,7 +97,7 @@ def n_fgsm(model, x, y, *, eps, k=2.0):
     eps = checks.eps(eps)
     checks.images(x)
     noisy = x + k * eps * (2 * torch.rand_like(x) - 1)
-    gradient, _ = climb(model, noisy, y, cross_entropy)
+    gradient, _ = climb(prepared(model), noisy, y, cross_entropy)
     return F.cross_entropy(model(noisy + eps * gradient.sign()), y)
 
 
@@ -118,11 +118,12 @@ def trades(model, x, y, *, eps, beta=6.0, steps=10, step_size=None):
     """
     eps = checks.eps(eps)
     checks.images(x)
-    with evaluating(model), torch.no_grad():
-        p = model(x).softmax(1)
+    twin = prepared(model)
+    with evaluating(twin), torch.no_grad():
+        p = twin(x).softmax(1)
     x_adv = x + 0.001 * torch.randn_like(x)
     for _ in range(steps):
-        gradient, _ = climb(model, x_adv, y, lambda logits, _: _divergence(logits, p))
+        gradient, _ = climb(twin, x_adv, y, lambda logits, _: _divergence(logits, p))
         x_adv = project(x_adv + (2.5 * eps / steps if step_size is None else step_size) * gradient.sign(), x, eps)
     z, z_adv = model(x), model(x_adv)
     return F.cross_entropy(z, y) + beta * _divergence(z_adv, z.softmax(1)).mean()

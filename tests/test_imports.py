@@ -12,6 +12,7 @@ import advutils
 PACKAGE = Path(advutils.__file__).parent
 ROOMS = {
     "widgets": {"plots", "evaluation", "attacks", "models", "checks", "data"},
+    "checklist": {"evaluation", "attacks", "models", "data", "checks"},
     "results": {"trained", "evaluation", "models", "data", "attacks"},
     "trained": {"training", "objectives", "models", "data", "checks", "attacks"},
     "training": {"objectives", "evaluation", "models", "checks"},

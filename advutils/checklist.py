@@ -1,0 +1,134 @@
+"""The checklist for a robust accuracy: what to ask of a model and of its attackers before the number is believed."""
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import TensorDataset
+
+from advutils import checks
+from advutils.attacks import fgsm, grey, input_gradient, margin, pgd, square, targeted
+from advutils.data import make_loader
+from advutils.evaluation import WorstCase, paired, predict, survivors, wilson, worst_case
+from advutils.models import evaluating
+
+BLACK_BOX = 0.002  # what a black-box attack may still find after the white-box ones
+
+
+class Question(NamedTuple):
+    """One line of the checklist: what was asked, what was measured, what an honest evaluation shows, and whether."""
+
+    asked: str
+    measured: str
+    accepts: str
+    holds: bool
+
+
+class Checklist(NamedTuple):
+    """The questions with their answers, and the worst case over all the attacks that were run on the way."""
+
+    questions: list
+    worst: WorstCase
+
+    @property
+    def holds(self):
+        """Whether every answer is as an honest evaluation shows it."""
+        return all(question.holds for question in self.questions)
+
+    def __str__(self):
+        columns = [list(map(str, column)) for column in zip(*(question[:3] for question in self.questions))]
+        asked, measured, accepts = (max(map(len, column)) + 2 for column in columns)
+        lines = [
+            f"{'ok   ' if holds else 'LOOK '} {ask:{asked}}{got:{measured}}{want:{accepts}}".rstrip()
+            for ask, got, want, holds in self.questions
+        ]
+        return "\n".join([*lines, "", f"worst case, clean and grey included: {self.worst.accuracy}"])
+
+
+def checklist(model, loader, *, eps, steps=40, queries=1000):
+    """Attack a model in the ways that tell a robust accuracy from an illusion, and say which answers are suspicious.
+
+    A line that says LOOK is no verdict on the model: it says that the attacks so far cannot be trusted, and that an
+    attack made for this defence comes next (06_strong_attacks.ipynb).
+
+    Args:
+        model: nn.Module that maps images to logits (N, K).
+        loader: batches (x, y) of images in [0, 1] and labels, in a fixed order; a few hundred images are enough.
+        eps: radius of the l_inf ball in pixel units, 0 to 1.
+        steps: of PGD; it is also run with twice as many.
+        queries: of the Square attack.
+
+    Returns:
+        Checklist(questions, worst); print it. `holds` is True when no line says LOOK.
+
+    Raises:
+        TypeError, ValueError: what `worst_case` refuses. That covers what no evaluation should go on with: outputs that
+            are probabilities, images outside [0, 1] or of the training set, an attack that leaves its ball.
+
+    Carlini et al., 2019, arXiv:1902.06705; Athalye et al., 2018, arXiv:1802.00420, section 3.1; Croce and Hein, 2020,
+    arXiv:2003.01690. Taught in 06_strong_attacks.ipynb.
+    """
+    eps, steps = checks.eps(eps), checks.count(steps, "steps")
+    attacks = {
+        "FGSM": fgsm,
+        f"PGD-{steps}": partial(pgd, steps=steps),
+        f"PGD-{2 * steps}": partial(pgd, steps=2 * steps),
+        "margin": partial(pgd, steps=steps, loss=margin),
+        "targeted": partial(targeted, attack=partial(pgd, steps=steps), targets=3),
+        "Square": partial(square, queries=queries),
+    }
+    worst = worst_case(model, loader, attacks, eps=eps)
+    shares = {label: record.value for label, record in worst.alone.items()}
+    x, y = (torch.cat(parts) for parts in zip(*loader))
+    device = checks.device_of(model) or x.device
+    batches = make_loader(TensorDataset(x, y), batch_size=500)
+    with evaluating(model), torch.no_grad():
+        first, again = (model(x[:500].to(device)) for _ in range(2))
+    apart = (first - again).abs().max().item()
+    blind = torch.cat([_blind(model, *(part.to(device) for part in batch)) for batch in batches]).float().mean().item()
+    leaked = paired(survivors(model, batches, fgsm, eps=eps), survivors(model, batches, _fgsm_on_predicted, eps=eps))
+    black_box = worst.together["targeted"].value - worst.together["Square"].value
+    half, everywhere_grey = (
+        survivors(model, batches, attacks[f"PGD-{steps}"], eps=0.5),
+        _grey_share(model, x, y, device),
+    )
+
+    def points(share):
+        return f"{100 * share:.1f}%"
+
+    def at_most(asked, measured, bound, allowed=None):
+        holds = measured <= bound + 1e-9 if allowed is None else allowed
+        return Question(asked, points(measured), f"at most {points(bound)}", holds)
+
+    return Checklist(
+        [
+            Question("the same answer twice", f"{apart:g} apart", "0 apart", apart == 0),
+            at_most("images whose gradient is zero", blind, 0.0),
+            at_most("FGSM leaves no more than no attack", shares["FGSM"], shares["clean"]),
+            at_most("PGD leaves no more than FGSM", shares[f"PGD-{steps}"], shares["FGSM"]),
+            Question(
+                "FGSM's images give their label away",
+                f"{leaked.only_first} against {leaked.only_second}",
+                "no more than chance",
+                leaked.only_first <= leaked.only_second or leaked.p_value > 0.05,
+            ),
+            at_most("steps doubled still find", shares[f"PGD-{steps}"] - shares[f"PGD-{2 * steps}"], 0.01),
+            at_most("Square finds after all others", black_box, BLACK_BOX),
+            at_most("PGD leaves at eps 0.5", wilson(half).value, everywhere_grey),
+        ],
+        worst,
+    )
+
+
+def _blind(model, x, y):
+    return input_gradient(model, x, y).flatten(1).abs().amax(1) == 0
+
+
+def _fgsm_on_predicted(model, x, y, *, eps):
+    return fgsm(model, x, predict(model, x).argmax(1), eps=eps)
+
+
+def _grey_share(model, x, y, device):
+    """The share of the class that the model gives to grey: all that the optimal attack leaves at eps = 0.5."""
+    chosen = predict(model, grey(model, x[:1].to(device), y[:1], eps=0.5)).argmax(1).cpu()
+    return (y == chosen).float().mean().item()

@@ -1,0 +1,150 @@
+"""The twin that evaluation and training attack: the same function, less work, and the model left as it is."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from helpers import batch, images, same_state, state
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from advutils import Contrast, adversarial, evaluating, fgsm, input_gradient, ledger, make_loader, pgd, small_cnn, vgg
+from advutils.evaluation import survivors
+from advutils.models import prepared
+
+
+def lived(model):
+    """The model with batch norm that has seen something: statistics and weights away from 0 and 1."""
+    generator = torch.Generator().manual_seed(1)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.num_batches_tracked = None
+            for tensor in (*layer.buffers(), *layer.parameters()):
+                tensor.data.add_(0.3 * torch.rand(tensor.shape, generator=generator))
+    return model
+
+
+class Nested(nn.Module):
+    """As torchvision's networks are: Sequentials inside a module with a forward of its own."""
+
+    def __init__(self, padded=False):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=2, dilation=2), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1),
+            nn.Sequential(nn.Conv2d(4, 4, 3, groups=2, stride=2), nn.BatchNorm2d(4, affine=False)),
+            nn.AdaptiveAvgPool2d(1),
+        )  # fmt: skip
+        self.nothing = None
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, x):
+        return self.head(self.features(x).flatten(1))
+
+
+NETWORKS = {
+    "vgg": lambda: vgg(11, width=0.1),
+    "vgg, contrast": lambda: vgg(16, width=0.05, contrast=5),
+    "small_cnn": small_cnn,
+    "nested": Nested,
+    "a model in a model": lambda: nn.Sequential(nn.Identity(), vgg(11, width=0.1)),
+}
+
+
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_the_twin_gives_the_same_logits_and_gradients(build):
+    torch.manual_seed(0)
+    model, x, y = lived(build()).double(), torch.rand(8, 1, 28, 28).double(), torch.arange(8)  # no ties in a pool
+    with evaluating(model):
+        twin = prepared(model)
+        assert torch.allclose(twin(x), model(x), rtol=1e-9, atol=1e-12)
+
+        def gradient(network):
+            pixels = x.clone().requires_grad_()
+            return torch.autograd.grad(nn.functional.cross_entropy(network(pixels), y), pixels)[0]
+
+        assert torch.allclose(gradient(twin), gradient(model), rtol=1e-7, atol=1e-12)
+
+
+def test_what_is_folded_is_gone():
+    model = vgg(11, width=0.1)
+    twin = prepared(model)
+    kinds = [type(layer) for layer in twin if not isinstance(layer, nn.Identity)]
+    assert nn.BatchNorm2d not in kinds
+    assert kinds[2:5] == [nn.Conv2d, nn.MaxPool2d, nn.ReLU]
+    assert len(twin) == len(model)
+    assert not any(
+        weight.requires_grad for layer in twin if isinstance(layer, nn.Conv2d) for weight in layer.parameters()
+    )
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_as_it_is(training):
+    model = lived(vgg(11, width=0.1)).train(training)
+    before, layers, weights = state(model), list(model), list(model.parameters())
+    prepared(model)
+    assert all(a is b for a, b in zip(layers, model)) and all(a is b for a, b in zip(weights, model.parameters()))
+    assert same_state(before, state(model))
+
+
+class Louder(nn.BatchNorm2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_layers_that_do_something_else_are_left_alone():
+    def model(norm=None):
+        return nn.Sequential(nn.Conv2d(1, 2, 3), norm or nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(2))
+
+    kept = {
+        "subclass": model(Louder(2)),
+        "no statistics": model(nn.BatchNorm2d(2, track_running_stats=False)),
+        "hooked": model(),
+        "patched": model(),
+        "not in a row": nn.ModuleList([nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)]),
+    }
+    heard = []
+    kept["hooked"][0].register_forward_hook(lambda *_: heard.append(1))
+    kept["patched"][1].forward = lambda x: x
+    for label, network in kept.items():
+        assert type(prepared(network)[1]) is type(network[1]), label
+    prepared(kept["hooked"])(images(2))
+    assert heard
+
+
+def test_the_passes_of_the_twin_are_on_the_models_bill():
+    model, x, y = vgg(11, width=0.05), images(4), torch.arange(4)
+    with ledger(model) as spent:
+        adversarial(model, x, y, eps=0.1, attack=partial(pgd, steps=3)).backward()
+    assert (spent.forwards, spent.backwards) == (16, 16)
+
+
+def test_evaluation_and_training_hand_the_twin_to_the_attack():
+    seen = []
+
+    def attack(model, x, y, *, eps):
+        seen.append(nn.BatchNorm2d in map(type, model.modules()))
+        return fgsm(model, x, y, eps=eps)
+
+    model, (x, y) = vgg(11, width=0.05), batch(4)
+    survivors(model, make_loader(TensorDataset(x, y), batch_size=2), attack, eps=0.1)
+    adversarial(model, x, y, eps=0.1, attack=attack)
+    assert seen == [False] * 3
+
+
+def test_the_twin_follows_the_weights_only_when_made_anew():
+    model, x = vgg(11, width=0.05, contrast=3).eval(), images(2)
+    stale = prepared(model)
+    with torch.no_grad():
+        model[2].weight.mul_(-1)
+    assert torch.allclose(prepared(model)(x), model(x), atol=1e-5)
+    assert not torch.allclose(stale(x), model(x), atol=1e-5)
+
+
+def test_a_twin_survives_a_copy_and_names_what_it_was_trained_on():
+    model = vgg(11, width=0.05).eval()
+    twin = copy.deepcopy(prepared(model))
+    assert torch.equal(twin.trained_on, model.trained_on) and twin.config == model.config
+    x, y = batch(3)
+    assert input_gradient(twin, x, y).shape == x.shape
+    assert isinstance(prepared(vgg(11, width=0.05, contrast=3))[1], Contrast)
