@@ -273,6 +273,29 @@ class SideBySide:
         return png(self.figure, close=False)
 
 
+def verdicts(rows):
+    """Models by attacks: a line for each model and seed, a point with its interval for each attack.
+
+    `rows` is {(model, seed): {attack: (accuracy, low, high)}}, drawn from the top; the attacks' order is that of their
+    first appearance.
+    """
+    attacks = list(dict.fromkeys(attack for found in rows.values() for attack in found))
+    looks = dict(zip(attacks, zip((*ARM_COLORS, "#009E73"), "osD^v")))
+    fig, ax = plt.subplots(figsize=(7.2, 0.9 + 0.32 * len(rows)), layout="constrained")
+    for line, found in enumerate(rows.values()):
+        for attack, (value, low, high) in found.items():
+            color, marker = looks[attack]
+            error = [[max(0, value - low)], [max(0, high - value)]]
+            ax.errorbar(value, line, xerr=error, fmt=marker, color=color, markersize=5, capsize=2, linewidth=1)
+    handles = [ax.plot([], [], marker, color=color, label=attack)[0] for attack, (color, marker) in looks.items()]
+    ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-0.02, 1.02), xlabel="test accuracy, 95% intervals")
+    ax.set_yticks(range(len(rows)), [f"{model}, seed {seed}" for model, seed in rows], fontsize=9)
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.grid(axis="x", linewidth=0.4, alpha=0.6)
+    fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return _finish(fig)
+
+
 def png(figure, *, close=True):
     """A figure as PNG bytes, for a widget; it is closed then, so that no cell shows it a second time."""
     buffer = io.BytesIO()

@@ -3,6 +3,8 @@
     python -m advutils.results --list
     python -m advutils.results --dataset mnist --model "PGD-5" --seed 0
 
+    python -m advutils.results --publish
+
 Every row of the file it writes says how it was measured, and by which command it, and its weights, can be had again.
 """
 
@@ -24,7 +26,10 @@ from advutils.evaluation import describe, survivors, wilson
 from advutils.models import replace_file
 from advutils.trained import fingerprint, trained
 
-FILE = Path(__file__).resolve().parent.parent / "notebooks" / "results" / "robustness.json"
+HOME = Path(__file__).resolve().parent.parent
+FILE = HOME / "notebooks" / "results" / "robustness.json"
+FIGURE = "notebooks/figures/robustness.png"
+BEGIN, END = "<!-- made by `make results ARGS=--publish` -->", "<!-- end of what was made -->"
 EPS = {"mnist": 0.3, "fashion-mnist": 0.1, "cifar10": 8 / 255, "mnist-5k": 0.3}
 SMALL = dict(depth=11, width=0.125, batch_size=128, lr=4e-3)
 AVERAGED = SMALL | dict(average=0.999)
@@ -36,6 +41,7 @@ DEFENCES = {  # {label: (name for `trained` without the radius, its settings)}
     "PGD-5": ("pgd", AVERAGED | dict(epochs=20)),
     "PGD-5, contrast": ("pgd", AVERAGED | dict(epochs=20, contrast=16)),
 }
+OTHERWISE = {"cifar10": dict(depth=16, width=0.5, epochs=30)}  # what a data set changes in every model's settings
 ATTACKS = {  # {label: (attack, images of the test set: None for all, else so many drawn at random, always the same)}
     "clean": (None, None),
     "FGSM": (fgsm, None),
@@ -59,7 +65,7 @@ def measure(dataset, model, attack, seed, *, progress=True):
     Returns:
         dict, as it stands in the file.
     """
-    name, settings = DEFENCES[model]
+    name, settings = recipe(dataset, model)
     eps, (run, n) = EPS[dataset], ATTACKS[attack]
     network = trained(name if name == "clean" else f"{name}-{eps:.6g}", dataset=dataset, seed=seed, progress=progress,
                       **settings)  # fmt: skip
@@ -100,10 +106,16 @@ def measure(dataset, model, attack, seed, *, progress=True):
     )
 
 
+def recipe(dataset, model):
+    """The name for `trained`, without the radius, and the settings of a model on a data set."""
+    name, settings = DEFENCES[model]
+    return name, settings | OTHERWISE.get(dataset, {})
+
+
 def stamp_of(dataset, model, attack, seed):
     """What a row depends on: the package's numeric code, the recipe, the attack and the data, as one hash."""
     run, n = ATTACKS[attack]
-    return fingerprint(dataset, EPS[dataset], *DEFENCES[model], attack, describe(run), n, seed)
+    return fingerprint(dataset, EPS[dataset], *recipe(dataset, model), attack, describe(run), n, seed)
 
 
 def command(dataset, model, attack, seed):
@@ -144,6 +156,66 @@ def stale(rows):
     return [r for r in rows if r not in current]
 
 
+def table(rows):
+    """The rows as Markdown, a table for each data set: models and seeds down, attacks across, in percent."""
+    parts = []
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        here = [row for row in rows if row["dataset"] == dataset]
+        attacks = {row["attack"]: row for row in here}
+        lines = {}
+        for row in here:
+            lines.setdefault((row["model"], row["seed"]), {})[row["attack"]] = row
+        eps, sizes = max(row["eps"] for row in here), {attack: f"n = {row['n']:,}" for attack, row in attacks.items()}
+        machines, dates = ({row[key] for row in here} for key in ("machine", "date"))
+        head = ["model", "seed", *(f"{attack}, {sizes[attack]}" for attack in attacks), "training"]
+        parts += [
+            f"**{dataset}**, l_inf {eps:.4g}. `python -m advutils.results --dataset {dataset}`, {'; '.join(machines)}, "
+            f"{min(dates)}" + (f" to {max(dates)}" if len(dates) > 1 else "") + ".",
+            "\n".join(
+                [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+                + [
+                    f"| {model} | {seed} | "
+                    + " | ".join(
+                        _percent(found[attack], attacks[attack]) if attack in found else "" for attack in attacks
+                    )
+                    + f" | {_cost(next(iter(found.values())))} |"
+                    for (model, seed), found in lines.items()
+                ]
+            ),
+        ]
+    return "\n\n".join(parts)
+
+
+def _percent(row, head):
+    """An entry of the table; it names its own n where that is not the one at the column's head."""
+    value, low, high = (f"{100 * row[key]:.1f}" for key in ("accuracy", "low", "high"))
+    return f"{value} [{low}, {high}]" + ("" if row["n"] == head["n"] else f", n = {row['n']:,}")
+
+
+def _cost(row):
+    passes = (row["forwards"] + row["backwards"]) / 1e6
+    return f"{row['train_seconds'] / 60:.0f} min, {passes:.1f} M passes"
+
+
+def publish(path=FILE, home=HOME):
+    """Write the table into the README, between its two marks, and the figure beside the notebooks' others."""
+    from advutils import plots
+
+    rows, readme = load(path), home / "README.md"
+    if not rows:
+        sys.exit(f"{path} holds no rows yet, so there is nothing to publish.")
+    text = readme.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        sys.exit(f"{readme} must hold the lines '{BEGIN}' and '{END}' once each; the table goes between them.")
+    found = {}
+    for row in (row for row in rows if row["dataset"] == rows[0]["dataset"]):
+        record = row["accuracy"], row["low"], row["high"]
+        found.setdefault((row["model"], row["seed"]), {})[f"{row['attack']}, n = {row['n']:,}"] = record
+    replace_file(home / FIGURE, plots.png(plots.verdicts(found)))
+    before, rest = text.split(BEGIN)
+    replace_file(readme, f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{rest.split(END)[1]}".encode())
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(
         prog="python -m advutils.results",
@@ -156,6 +228,7 @@ def main(arguments=None):
     parser.add_argument("--file", type=Path, default=FILE, help="where the rows are kept (default: %(default)s)")
     parser.add_argument("--list", action="store_true", help="show what is there and what is stale, and measure nothing")
     parser.add_argument("--renew", action="store_true", help="drop the rows that other code or data measured")
+    parser.add_argument("--publish", action="store_true", help="make the README's table and figure from the file")
     chosen = parser.parse_args(arguments)
     rows = load(chosen.file)
     old = stale(rows)
@@ -165,6 +238,8 @@ def main(arguments=None):
             age = "stale  " if row in old else "current"
             print(f"{age} {row['dataset']}, {row['model']}, seed {row['seed']}, {row['attack']}: {record}")
         return
+    if chosen.publish and not old:
+        return publish(chosen.file)
     if old and not chosen.renew:
         sys.exit(
             f"{chosen.file} holds {len(old)} rows that other code, another recipe or other data measured, and rows are "

@@ -13,7 +13,7 @@ PACKAGE = Path(advutils.__file__).parent
 ROOMS = {
     "widgets": {"plots", "evaluation", "attacks", "models", "checks", "data"},
     "checklist": {"evaluation", "attacks", "models", "data", "checks"},
-    "results": {"trained", "evaluation", "models", "data", "attacks"},
+    "results": {"trained", "evaluation", "models", "data", "attacks", "plots"},
     "trained": {"training", "objectives", "models", "data", "checks", "attacks"},
     "training": {"objectives", "evaluation", "models", "checks"},
     "objectives": {"attacks", "models", "checks"},

@@ -126,3 +126,87 @@ def test_an_unknown_choice_is_refused_by_name(bad, path, capsys):
     with pytest.raises(SystemExit):
         run(path, *bad)
     assert bad[0] in capsys.readouterr().err
+
+
+def test_the_cifar_recipe_runs_on_a_small_made_set(path, monkeypatch):
+    """Colour images, eight grey levels and the depth of its own settings; only width and epochs are made small."""
+
+    def made(name, *, train):
+        assert name == "cifar10"
+        generator = torch.Generator().manual_seed(int(train))
+        return TensorDataset(torch.rand(60, 3, 32, 32, generator=generator), torch.arange(60) % 10)
+
+    for module in (results, importlib.import_module("advutils.trained")):
+        monkeypatch.setattr(module, "load_data", made)
+    assert results.OTHERWISE["cifar10"]["depth"] == 16
+    monkeypatch.setitem(results.OTHERWISE["cifar10"], "width", 0.05)
+    monkeypatch.setitem(results.OTHERWISE["cifar10"], "epochs", 1)
+    rows = run(path, "--dataset", "cifar10", "--model", "FGSM")
+    assert {row["eps"] for row in rows} == {0, 8 / 255}
+    assert [row["n"] for row in rows] == [60, 60, 12]
+    assert results.recipe("cifar10", "FGSM")[1]["depth"] == 16 and results.recipe("mnist", "FGSM")[1]["depth"] == 11
+
+
+# the page that is made of the rows
+
+
+@pytest.fixture
+def home(tmp_path):
+    (tmp_path / "README.md").write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
+    return tmp_path
+
+
+def test_the_table_says_what_the_rows_say(path):
+    text = results.table(run(path, "--seed", "0", "--seed", "1"))
+    rows = json.loads(path.read_text())
+    for row in rows:
+        assert f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]" in text
+        assert row["machine"] in text and row["date"] in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 4  # a head, its rule, two models with two seeds each
+    assert "clean, n = 30" in lines[0] and "PGD, n = 12" in lines[0]
+    assert len({line.count("|") for line in lines}) == 1
+    assert "python -m advutils.results --dataset mnist" in text
+
+
+def test_a_row_of_another_n_says_so_and_a_missing_one_is_left_empty(path):
+    rows = run(path)
+    del rows[1]
+    rows[3] |= dict(n=29)
+    text = results.table(rows)
+    assert text.count("n = 29") == 1
+    assert "|  |" in text
+
+
+def test_publish_changes_what_is_between_the_marks_and_nothing_else(path, home):
+    rows = run(path, "--model", "clean")
+    for _ in range(2):
+        results.publish(path, home)
+        text = (home / "README.md").read_text()
+        assert text == f"before\n{results.BEGIN}\n\n{results.table(rows)}\n\n{results.END}\nafter\n"
+    assert (home / results.FIGURE).read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_is_published_without_rows_or_marks(path, home):
+    with pytest.raises(SystemExit, match="no rows yet"):
+        results.publish(path, home)
+    run(path, "--model", "clean", "--attack", "clean")
+    (home / "README.md").write_text("no marks")
+    with pytest.raises(SystemExit, match="once each"):
+        results.publish(path, home)
+    assert (home / "README.md").read_text() == "no marks"
+
+
+def test_stale_rows_are_not_published(path, monkeypatch):
+    run(path, "--model", "clean", "--attack", "clean")
+    monkeypatch.setitem(results.EPS, "mnist", 0.2)
+    monkeypatch.setattr(results, "publish", None)
+    with pytest.raises(SystemExit, match="never mixed"):
+        run(path, "--publish")
+
+
+def test_the_readme_holds_the_table_of_the_committed_rows():
+    readme = (results.HOME / "README.md").read_text(encoding="utf-8")
+    between = readme.split(results.BEGIN)[1].split(results.END)[0].strip()
+    assert between == results.table(results.load())
+    assert results.FIGURE in readme and (results.HOME / results.FIGURE).exists()
