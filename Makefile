@@ -27,7 +27,7 @@ export CHECKS
 # JupyterLab asks on its first start whether it may fetch news; the answer goes into .venv, not into the user's settings.
 QUIET_LAB := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
 
-.PHONY: help lab test run results clean unbroken always
+.PHONY: help lab app test run results clean unbroken always
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\): .*## /make \1|/p' Makefile | awk -F'|' '{ printf "%-14s%s\n", $$1, $$2 }'
@@ -43,6 +43,9 @@ lab: $(READY)  ## set up on the first call, then open JupyterLab on your own cop
 	done
 	.venv/bin/python -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" --LabApp.extension_manager=readonly \
 		--LabApp.default_url=/lab/tree/notebooks/mine/01_train_vgg.ipynb $(ROOT_USER) $(LAB_FLAGS)
+
+app: $(READY)  ## set up on the first call, then open the epsilon slider alone, with no code, for a lecture
+	.venv/bin/python -m voila notebooks/app/slider.ipynb --Voila.ip=127.0.0.1 $(APP_FLAGS)
 
 test: $(READY)  ## set up on the first call, then run every test and every notebook
 	.venv/bin/python -m pytest

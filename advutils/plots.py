@@ -219,60 +219,6 @@ def cost(arms, *, ylabel):
     return _finish(fig)
 
 
-class SideBySide:
-    """One image attacked on several models: adversarial image, perturbation and class probabilities, a row a model.
-
-    The figure is built once; `update` moves its artists, which is what makes a slider smooth. The static figure beside
-    the slider is drawn by the same code.
-    """
-
-    def __init__(self, labels, num_classes=10):
-        self.figure, self.axes = plt.subplots(
-            len(labels), 3, figsize=(7.4, 2 * len(labels) + 0.6), width_ratios=(1, 1, 2), squeeze=False
-        )
-        self.figure.subplots_adjust(left=0.05, right=0.985, bottom=0.07, top=0.84, wspace=0.25, hspace=0.3)
-        self.labels, self.rows = labels, []
-        for label, (image, delta, bars) in zip(labels, self.axes):
-            image.set_ylabel(label, fontsize=9)
-            for ax in (image, delta):
-                ax.set(xticks=[], yticks=[])
-            bars.set(xticks=range(num_classes), ylim=(0, 1), yticks=[0, 0.5, 1])
-            bars.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-            bars.tick_params(labelsize=7)
-            bars.spines[["top", "right"]].set_visible(False)
-            blank = np.zeros((1, 28, 28))
-            self.rows.append(
-                (_image(image, blank), _signed(delta, blank), bars.bar(range(num_classes), np.zeros(num_classes)))
-            )
-
-    def update(self, x, x_advs, probabilities, y, eps):
-        """Show one image x (C, H, W) of class y: each model's x_adv (C, H, W) and probabilities (K,) at radius eps."""
-        self.figure.suptitle(units(eps), fontsize=10)
-        for axes, artists, x_adv, p in zip(self.axes, self.rows, x_advs, probabilities):
-            picture, change, bars = artists
-            predicted = int(p.argmax())
-            picture.set_data(_hwc(x_adv))
-            change.set_data(np.asarray(x_adv - x).mean(0))
-            change.set_clim(-max(eps, 1e-3), max(eps, 1e-3))
-            for k, (bar, value) in enumerate(zip(bars, p.tolist())):
-                bar.set_height(value)
-                bar.set_color(MODEL_COLORS["clean VGG"] if k == y else WRONG if k == predicted else "#BBBBBB")
-            wrong = predicted != y
-            axes[0].set_title(
-                f"{'✗ ' if wrong else ''}{y} → {predicted} ({p[predicted]:.2f})",
-                fontsize=9,
-                color=WRONG if wrong else "black",
-            )
-            axes[1].set_title(f"perturbation, ±{eps:.3f}", fontsize=9)
-            axes[2].set_title(f"class probabilities (true class {y} in blue)", fontsize=9)
-            _frame(axes[0], wrong)
-        return self.figure
-
-    def png(self):
-        """The figure as it stands, as PNG bytes."""
-        return png(self.figure, close=False)
-
-
 def verdicts(rows):
     """Models by attacks: a line for each model and seed, a point with its interval for each attack.
 

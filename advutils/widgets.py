@@ -1,84 +1,294 @@
-"""The epsilon slider: drag, and watch a digit become another."""
+"""The epsilon slider: drag, and watch a digit become another; and a pad to draw one's own."""
+
+import io
+import time
+from functools import partial
 
 import ipywidgets
-import matplotlib.pyplot as plt
 import torch
+from PIL import Image, ImageDraw
+from torch.utils.data import TensorDataset
 
 from advutils import checks
-from advutils.attacks import fgsm_step, input_gradient
-from advutils.evaluation import predict
-from advutils.plots import SideBySide
+from advutils.attacks import fgsm, fgsm_step, input_gradient, margin, pgd, random_noise
+from advutils.data import make_loader, read_digit
+from advutils.evaluation import accuracy_vs_eps, predict
+from advutils.models import evaluating, prepared
+from advutils.panel import Panel, png
+from advutils.plots import units
+
+STEPS = 20  # of PGD, for the pictures and for the curve
+ATTACKS = {"FGSM": fgsm, "PGD": partial(pgd, steps=STEPS), "noise": random_noise}
+EACH, NEAR, ALL = "one of each", "near the boundary", "all"
 
 
 class EpsilonSlider(ipywidgets.VBox):
-    """FGSM under the reader's hand: image, perturbation and class probabilities of several models side by side.
+    """An attack under the reader's hand: ten images, what several models make of them, and the curve they lie on.
 
-    Choosing an image takes one gradient from each model; a move of the slider takes none, only a step, a clip and a
-    forward pass. Every picture is computed when it is shown.
+    Choosing images takes one gradient from each model; a move of the slider takes none, only a step, a clip and a
+    forward pass. PGD needs its own gradients at every radius, so it runs when the slider is let go. Every picture is
+    computed when it is shown, and nothing trains meanwhile: the weights are those of the moment of making.
 
     Args:
-        models: {label: nn.Module}, shown from top to bottom.
-        dataset: images in [0, 1] and labels to pick from.
+        models: {label: nn.Module}, shown from left to right.
+        dataset: images in [0, 1] and labels to pick from, none of which the models were trained on.
         eps: where the slider starts.
         eps_max: where it ends, in pixel units.
+        curve: how many of the images the accuracies in the curve are measured on.
 
     Attributes:
-        slider, digit, example, picture: the controls and the drawn picture.
-        image: the chosen image (1, C, H, W).
-        shown: {label: (x_adv (1, C, H, W), probabilities (K,))} as drawn now.
+        slider, images, look, further, attack, model, picture, status: the controls, the picture, and what it says.
+        x, y: the ten images (n, C, H, W) and their labels.
+        shown: {label: (x_adv (n, C, H, W), probabilities (n, K))} as drawn now.
+        words: what the status says.
+        seconds: what the last picture took to compute and draw.
+
+    Raises:
+        TypeError, ValueError: no models, radii outside 0 to 1, or what `accuracy` refuses.
 
     Taught in 03_visualize.ipynb.
     """
 
-    def __init__(self, models, dataset, *, eps=0.1, eps_max=0.3):
+    def __init__(self, models, dataset, *, eps=0.1, eps_max=0.3, curve=100):
         checks.eps(eps), checks.eps(eps_max, "eps_max")
         if not models:
             raise ValueError("models: got none; accepts {label: nn.Module} with at least one entry")
-        self._models, self._dataset = models, dataset
-        labels = torch.stack([dataset[i][1] for i in range(len(dataset))])
-        self._of_class = {int(k): torch.where(labels == k)[0].tolist() for k in labels.unique()}
-        label = {"description_width": "70px"}
-        self.digit = ipywidgets.ToggleButtons(
-            options=list(self._of_class), description="digit", style=label | {"button_width": "36px"}
+        self._models = {label: prepared(model).eval() for label, model in models.items()}
+        self._x = torch.stack([dataset[i][0] for i in range(len(dataset))])
+        self._y = torch.as_tensor([int(dataset[i][1]) for i in range(len(dataset))])
+        self._step = max(1, len(self._x) // checks.count(curve, "curve"))
+        self._radii = [part * eps_max / 12 for part in range(13)]
+        self._curves, self._panels, self._from = {}, {}, 0
+        self._controls(sorted(set(self._y.tolist())), eps, eps_max)
+        super().__init__(
+            [self.images, self.look_and_further, self.attack, self.model, self.slider, self.status, self.picture]
         )
-        self.example = ipywidgets.BoundedIntText(
-            0, max=len(self._of_class[self.digit.value]) - 1, description="example", style=label
+        self._new_images()
+        for control, reaction in (
+            (self.images, self._first_images), (self.look, self._draw), (self.attack, self._new_attack),
+            (self.model, self._draw), (self.slider, self._draw),
+        ):  # fmt: skip
+            control.observe(reaction, "value")
+        self.further.on_click(self._further)
+
+    def _controls(self, classes, eps, eps_max):
+        def buttons(options, name, width, tooltips=()):
+            style = {"description_width": "70px", "button_width": width}
+            return ipywidgets.ToggleButtons(options=options, description=name, style=style, tooltips=tooltips)
+
+        self.images = buttons([EACH, *map(str, classes), NEAR], "digits", "auto")
+        self.look = buttons([str(number + 1) for number in range(10)], "look at", "34px")
+        self.further = ipywidgets.Button(description="next example", layout={"width": "110px"})
+        self.look_and_further = ipywidgets.HBox([self.look, self.further])
+        self.attack = buttons(
+            list(ATTACKS), "attack", "80px", ["one gradient step", f"{STEPS} gradient steps", "coins"]
         )
+        self.model = buttons([ALL, *self._models], "model", "130px")
         self.slider = ipywidgets.FloatSlider(
-            eps, min=0, max=eps_max, step=eps_max / 60, readout_format=".3f", description="epsilon", style=label
+            eps, min=0, max=eps_max, step=eps_max / 60, readout_format=".3f", description="epsilon",
+            style={"description_width": "70px"}, layout={"width": "700px"},
+        )  # fmt: skip
+        self.status = ipywidgets.HTML()
+        self.picture = ipywidgets.Image(format="png")
+
+    def first_reads(self, x):
+        """The class that the first model gives to one image (1, C, H, W)."""
+        model = next(iter(self._models.values()))
+        return int(predict(model, x.to(checks.device_of(model) or x.device)).argmax())
+
+    def _first_images(self, _=None):
+        self._from = 0
+        self._new_images()
+
+    def _further(self, _):
+        """The next of the ten; after the last of them, the next ten."""
+        position = int(self.look.value)
+        if position < len(self.x):
+            self.look.value = str(position + 1)
+            return
+        self._from += 10
+        self._new_images()
+        self.look.value = "1"
+
+    def _new_images(self):
+        chosen = self._chosen()
+        self.show(self._x[chosen], self._y[chosen])
+
+    def show(self, x, y):
+        """Show and attack these images (n, C, H, W) of the classes y (n,), n at most 10, until others are chosen.
+
+        They take one gradient from each model, which then serves every epsilon.
+        """
+        checks.images(x)
+        checks.labels(y, x)
+        self.x, self.y = x, y
+        self._signs, self._climbed = {}, {}
+        self._noise = (
+            random_noise(None, torch.full_like(self.x, 0.5), self.y, eps=0.5, generator=_seeded(self._from)) - 0.5
         )
-        self.example.layout.width, self.slider.layout.width = "160px", "620px"
-        self.picture = ipywidgets.Image(format="png", layout={"width": "666px"})  # its own size: stretched, it blurs
-        self._panel = SideBySide(list(models), num_classes=max(self._of_class) + 1)
-        plt.close(self._panel.figure)
-        super().__init__([self.digit, self.example, self.slider, self.picture])
-        self.digit.observe(self._new_digit, "value")
-        self.example.observe(self._new_image, "value")
-        self.slider.observe(self._draw, "value")
-        self._new_image()
-
-    def _new_digit(self, _):
-        redrawn = self.example.value != 0
-        self.example.value = 0
-        self.example.max = len(self._of_class[self.digit.value]) - 1
-        if not redrawn:
-            self._new_image()
-
-    def _new_image(self, _=None):
-        x, y = self._dataset[self._of_class[self.digit.value][self.example.value]]
-        self.image, self._y = x.unsqueeze(0), y.unsqueeze(0)
-        self._gradients = {}
-        for label, model in self._models.items():
-            device = checks.device_of(model)
-            self._gradients[label] = input_gradient(model, self.image.to(device), self._y.to(device)).cpu()
         self._draw()
 
+    def _chosen(self):
+        if self.images.value == EACH:
+            of_class = [torch.where(self._y == k)[0] for k in self._y.unique()[:10]]
+            return torch.stack([those[self._from // 10 % len(those)] for those in of_class])
+        near = self.images.value == NEAR
+        order = self._nearest() if near else torch.where(self._y == int(self.images.value))[0]
+        return order[torch.arange(self._from, self._from + 10) % len(order)]
+
+    def _nearest(self):
+        """The images that the first model reads correctly, the smallest margin first."""
+        with evaluating(model := next(iter(self._models.values()))), torch.no_grad():
+            device = checks.device_of(model) or self._x.device
+            lead = torch.cat([-margin(model(x.to(device)), y.to(device)).cpu() for x, y in self._batches(1)])
+        return lead.where(lead > 0, torch.inf).argsort()[: max(10, int((lead > 0).sum()))]
+
+    def _batches(self, step):
+        return make_loader(TensorDataset(self._x[::step], self._y[::step]), batch_size=250)
+
+    def _new_attack(self, _):
+        self.slider.continuous_update = self.attack.value != "PGD"
+        self._draw()
+
+    def _attacked(self, label):
+        eps, kind = self.slider.value, self.attack.value
+        if kind == "noise":
+            return fgsm_step(self.x, self._noise, eps)
+        model, device = self._models[label], checks.device_of(self._models[label]) or self.x.device
+        if kind == "FGSM":
+            if label not in self._signs:
+                self._signs[label] = input_gradient(model, self.x.to(device), self.y.to(device)).cpu()
+            return fgsm_step(self.x, self._signs[label], eps)
+        if (label, eps) not in self._climbed:
+            x_adv = ATTACKS["PGD"](model, self.x.to(device), self.y.to(device), eps=eps, generator=_seeded(0)).cpu()
+            self._climbed[label, eps] = x_adv
+        return self._climbed[label, eps]
+
     def _draw(self, _=None):
-        eps = self.slider.value
-        self.shown = {}
-        for label, model in self._models.items():
-            x_adv = fgsm_step(self.image, self._gradients[label], eps)
-            self.shown[label] = x_adv, predict(model, x_adv.to(checks.device_of(model)))[0].cpu()
-        x_advs, probabilities = zip(*self.shown.values())
-        self._panel.update(self.image[0], [x_adv[0] for x_adv in x_advs], probabilities, int(self._y), eps)
-        self.picture.value = self._panel.png()
+        start = time.perf_counter()
+        labels = list(self._models) if self.model.value == ALL else [self.model.value]
+        if self.attack.value == "PGD" or self.attack.value not in self._curves:
+            self._say(f"{self.attack.value} is running …")
+        panel, self.shown = self._panel(tuple(labels)), {}
+        for label in labels:
+            x_adv = self._attacked(label)
+            device = checks.device_of(self._models[label]) or x_adv.device
+            self.shown[label] = x_adv, predict(self._models[label], x_adv.to(device)).cpu()
+        x_advs, probabilities = ({label: pair[at] for label, pair in self.shown.items()} for at in (0, 1))
+        eps, chosen = self.slider.value, min(int(self.look.value), len(self.x)) - 1
+        self.picture.value = png(panel.draw(self.x, self.y, x_advs, probabilities, eps=eps, chosen=chosen))
+        self._describe(probabilities)
+        self.seconds = time.perf_counter() - start
+
+    def _panel(self, labels):
+        """The drawing of these models, with the curve of this attack, which is measured when first asked for."""
+        kind = self.attack.value
+        radii = self._radii[::3] if kind == "PGD" else self._radii
+        if kind not in self._curves:
+            self._curves[kind] = {
+                label: [
+                    record.value for record in accuracy_vs_eps(model, self._batches(self._step), ATTACKS[kind], radii)
+                ]
+                for label, model in self._models.items()
+            }
+        if (labels, kind) not in self._panels:
+            self._panels[labels, kind] = panel = Panel(labels, num_classes=int(self._y.max()) + 1)
+            n = len(self._x[:: self._step])
+            title = f"accuracy on {n} images under {kind}"
+            panel.set_curve(radii, {label: self._curves[kind][label] for label in labels}, title=title)
+        return self._panels[labels, kind]
+
+    def _describe(self, probabilities):
+        """The picture in words, for those who hear it: what changed, not what it looks like."""
+        read = [
+            f"{label} reads {int((p.argmax(1) == self.y).sum())} of {len(self.y)} correctly"
+            for label, p in probabilities.items()
+        ]
+        late = " PGD runs when you let go of the slider." if self.attack.value == "PGD" else ""
+        self._say(f"{units(self.slider.value)}. {'; '.join(read)}.{late}")
+        self.picture.tooltip = f"{self.attack.value}: {'; '.join(read)}"
+
+    def _say(self, words):
+        self.words = words
+        self.status.value = f'<div role="status" aria-live="polite" style="margin-left: 78px">{words}</div>'
+
+
+class DigitPad(ipywidgets.VBox):
+    """A black pad to draw a digit on with a mouse, a pen or a finger; an `EpsilonSlider` reads and attacks it.
+
+    What is drawn is brought into the form of MNIST's digits (`read_digit`) after each stroke. Its true class is what
+    the reader says that it is; until then, what the first model reads.
+
+    Args:
+        dashboard: the EpsilonSlider that shows the drawn digit.
+
+    Attributes:
+        canvas, meant, wipe: the pad, the class that was meant ("?" for what the first model reads), and the button.
+        ink: what is drawn, as a PIL image in grey levels.
+
+    Taught in 03_visualize.ipynb.
+    """
+
+    SIDE, PEN = 224, 18
+
+    def __init__(self, dashboard):
+        import ipycanvas
+
+        self._dashboard, self._last = dashboard, None
+        self.canvas = ipycanvas.Canvas(width=self.SIDE, height=self.SIDE, sync_image_data=False)
+        self.canvas.layout.border = "1px solid #666666"
+        self.wipe = ipywidgets.Button(description="wipe", layout={"width": "80px"})
+        self.meant = ipywidgets.ToggleButtons(
+            options=["?", *map(str, range(10))], description="I drew a", style={"button_width": "34px"}
+        )
+        hint = ipywidgets.HTML("Draw a digit; it is read, and attacked above, when you lift the pen.")
+        super().__init__([hint, ipywidgets.HBox([self.canvas, ipywidgets.VBox([self.meant, self.wipe])])])
+        self.canvas.on_mouse_down(self.down), self.canvas.on_mouse_move(self.move), self.canvas.on_mouse_up(self.up)
+        self.canvas.on_mouse_out(self.up)
+        self.canvas.on_touch_start(lambda touches: self.down(*touches[0]))
+        self.canvas.on_touch_move(lambda touches: self.move(*touches[0]))
+        self.canvas.on_touch_end(lambda touches: self.up())
+        self.wipe.on_click(self._clear)
+        self.meant.observe(self._read, "value")
+        self._clear()
+
+    def _clear(self, _=None):
+        self.ink = Image.new("L", (self.SIDE, self.SIDE))
+        self.canvas.fill_style = "black"
+        self.canvas.fill_rect(0, 0, self.SIDE, self.SIDE)
+        self.canvas.stroke_style = self.canvas.fill_style = "white"
+        self.canvas.line_width, self.canvas.line_cap = self.PEN, "round"
+
+    def down(self, x, y):
+        """The pen touches the pad at pixel (x, y)."""
+        self._last = x, y
+        self.move(x, y)
+
+    def move(self, x, y):
+        """The pen moves to (x, y); it draws if it touches the pad."""
+        if self._last is None:
+            return
+        self.canvas.stroke_line(*self._last, x, y)
+        pen, half = ImageDraw.Draw(self.ink), self.PEN / 2
+        pen.line((*self._last, x, y), 255, self.PEN)
+        pen.ellipse((x - half, y - half, x + half, y + half), 255)
+        self._last = x, y
+
+    def up(self, *_):
+        """The pen is lifted: what is drawn is read and attacked."""
+        if self._last is not None:
+            self._last = None
+            self._read()
+
+    def _read(self, _=None):
+        if self.ink.getbbox() is None:
+            return
+        file = io.BytesIO()
+        self.ink.save(file, "PNG")
+        x = read_digit(file, invert=False)
+        said = self._dashboard.first_reads(x) if self.meant.value == "?" else int(self.meant.value)
+        self._dashboard.show(x, torch.tensor([said]))
+
+
+def _seeded(number):
+    return torch.Generator().manual_seed(number)

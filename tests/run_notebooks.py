@@ -95,4 +95,5 @@ def write(path, content):
 
 
 if __name__ == "__main__":
-    main([Path(name).resolve() for name in sys.argv[1:]] or sorted(NOTEBOOKS.glob("[0-9]*.ipynb")))
+    every = [*sorted(NOTEBOOKS.glob("[0-9]*.ipynb")), *sorted(NOTEBOOKS.glob("app/*.ipynb"))]
+    main([Path(name).resolve() for name in sys.argv[1:]] or every)

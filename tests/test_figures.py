@@ -1,4 +1,4 @@
-"""Figures show the data that they were given; the slider shows what the models say."""
+"""Figures show the data that they were given."""
 
 import io
 
@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
-from advutils import Accuracy, History, fgsm, initialised, plots, predict, vgg
-from advutils.widgets import EpsilonSlider
+from advutils import Accuracy, History, plots
 
 matplotlib.use("Agg")
 
@@ -120,63 +118,3 @@ def test_a_figure_as_png_is_closed():
 
 def test_units_say_one_radius_in_three_ways():
     assert plots.units(0.1) == "epsilon = 0.100 of the pixel range = 25.5/255 = 0.200 on inputs in [-1, 1]"
-
-
-@pytest.fixture
-def models():
-    return {
-        "clean VGG": initialised(lambda: vgg(11, width=0.05), seed=0).eval(),
-        "linear": initialised(lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), seed=1).eval(),
-    }
-
-
-def test_the_slider_shows_what_the_models_say(models, digits):
-    dashboard = EpsilonSlider(models, digits, eps=0.1)
-    dashboard.digit.value = 2
-    dashboard.example.value = 1
-    x, y = digits.tensors[0][6:7], digits.tensors[1][6:7]  # the second image of class 2
-    assert torch.equal(dashboard.image, x)
-    for eps in (0.0, 0.2):
-        dashboard.slider.value = eps
-        for label, model in models.items():
-            x_adv, probabilities = dashboard.shown[label]
-            assert torch.equal(x_adv, fgsm(model, x, y, eps=eps))
-            assert torch.equal(probabilities, predict(model, x_adv)[0])
-
-
-def test_the_picture_changes_with_the_slider_and_with_nothing_else(models, digits):
-    dashboard = EpsilonSlider(models, digits, eps=0.1)
-    first = dashboard.picture.value
-    dashboard.slider.value = 0.2
-    second = dashboard.picture.value
-    dashboard.slider.value = 0.1
-    assert dashboard.picture.value == first != second
-    assert np.asarray(Image.open(io.BytesIO(first))).std() > 0
-
-
-def test_a_move_of_the_slider_takes_no_gradient(models, digits, monkeypatch):
-    dashboard = EpsilonSlider(models, digits, eps=0.1)
-    calls = []
-    flat = torch.zeros(1, 1, 28, 28)
-    monkeypatch.setattr("advutils.widgets.input_gradient", lambda *args: calls.append(args) or flat)
-    dashboard.slider.value = 0.2
-    assert not calls
-    dashboard.example.value = 1
-    assert len(calls) == len(models)
-
-
-def test_the_panel_draws_the_probabilities_and_marks_a_misreading(digits):
-    panel = plots.SideBySide(["clean VGG"], num_classes=3)
-    x, p = digits.tensors[0][0], torch.tensor([0.2, 0.7, 0.1])
-    panel.update(x, [x * 0.9], [p], 0, 0.1)
-    picture, change, bars = panel.rows[0]
-    assert np.allclose([bar.get_height() for bar in bars], p)
-    assert np.allclose(picture.get_array(), x[0] * 0.9) and np.allclose(change.get_array(), x[0] * -0.1)
-    assert panel.axes[0, 0].get_title() == "✗ 0 → 1 (0.70)"
-
-
-def test_the_slider_refuses_what_it_cannot_show(models, digits):
-    with pytest.raises(ValueError, match="models: got none"):
-        EpsilonSlider({}, digits)
-    with pytest.raises(ValueError, match="eps_max: got 8"):
-        EpsilonSlider(models, digits, eps_max=8)

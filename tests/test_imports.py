@@ -11,7 +11,8 @@ import advutils
 
 PACKAGE = Path(advutils.__file__).parent
 ROOMS = {
-    "widgets": {"plots", "evaluation", "attacks", "models", "checks", "data"},
+    "widgets": {"panel", "plots", "evaluation", "attacks", "models", "checks", "data"},
+    "panel": {"plots"},
     "checklist": {"evaluation", "attacks", "models", "data", "checks"},
     "results": {"trained", "evaluation", "models", "data", "attacks", "plots"},
     "trained": {"training", "objectives", "models", "data", "checks", "attacks"},
