@@ -1,16 +1,17 @@
 """The frames of the book's slider, which works without a kernel: python book/frames.py
 
-They are what the live slider draws at each radius, kept as pictures beside what it says; a few minutes, or half a minute
-when the two networks have been trained before. They are committed, and a test says when they are out of date.
+They are what the live slider draws at each radius, kept as pictures beside what it says. It takes half a minute once
+the two networks have been trained. The frames are committed, and a test says when they are out of date.
 """
 
+import ast
 import io
 import json
 from pathlib import Path
 
 from PIL import Image
 
-from advutils import fingerprint, load_data, trained
+from advutils import fingerprint, load_data, panel, trained, widgets
 from advutils.models import replace_file
 from advutils.widgets import EpsilonSlider
 
@@ -40,8 +41,9 @@ def main():
 
 
 def stamp():
-    """What the frames depend on: the package's numeric code and the choices here."""
-    return fingerprint("frames", DEFENCE, RADII, ATTACKS, COLORS)
+    """What the frames depend on: the package's numeric code, the code that draws, and the choices here."""
+    drawn = [ast.dump(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))) for module in (panel, widgets)]
+    return fingerprint(DEFENCE, RADII, ATTACKS, COLORS, *drawn)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A notebook is replaced only when all of its cells ran. What would differ from ru
 times of execution, widget state, progress bars. The picture of the cell tagged `readme-figure` is also the README's.
 """
 
+import ast
 import base64
 import os
 import sys
@@ -15,6 +16,10 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbval_harness import without_bars
 
+import advutils
+from advutils import fingerprint
+
+PACKAGE = Path(advutils.__file__).parent
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 CELL_SECONDS = 1200
 
@@ -35,6 +40,7 @@ def run(path):
     execute(notebook, path)
     seconds = time.monotonic() - start
     normalise(notebook)
+    notebook.metadata["made_with"] = stamp(notebook)
     nbformat.validate(notebook)
     write(path, (nbformat.writes(notebook).rstrip("\n") + "\n").encode())
     for figure in readme_figures(notebook):
@@ -76,6 +82,23 @@ def without_bar(output):
     if output.output_type == "stream" and output.name == "stderr":
         output.text = without_bars(output.text)
     return output
+
+
+def stamp(notebook):
+    """What a notebook's outputs depend on, as a hash: its code, the numeric code of the package, and what draws."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    named = [module for module in ("plots", "panel", "widgets", "checklist") if module in "".join(code)]
+    named += ["panel"] * ("widgets" in named)
+    return fingerprint(code, {module: bare(PACKAGE / f"{module}.py") for module in named})[:16]
+
+
+def bare(path):
+    """The code of a module without comments and docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(tree)
 
 
 def readme_figures(notebook):

@@ -3,11 +3,15 @@
 import base64
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from itertools import groupby
 from pathlib import Path
 
+import nbformat
 import pytest
+from run_notebooks import stamp
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("[0-9]*.ipynb"))
@@ -129,3 +133,38 @@ def test_the_figure_of_the_readme_is_the_one_in_the_notebook():
     outputs = [output for cell in code if "readme-figure" in tags(cell) for output in cell["outputs"]]
     (figure,) = (output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {}))
     assert (FOLDER / "figures" / "series.png").read_bytes() == base64.b64decode("".join(figure))
+
+
+# what is committed was made by what is committed: one look each, and a word about what to do
+
+COMMITTED = [*PATHS, *sorted(FOLDER.glob("app/*.ipynb"))]
+committed = pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)
+
+
+@committed
+def test_outputs_were_made_by_this_code(path):
+    notebook = nbformat.read(path, as_version=4)
+    again = f"make run NOTEBOOKS={path.relative_to(FOLDER.parent)}"
+    assert notebook.metadata.get("made_with") == stamp(notebook), f"{path.name} is stale, as code has changed: {again}"
+
+
+@committed
+def test_no_output_is_an_error_and_nothing_is_left_of_a_run(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    outputs = [output for cell in cells(notebook, "code") for output in cell["outputs"]]
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    assert "widgets" not in notebook["metadata"]
+    assert not [cell for cell in notebook["cells"] if "execution" in cell["metadata"]]
+
+
+@committed
+def test_a_notebook_is_small(path):
+    assert path.stat().st_size < 400_000
+
+
+@pytest.mark.parametrize("command", ["check", "format --check"])
+def test_code_and_notebooks_are_formatted(command):
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", *command.split(), FOLDER.parent], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,254 @@
+"""The slider as a learner has it: in JupyterLab and as an app, in a real Chromium, moved by keys and by hand."""
+
+import base64
+import contextlib
+import io
+import json
+import os
+import queue
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from advutils import load_data, read_digit, trained
+from advutils.widgets import EpsilonSlider
+
+pytestmark = pytest.mark.browser
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+SMALL = dict(width=0.0625, epochs=1, defence_epochs=1)  # parameters of notebook 3: networks that are trained in seconds
+QUIET = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+PATIENCE = 240_000  # milliseconds: on a busy machine a kernel takes its time
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with notebook 3 and the app, both on small networks, and nobody's settings but their own."""
+    home = tmp_path_factory.mktemp("lab")
+    notebook = nbformat.read(NOTEBOOKS / "03_visualize.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            cell.source += "\n" + "\n".join(f"{name} = {value}" for name, value in SMALL.items())
+    nbformat.write(notebook, home / "03_visualize.ipynb")
+    app = nbformat.read(NOTEBOOKS / "app" / "slider.ipynb", as_version=4)
+    for cell in app.cells:
+        cell.source = cell.source.replace('trained("clean")', f'trained("clean", width={SMALL["width"]}, epochs=1)')
+        cell.source = cell.source.replace(
+            'trained("joined-fgsm-0.1")', f'trained("joined-fgsm-0.1", width={SMALL["width"]}, epochs=1)'
+        )
+    nbformat.write(app, home / "slider.ipynb")
+    (home / "lab").mkdir()
+    (home / "lab" / "overrides.json").write_text(json.dumps(QUIET))
+    return home
+
+
+@pytest.fixture(scope="module")
+def environment(home):
+    cache = os.environ.get("ADVUTILS_CACHE")
+    folders = ("JUPYTER_CONFIG_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")
+    own = {name: str(home / name.lower()) for name in folders}
+    own |= {} if cache else {"ADVUTILS_CACHE": str(home / "cache")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADVUTILS_CACHE", cache or str(home / "cache"))
+        yield os.environ | own
+
+
+@contextlib.contextmanager
+def serving(command, environment, address):
+    """A server for as long as the block lasts; yields what `address`, a pattern, matches in what it prints."""
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True)
+    lines, said = queue.Queue(), []
+    threading.Thread(target=lambda: [lines.put(line) for line in process.stdout], daemon=True).start()
+    try:
+        while not (found := re.search(address, "".join(said))):
+            assert process.poll() is None, "".join(said)
+            with contextlib.suppress(queue.Empty):
+                said.append(lines.get(timeout=90))
+        yield found[0]
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def lab(home, environment):
+    """The address of a JupyterLab that was started as `make lab` starts it, with its token."""
+    root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    flags = [
+        f"--ServerApp.root_dir={home}",
+        "--LabApp.extension_manager=readonly",
+        "--ServerApp.port=0",
+        "--no-browser",
+    ]
+    flags += [f"--LabApp.app_settings_dir={home / 'lab'}", "--ip=127.0.0.1"]
+    command = [sys.executable, "-m", "jupyterlab", *flags, *root]
+    with serving(command, environment, r"http://127\.0\.0\.1:\d+/lab\?token=\w+") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def app(home, environment):
+    """The address of the app, started as `make app` starts it."""
+    command = [sys.executable, "-m", "voila", str(home / "slider.ipynb"), "--Voila.ip=127.0.0.1", "--no-browser"]
+    command += [f"--port={free_port()}"]
+    with serving(command, environment, r"http://127\.0\.0\.1:\d+/?") as address:
+        yield address
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def mine(environment):
+    """The same slider on the same networks, in this process: what the browser has to show."""
+    width = SMALL["width"]
+    models = {
+        "clean VGG": trained("clean", width=width, epochs=1),
+        "defended VGG": trained("joined-fgsm-0.1", width=width, epochs=1),
+    }
+    return EpsilonSlider(models, load_data("mnist-5k", train=False), eps=0.2)
+
+
+def picture(page):
+    """The pixels of the slider's picture, as the browser holds them."""
+    data = page.evaluate(
+        """async () => {
+            const image = document.querySelector('img.widget-image');
+            const blob = await (await fetch(image.src)).blob();
+            const bytes = new Uint8Array(await blob.arrayBuffer());
+            let text = ''; for (const byte of bytes) text += String.fromCharCode(byte);
+            return btoa(text);
+        }"""
+    )
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).astype(int)
+
+
+def alike(a, b):
+    """Whether two pictures are the same but for the last digits of numbers, which differ between numbers of threads."""
+    return a.shape == b.shape and (abs(a - b).max(2) > 48).mean() < 0.01
+
+
+def until(holds, seconds=20):
+    """Wait for the browser to catch up with the kernel."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "the picture did not become what Python computes"
+        time.sleep(0.1)
+
+
+def follows(page, mine):
+    """The picture and the words in the page become those of the slider here."""
+    expected = np.asarray(Image.open(io.BytesIO(mine.picture.value))).astype(int)
+    until(lambda: alike(picture(page), expected))
+    radius = mine.words.split(". ")[0]
+    until(lambda: radius in page.get_by_role("status").last.inner_text())
+
+
+def exercise(page, mine):
+    """Keys, a drag, other images, another attack: after each the page shows what Python computes."""
+    handle = page.locator(".noUi-handle").first
+    handle.scroll_into_view_if_needed()
+    follows(page, mine)
+    before = picture(page)
+    handle.focus()
+    for _ in range(10):
+        page.keyboard.press("ArrowRight")
+    mine.slider.value = min(0.2 + 10 * mine.slider.step, mine.slider.max)
+    follows(page, mine)
+    assert not alike(picture(page), before)
+
+    bar = page.locator(".noUi-target").first.bounding_box()
+    box = handle.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    for part in (0.6, 0.4, 0.2, 0.1):
+        page.mouse.move(bar["x"] + part * bar["width"], box["y"] + box["height"] / 2)
+    page.mouse.up()
+    until(lambda: abs(float(page.locator(".widget-readout").first.inner_text()) - 0.03) < 0.012)
+    mine.slider.value = float(page.locator(".widget-readout").first.inner_text())
+    follows(page, mine)
+
+    page.get_by_role("button", name="near the boundary").first.click()
+    mine.images.value = "near the boundary"
+    follows(page, mine)
+    page.get_by_role("button", name="noise", exact=True).first.click()
+    mine.attack.value = "noise"
+    follows(page, mine)
+    page.get_by_role("button", name="next example").first.click()
+    mine.further.click()
+    follows(page, mine)
+    page.get_by_role("button", name="FGSM", exact=True).first.click()
+    mine.attack.value = "FGSM"
+    follows(page, mine)
+
+
+def draw(page, mine):
+    """A vertical stroke on the pad, with the mouse, is read as one drawn here is."""
+    pad = page.locator("canvas.jupyter-widgets, .jupyter-widgets canvas").last
+    pad.scroll_into_view_if_needed()
+    box = pad.bounding_box()
+    before = picture(page)
+    middle = box["x"] + box["width"] / 2
+    page.mouse.move(middle, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(middle, box["y"] + 180, steps=6)
+    page.mouse.up()
+    until(lambda: picture(page).shape != before.shape or not alike(picture(page), before))
+    assert "of 1 correctly" in page.get_by_role("status").last.inner_text()
+    ink = Image.new("L", (224, 224))
+    ink.paste(255, (103, 31, 122, 190))
+    file = io.BytesIO()
+    ink.save(file, "PNG")
+    x = read_digit(file, invert=False)
+    said = mine.first_reads(x)
+    mine.show(x, torch.tensor([said]))
+    tile = np.s_[33:117, 10:94]
+    drawn, expected = (
+        shown[tile].mean(2) for shown in (picture(page), np.asarray(Image.open(io.BytesIO(mine.picture.value))))
+    )
+    assert np.corrcoef(drawn.ravel(), expected.ravel())[0, 1] > 0.8
+
+
+def test_in_jupyterlab_the_slider_follows_keys_hand_and_pen(visit, lab, mine):
+    page = visit.page
+    page.set_viewport_size({"width": 1400, "height": 1100})
+    page.goto(lab.replace("/lab?", "/doc/tree/03_visualize.ipynb?"))
+    page.locator(".jp-KernelName", has_text="Python").first.wait_for(timeout=PATIENCE)
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for(timeout=PATIENCE)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    page.get_by_text("sevens").first.wait_for(timeout=PATIENCE)  # what the last cell prints, once it ran
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for(timeout=PATIENCE)
+    mine.images.value = "7"  # the last cell left it so
+    exercise(page, mine)
+    draw(page, mine)
+    assert visit.errors == []
+
+
+def test_as_an_app_no_code_is_seen_and_the_slider_follows(visit, app, mine):
+    page = visit.page
+    page.set_viewport_size({"width": 1100, "height": 1100})
+    page.goto(app, timeout=PATIENCE)
+    page.locator("img.widget-image").first.wait_for(timeout=PATIENCE)
+    assert "import" not in page.inner_text("body")
+    mine.slider.value = 0.1
+    page.locator(".noUi-handle").first.focus()
+    follows(page, mine)
+    mine.slider.value = 0.2
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    exercise(page, mine)
+    draw(page, mine)
+    assert visit.errors == []
