@@ -1,0 +1,71 @@
+"""Builds the executed notebooks into a static site that needs no network: `make book`, or python book/build.py FOLDER."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from sphinx.cmd.build import main as sphinx
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+REFERENCE = re.compile(r"- (?P<authors>.+?): \*(?P<title>.+?)\*, (?P<year>\d{4})\. (?P<id>(?:arXiv|doi):\S+)")
+ADDRESSES = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
+
+
+def build(folder):
+    """Assemble the sources in folder/source and turn them into folder/html; returns Sphinx's exit status."""
+    source, site = folder / "source", folder / "html"
+    for old in (source, site):
+        shutil.rmtree(old, ignore_errors=True)
+    assemble(source)
+    options = ["-c", HERE, "-d", folder / "doctrees", "-b", "html", "--fail-on-warning", "--keep-going"]
+    return sphinx([str(option) for option in [*options, "--fresh-env", "--quiet", source, site]])
+
+
+def assemble(source):
+    """Lay the sources out as the repository has them, so that a link leads where it did; then write the made pages."""
+    shutil.copytree(ROOT / "notebooks" / "figures", source / "notebooks" / "figures")
+    for notebook in notebooks():
+        shutil.copy(notebook, source / "notebooks")
+    for page in [ROOT / "README.md", *HERE.glob("*.md")]:
+        shutil.copy(page, source)
+    for make in MADE:
+        make(source)
+
+
+def references(source):
+    """references.md: what the notebooks cite at their ends, each paper once, with the notebooks that cite it."""
+    cited = {}
+    for notebook in notebooks():
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        for line in "".join(cells[-1]["source"]).split("## References")[1].strip().splitlines():
+            paper = REFERENCE.match(line)
+            if not paper:
+                raise ValueError(f"{notebook.name}: not a reference as the others are: {line}")
+            cited.setdefault(paper["id"], []).append((paper, notebook))
+    entries = []
+    for identifier, mentions in cited.items():
+        paper = max((paper for paper, _ in mentions), key=lambda paper: len(paper[0]))  # some shorten the title
+        kind, number = identifier.split(":", 1)
+        readers = ", ".join(f"[{int(path.name[:2])}](notebooks/{path.name})" for _, path in mentions)
+        surname = paper["authors"].split(",")[0].removesuffix(" et al.").split()[-1]
+        entry = f"- {paper['authors']}: *{paper['title']}*, {paper['year']}. [{identifier}]({ADDRESSES[kind]}{number})"
+        entries.append((surname, paper["year"], f"{entry}. In {'notebook' + 's' * (len(mentions) > 1)} {readers}."))
+    text = "# References\n\nThe papers that the notebooks cite, by first author.\n\n"
+    (source / "references.md").write_text(text + "\n".join(entry for *_, entry in sorted(entries)) + "\n", "utf-8")
+
+
+def notebooks():
+    """The notebooks of the series, in order; a learner's own are left out."""
+    return sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+
+
+MADE = [references]  # each writes its page, and what else that needs, into the source folder; index.md names the page
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "_build"
+    status = build(folder)
+    print(f"Open {folder / 'html' / 'index.html'}" if status == 0 else "The site has faults, named above.")
+    sys.exit(status)
