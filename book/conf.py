@@ -29,6 +29,7 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
+html_context = {"default_mode": "auto"}
 html_copy_source = False
 html_show_copyright = False
 html_use_index = False  # nothing is declared that it could list
