@@ -1,4 +1,4 @@
-"""Builds the executed notebooks into a static site that needs no network: `make book`, or python book/build.py FOLDER."""
+"""Builds the executed notebooks into a static site without a network: `make book`, or python book/build.py FOLDER."""
 
 import json
 import re

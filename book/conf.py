@@ -10,11 +10,10 @@ from sphinx.util import logging
 
 ALT = tomllib.loads((Path(__file__).parent / "alt.toml").read_text(encoding="utf-8"))
 WIDGET = "application/vnd.jupyter.widget-view+json"
-INSTEAD_OF_A_WIDGET = "*In the notebook there is a control to move here. It needs a kernel, which a page does not have.*"
+INSTEAD_OF_A_WIDGET = "*A control stands here in the notebook. It needs a kernel, which a page does not have.*"
 DOWNLOAD = "The notebook behind this page, executed: {{download}}`{0} <{0}>`. It runs where `advutils` is installed."
 
 project = "Adversarial robustness"
-author = "the authors of the series"
 html_title = "Adversarial robustness"
 extensions = ["myst_nb"]
 exclude_patterns = ["README.md"]  # parts of it are included in the first page
@@ -23,7 +22,8 @@ myst_enable_extensions = ["dollarmath"]
 
 html_theme = "sphinx_book_theme"
 html_theme_options = {
-    "home_page_in_toc": True,
+    "navbar_persistent": [],  # the search has its place in the side bar
+    "footer_content_items": [],
     "use_download_button": False,  # it would lead to the copies of which html_copy_source speaks
     "show_toc_level": 2,
     "pygments_light_style": "a11y-high-contrast-light",
@@ -37,7 +37,7 @@ html_favicon = "static/favicon.svg"
 html_css_files = ["book.css"]
 html_js_files = ["book.js"]
 
-# One file and no fonts: browsers refuse fonts to pages that are opened from a disk. Its menu would ask for further files.
+# One file and no fonts, which some browsers refuse to pages opened from a disk; its menu would ask for further files.
 mathjax_path = "tex-svg.js"
 mathjax3_config = {"options": {"enableMenu": False}}
 html_static_path = ["static", str(files("sphinx-mathjax-offline") / "static" / "mathjax" / mathjax_path)]

@@ -1,4 +1,4 @@
-"""A Chromium for tests that look at pages: `visit` in conftest.py hands out one page, and what it did is written down."""
+"""A Chromium for tests that look at pages: `visit` in conftest.py is one page, with a record of what it did."""
 
 import os
 import shutil

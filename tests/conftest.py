@@ -28,7 +28,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser, request):
-    """A page with a record of its errors and requests; when the test fails, its picture is left in tests/screenshots."""
+    """A page with a record of its errors and requests; a failed test leaves a picture of it in tests/screenshots."""
     with chromium.visiting(browser) as opened:
         yield opened
         if request.node.stash.get(FAILED, False):

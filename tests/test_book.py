@@ -17,7 +17,7 @@ from bs4 import BeautifulSoup
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 WIDGET = "application/vnd.jupyter.widget-view+json"
-LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "object": "data", "use": "href"}
+LOADED = dict(script="src", link="href", img="src", iframe="src", source="src", object="data", use="href")
 
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -125,7 +125,7 @@ def test_the_notebooks_link_to_each_other_on_the_site(site, pages):
 
 
 def test_the_title_page_lists_every_notebook_with_its_question(site, pages):
-    rows = [row for row in pages[site / "index.html"].select(".bd-article tbody tr")]
+    rows = pages[site / "index.html"].select(".bd-article tbody tr")
     assert [Path(row.a["href"]).stem for row in rows] == [path.stem for path in NOTEBOOKS]
     assert all("?" in row.find_all("td")[1].text for row in rows)
 
@@ -179,15 +179,18 @@ def test_every_image_says_what_it_shows(pages):
 # as a reader sees it
 
 
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
 @pytest.fixture(params=["file", "http"])
 def address(request, site):
     """The site as it is opened from a disk, and as a server gives it out."""
     if request.param == "file":
         yield site.as_uri()
         return
-    handler = partial(SimpleHTTPRequestHandler, directory=site)
-    handler.func.log_message = lambda *_: None
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

@@ -25,7 +25,7 @@ REGISTRIES = [".".join((name, "org")) for name in ("pypi", "pythonhosted", "anac
 
 def requirements():
     lines = PROJECT["dependencies"] + [line for extra in PROJECT["optional-dependencies"].values() for line in extra]
-    return [requirement for requirement in map(Requirement, dict.fromkeys(lines)) if requirement.name != PROJECT["name"]]
+    return [Requirement(line) for line in dict.fromkeys(lines) if not line.startswith(PROJECT["name"] + "[")]
 
 
 def environment():
