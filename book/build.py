@@ -37,24 +37,35 @@ def assemble(source):
 
 def references(source):
     """references.md: what the notebooks cite at their ends, each paper once, with the notebooks that cite it."""
-    cited = {}
+    mentions = {}
     for notebook in notebooks():
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        for line in "".join(cells[-1]["source"]).split("## References")[1].strip().splitlines():
-            paper = REFERENCE.match(line)
-            if not paper:
-                raise ValueError(f"{notebook.name}: not a reference as the others are: {line}")
-            cited.setdefault(paper["id"], []).append((paper, notebook))
-    entries = []
-    for identifier, mentions in cited.items():
-        paper = max((paper for paper, _ in mentions), key=lambda paper: len(paper[0]))  # some shorten the title
-        kind, number = identifier.split(":", 1)
-        readers = ", ".join(f"[{int(path.name[:2])}](notebooks/{path.name})" for _, path in mentions)
-        surname = paper["authors"].split(",")[0].removesuffix(" et al.").split()[-1]
-        entry = f"- {paper['authors']}: *{paper['title']}*, {paper['year']}. [{identifier}]({ADDRESSES[kind]}{number})"
-        entries.append((surname, paper["year"], f"{entry}. In {'notebook' + 's' * (len(mentions) > 1)} {readers}."))
-    text = "# References\n\nThe papers that the notebooks cite, by first author.\n\n"
-    (source / "references.md").write_text(text + "\n".join(entry for *_, entry in sorted(entries)) + "\n", "utf-8")
+        for paper in cited(notebook):
+            mentions.setdefault(paper["id"], []).append((paper, notebook))
+    lines = [line for _, line in sorted(map(entry, mentions.values()))]
+    text = "\n".join(["# References", "", "The papers that the notebooks cite, by first author.", "", *lines, ""])
+    (source / "references.md").write_text(text, encoding="utf-8")
+
+
+def cited(notebook):
+    """The references at the end of a notebook, taken apart."""
+    last = json.loads(notebook.read_text(encoding="utf-8"))["cells"][-1]
+    for line in "".join(last["source"]).split("## References")[1].strip().splitlines():
+        paper = REFERENCE.match(line)
+        if not paper:
+            raise ValueError(f"{notebook.name}: not written as the other references are: {line}")
+        yield paper
+
+
+def entry(mentions):
+    """A paper's place in the list, and its line there, from all that mention it; some of these shorten the title."""
+    paper = max((paper for paper, _ in mentions), key=lambda paper: len(paper[0]))
+    authors, title, year, identifier = paper.groups()
+    kind, number = identifier.split(":", 1)
+    readers = ", ".join(f"[{int(path.name[:2])}](notebooks/{path.name})" for _, path in mentions)
+    link = f"[{identifier}]({ADDRESSES[kind]}{number})"
+    line = f"- {authors}: *{title}*, {year}. {link}. In {'notebook' + 's' * (len(mentions) > 1)} {readers}."
+    surname = authors.split(",")[0].removesuffix(" et al.").split()[-1]
+    return (surname, year), line
 
 
 def notebooks():

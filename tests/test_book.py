@@ -132,7 +132,7 @@ def test_the_title_page_lists_every_notebook_with_its_question(site, pages):
 
 def test_every_paper_that_is_cited_is_on_the_page_of_references(site, pages):
     sources = [ROOT / "README.md", *NOTEBOOKS]
-    papers = re.compile(r"arXiv:\d{4}\.\d{5}|doi:10\.[\w./-]+\w")
+    papers = re.compile(r"arXiv:\d{4}\.\d{4,5}|doi:10\.[\w./-]+\w")
     ends = [path.read_text(encoding="utf-8").rsplit("## References", 1)[-1] for path in sources]
     cited = {number for text in ends for number in papers.findall(text)}
     page = pages[site / "references.html"]
@@ -196,14 +196,20 @@ def address(request, site):
         server.shutdown()
 
 
+def open_each_page(page, address, pages, site):
+    """Open one page after the other, its equations drawn, and yield its name."""
+    for name in (path.relative_to(site).as_posix() for path in pages):
+        page.goto(f"{address}/{name}")
+        if page.locator(".math").count():
+            page.wait_for_selector("mjx-container svg", state="attached")
+            page.evaluate("MathJax.startup.promise")
+        yield name
+
+
 @pytest.mark.browser
-def test_pages_open_without_an_error_or_a_request_elsewhere(visit, address):
-    for name in ("index.html", "references.html", *(f"notebooks/{path.stem}.html" for path in NOTEBOOKS)):
-        visit.page.goto(f"{address}/{name}", wait_until="load")
-        if visit.page.locator(".math").count():
-            visit.page.wait_for_selector("mjx-container svg", state="attached")
-            visit.page.evaluate("MathJax.startup.promise")
-            assert not visit.page.locator("[data-mml-node=merror]").count(), name
+def test_pages_open_without_an_error_or_a_request_elsewhere(visit, address, pages, site):
+    for name in open_each_page(visit.page, address, pages, site):
+        assert not visit.page.locator("[data-mml-node=merror]").count(), name
         pictures = visit.page.locator("main img").evaluate_all("all => all.map(image => image.naturalWidth)")
         assert all(pictures), name
     assert not visit.errors and not visit.elsewhere()
@@ -232,11 +238,7 @@ def test_the_dark_mode_changes_the_page_and_leaves_figures_a_white_ground(visit,
 
 
 @pytest.mark.browser
-def test_no_page_is_wider_than_a_phone(visit, site):
+def test_no_page_is_wider_than_a_phone(visit, pages, site):
     visit.page.set_viewport_size({"width": 390, "height": 844})
-    for name in ("index.html", "references.html", *(f"notebooks/{path.stem}.html" for path in NOTEBOOKS)):
-        visit.page.goto(f"{site.as_uri()}/{name}")
-        if visit.page.locator(".math").count():
-            visit.page.wait_for_selector("mjx-container svg", state="attached")
-            visit.page.evaluate("MathJax.startup.promise")
+    for name in open_each_page(visit.page, site.as_uri(), pages, site):
         assert visit.overhang() <= 0, name
