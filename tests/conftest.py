@@ -1,6 +1,11 @@
 """For the unit tests; what concerns notebooks is in nbval_harness.py, which pyproject.toml loads for both folders."""
 
+import re
+from pathlib import Path
+
+import browser as chromium
 import matplotlib
+import pytest
 from hypothesis import settings
 
 # In this process only: the notebooks' kernels must go on drawing inline, so this is no environment variable.
@@ -9,3 +14,30 @@ matplotlib.use("Agg")
 # A learner's `make test` must not depend on luck, nor on how busy the machine is.
 settings.register_profile("series", deadline=None, derandomize=True, database=None, print_blob=True)
 settings.load_profile("series")
+
+SCREENSHOTS = Path(__file__).parent / "screenshots"
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium for the tests of one file; it is not kept longer, as no event loop can run beside it."""
+    with chromium.running() as started:
+        yield started
+
+
+@pytest.fixture
+def visit(browser, request):
+    """A page with a record of its errors and requests; a failed test leaves a picture of it in tests/screenshots."""
+    with chromium.visiting(browser) as opened:
+        yield opened
+        if request.node.stash.get(FAILED, False):
+            opened.page.screenshot(path=SCREENSHOTS / (re.sub(r"\W+", "-", request.node.name) + ".png"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.when == "call":
+        item.stash[FAILED] = report.failed
+    return report

@@ -16,7 +16,7 @@ from rattler import MatchSpec
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TOP_LEVEL = {
-    "notebooks", "advutils", "tests", "environment.yml", "README.md",
+    "notebooks", "advutils", "book", "tests", "environment.yml", "README.md",
     "pyproject.toml", "constraints.txt", "Makefile", "CONTRIBUTING.md", "LICENSE",
     ".ci", ".gitattributes", ".gitignore",
 }  # fmt: skip
@@ -24,7 +24,8 @@ REGISTRIES = [".".join((name, "org")) for name in ("pypi", "pythonhosted", "anac
 
 
 def requirements():
-    return [Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]]
+    lines = PROJECT["dependencies"] + [line for extra in PROJECT["optional-dependencies"].values() for line in extra]
+    return [Requirement(line) for line in dict.fromkeys(lines) if not line.startswith(PROJECT["name"] + "[")]
 
 
 def environment():
