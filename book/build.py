@@ -74,7 +74,7 @@ def notebooks():
     return sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 
-MADE = [references, slider]  # each writes its page, and what else that needs, into the source folder; index.md names the page
+MADE = [references, slider]  # each writes its page into the source folder, and index.md names the page
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "_build"
