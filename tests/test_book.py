@@ -1,5 +1,6 @@
 """The site that `make book` builds: whole, at home without a network, and legible to everyone."""
 
+import base64
 import json
 import re
 import subprocess
@@ -242,3 +243,54 @@ def test_no_page_is_wider_than_a_phone(visit, pages, site):
     visit.page.set_viewport_size({"width": 390, "height": 844})
     for name in open_each_page(visit.page, site.as_uri(), pages, site):
         assert visit.overhang() <= 0, name
+
+
+# the slider that needs no kernel
+
+
+@pytest.fixture(scope="session")
+def frames():
+    return json.loads((ROOT / "book" / "frames" / "frames.json").read_text(encoding="utf-8"))
+
+
+def test_its_frames_were_drawn_by_this_code(frames):
+    call = [sys.executable, "-c", "import frames; print(frames.stamp())"]
+    now = subprocess.run(call, cwd=ROOT / "book", capture_output=True, text=True, check=True).stdout.strip()
+    assert frames["stamp"] == now, "the frames are out of date: python book/frames.py"
+
+
+def test_its_page_is_light(site):
+    assert 100_000 < (site / "slider.html").stat().st_size < 1_500_000
+
+
+def shown(page):
+    """The picture in the page, as its bytes."""
+    return base64.b64decode(page.locator("#frame").get_attribute("src").split(",")[1])
+
+
+@pytest.mark.browser
+def test_it_follows_keys_and_hand_and_says_what_it_shows(visit, site, frames):
+    page = visit.page
+    page.goto((site / "slider.html").as_uri())
+    handle = page.get_by_label("epsilon", exact=True)
+
+    def agrees(attack):
+        number = int(handle.input_value())
+        assert shown(page) == (ROOT / "book" / "frames" / f"{attack}-{number:02}.png").read_bytes()
+        words = frames["words"][attack][number]
+        assert page.locator("#said").inner_text() == words and words in page.locator("#frame").get_attribute("alt")
+        assert page.locator("#value").inner_text() == f"{frames['eps'][number]:.3f}"
+        return number
+
+    first = agrees("FGSM")
+    handle.focus()
+    page.keyboard.press("ArrowRight")
+    assert agrees("FGSM") == first + 1
+    page.keyboard.press("End")
+    assert agrees("FGSM") == len(frames["eps"]) - 1
+    box = handle.bounding_box()
+    page.mouse.click(box["x"] + 0.25 * box["width"], box["y"] + box["height"] / 2)
+    assert 2 <= agrees("FGSM") <= 8
+    page.get_by_label("PGD").check()
+    agrees("PGD")
+    assert visit.errors == [] and visit.elsewhere() == []
