@@ -1,10 +1,13 @@
 """The epsilon slider: drag, and watch a digit become another; and a pad to draw one's own."""
 
+import contextlib
+import copy
 import io
 import time
 from functools import partial
 
 import ipywidgets
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch.utils.data import TensorDataset
@@ -13,7 +16,7 @@ from advutils import checks
 from advutils.attacks import fgsm, fgsm_step, input_gradient, margin, pgd, random_noise
 from advutils.data import make_loader, read_digit
 from advutils.evaluation import accuracy_vs_eps, predict
-from advutils.models import evaluating, prepared
+from advutils.models import prepared
 from advutils.panel import Panel, png
 from advutils.plots import units
 
@@ -53,7 +56,7 @@ class EpsilonSlider(ipywidgets.VBox):
         checks.eps(eps), checks.eps(eps_max, "eps_max")
         if not models:
             raise ValueError("models: got none; accepts {label: nn.Module} with at least one entry")
-        self._models = {label: prepared(model).eval() for label, model in models.items()}
+        self._models = {label: prepared(copy.deepcopy(model)).eval() for label, model in models.items()}
         self._x = torch.stack([dataset[i][0] for i in range(len(dataset))])
         self._y = torch.as_tensor([int(dataset[i][1]) for i in range(len(dataset))])
         self._step = max(1, len(self._x) // checks.count(curve, "curve"))
@@ -74,10 +77,11 @@ class EpsilonSlider(ipywidgets.VBox):
     def _controls(self, classes, eps, eps_max):
         def buttons(options, name, width, tooltips=()):
             style = {"description_width": "70px", "button_width": width}
-            return ipywidgets.ToggleButtons(options=options, description=name, style=style, tooltips=tooltips)
+            group = ipywidgets.ToggleButtons(options=options, description=name, style=style, tooltips=tooltips)
+            return group.add_class("widget-inline-hbox")  # the name beside its buttons, as the slider's, not above them
 
         self.images = buttons([EACH, *map(str, classes), NEAR], "digits", "auto")
-        self.look = buttons([str(number + 1) for number in range(10)], "look at", "34px")
+        self.look = buttons([str(number + 1) for number in range(10)], "look at", "42px")
         self.further = ipywidgets.Button(description="next example", layout={"width": "110px"})
         self.look_and_further = ipywidgets.HBox([self.look, self.further])
         self.attack = buttons(
@@ -138,7 +142,8 @@ class EpsilonSlider(ipywidgets.VBox):
 
     def _nearest(self):
         """The images that the first model reads correctly, the smallest margin first."""
-        with evaluating(model := next(iter(self._models.values()))), torch.no_grad():
+        model = next(iter(self._models.values()))
+        with torch.no_grad():
             device = checks.device_of(model) or self._x.device
             lead = torch.cat([-margin(model(x.to(device)), y.to(device)).cpu() for x, y in self._batches(1)])
         return lead.where(lead > 0, torch.inf).argsort()[: max(10, int((lead > 0).sum()))]
@@ -173,10 +178,12 @@ class EpsilonSlider(ipywidgets.VBox):
         for label in labels:
             x_adv = self._attacked(label)
             device = checks.device_of(self._models[label]) or x_adv.device
-            self.shown[label] = x_adv, predict(self._models[label], x_adv.to(device)).cpu()
+            with torch.no_grad(), _one_thread():
+                self.shown[label] = x_adv, self._models[label](x_adv.to(device)).softmax(1).cpu()
         x_advs, probabilities = ({label: pair[at] for label, pair in self.shown.items()} for at in (0, 1))
         eps, chosen = self.slider.value, min(int(self.look.value), len(self.x)) - 1
         self.picture.value = png(panel.draw(self.x, self.y, x_advs, probabilities, eps=eps, chosen=chosen))
+        self.picture.layout.width = f"{panel.width}px"  # its own size: stretched, it blurs
         self._describe(probabilities)
         self.seconds = time.perf_counter() - start
 
@@ -206,7 +213,6 @@ class EpsilonSlider(ipywidgets.VBox):
         ]
         late = " PGD runs when you let go of the slider." if self.attack.value == "PGD" else ""
         self._say(f"{units(self.slider.value)}. {'; '.join(read)}.{late}")
-        self.picture.tooltip = f"{self.attack.value}: {'; '.join(read)}"
 
     def _say(self, words):
         self.words = words
@@ -236,10 +242,13 @@ class DigitPad(ipywidgets.VBox):
 
         self._dashboard, self._last = dashboard, None
         self.canvas = ipycanvas.Canvas(width=self.SIDE, height=self.SIDE, sync_image_data=False)
+        self._other = ipycanvas.Canvas(width=1, height=1)
         self.canvas.layout.border = "1px solid #666666"
         self.wipe = ipywidgets.Button(description="wipe", layout={"width": "80px"})
         self.meant = ipywidgets.ToggleButtons(
-            options=["?", *map(str, range(10))], description="I drew a", style={"button_width": "34px"}
+            options=["?", *map(str, range(10))],
+            description="I drew a",
+            style={"button_width": "42px", "description_width": "70px"},
         )
         hint = ipywidgets.HTML("Draw a digit; it is read, and attacked above, when you lift the pen.")
         super().__init__([hint, ipywidgets.HBox([self.canvas, ipywidgets.VBox([self.meant, self.wipe])])])
@@ -248,15 +257,20 @@ class DigitPad(ipywidgets.VBox):
         self.canvas.on_touch_start(lambda touches: self.down(*touches[0]))
         self.canvas.on_touch_move(lambda touches: self.move(*touches[0]))
         self.canvas.on_touch_end(lambda touches: self.up())
+        self.canvas.on_client_ready(self._show_ink)
         self.wipe.on_click(self._clear)
         self.meant.observe(self._read, "value")
         self._clear()
 
     def _clear(self, _=None):
         self.ink = Image.new("L", (self.SIDE, self.SIDE))
-        self.canvas.fill_style = "black"
-        self.canvas.fill_rect(0, 0, self.SIDE, self.SIDE)
-        self.canvas.stroke_style = self.canvas.fill_style = "white"
+        self._show_ink()
+
+    def _show_ink(self):
+        """Bring the pad in the page to what is drawn: a page that is opened later has missed all that came before."""
+        self._other.clear()  # so that ipycanvas says anew which canvas it draws on
+        self.canvas.put_image_data(np.repeat(np.asarray(self.ink)[:, :, None], 3, axis=2))
+        self.canvas.stroke_style = "white"
         self.canvas.line_width, self.canvas.line_cap = self.PEN, "round"
 
     def down(self, x, y):
@@ -288,6 +302,17 @@ class DigitPad(ipywidgets.VBox):
         x = read_digit(file, invert=False)
         said = self._dashboard.first_reads(x) if self.meant.value == "?" else int(self.meant.value)
         self._dashboard.show(x, torch.tensor([said]))
+
+
+@contextlib.contextmanager
+def _one_thread():
+    """Ten images are done before a second thread has woken up, and the browser needs a core too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _seeded(number):

@@ -137,10 +137,8 @@ def test_the_status_says_radius_and_result_in_words_for_a_screen_reader(models, 
     assert 'role="status"' in words and 'aria-live="polite"' in words
     assert "25.5/255" in words and "0.200 on inputs in [-1, 1]" in words
     for label, count in right.items():
-        assert (
-            f"{label} reads {count} of 4 correctly" in words
-            and f"{label} reads {count} of 4" in dashboard.picture.tooltip
-        )
+        assert f"{label} reads {count} of 4 correctly" in words
+    assert dashboard.picture.tooltip is None  # ipywidgets 8.1 cannot show an image that has one
     controls = (dashboard.images, dashboard.look, dashboard.attack, dashboard.model, dashboard.slider)
     assert all(control.description for control in controls)
 
