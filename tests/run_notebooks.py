@@ -22,6 +22,7 @@ from advutils import fingerprint
 PACKAGE = Path(advutils.__file__).parent
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 CELL_SECONDS = 1200
+CALLS = {"plots.": ["plots"], "checklist(": ["checklist"], "advutils.widgets": ["widgets", "panel", "plots"]}
 
 
 def main(paths):
@@ -87,8 +88,7 @@ def without_bar(output):
 def stamp(notebook):
     """What a notebook's outputs depend on, as a hash: its code, the numeric code of the package, and what draws."""
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    named = [module for module in ("plots", "panel", "widgets", "checklist") if module in "".join(code)]
-    named += ["panel"] * ("widgets" in named)
+    named = [module for call, modules in CALLS.items() if call in "".join(code) for module in modules]
     return fingerprint(code, {module: bare(PACKAGE / f"{module}.py") for module in named})[:16]
 
 
