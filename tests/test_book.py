@@ -293,4 +293,6 @@ def test_it_follows_keys_and_hand_and_says_what_it_shows(visit, site, frames):
     assert 2 <= agrees("FGSM") <= 8
     page.get_by_label("PGD").check()
     agrees("PGD")
+    shape = page.locator("#frame").bounding_box()
+    assert shape["height"] / shape["width"] == pytest.approx(frames["height"] / frames["width"], rel=0.01)
     assert visit.errors == [] and visit.elsewhere() == []
