@@ -17,7 +17,7 @@ from advutils.attacks import fgsm, fgsm_step, input_gradient, margin, pgd, rando
 from advutils.data import make_loader, read_digit
 from advutils.evaluation import accuracy_vs_eps, predict
 from advutils.models import prepared
-from advutils.panel import Panel, png
+from advutils.panel import Panel, colors_of
 from advutils.plots import units
 
 STEPS = 20  # of PGD, for the pictures and for the curve
@@ -40,10 +40,10 @@ class EpsilonSlider(ipywidgets.VBox):
         curve: how many of the images the accuracies in the curve are measured on.
 
     Attributes:
-        slider, images, look, further, attack, model, picture, status: the controls, the picture, and what it says.
+        slider, images, look, further, attack, model: the controls.
+        picture: the Panel, and what it says (`words`).
         x, y: the ten images (n, C, H, W) and their labels.
         shown: {label: (x_adv (n, C, H, W), probabilities (n, K))} as drawn now.
-        words: what the status says.
         seconds: what the last picture took to compute and draw.
 
     Raises:
@@ -61,11 +61,9 @@ class EpsilonSlider(ipywidgets.VBox):
         self._y = torch.as_tensor([int(dataset[i][1]) for i in range(len(dataset))])
         self._step = max(1, len(self._x) // checks.count(curve, "curve"))
         self._radii = [part * eps_max / 12 for part in range(13)]
-        self._curves, self._panels, self._from = {}, {}, 0
+        self._colors, self._curves, self._from = colors_of(list(models)), {}, 0
         self._controls(sorted(set(self._y.tolist())), eps, eps_max)
-        super().__init__(
-            [self.images, self.look_and_further, self.attack, self.model, self.slider, self.status, self.picture]
-        )
+        super().__init__([self.images, self.look_and_further, self.attack, self.model, self.slider, self.picture])
         self._new_images()
         for control, reaction in (
             (self.images, self._first_images), (self.look, self._draw), (self.attack, self._new_attack),
@@ -92,8 +90,7 @@ class EpsilonSlider(ipywidgets.VBox):
             eps, min=0, max=eps_max, step=eps_max / 60, readout_format=".3f", description="epsilon",
             style={"description_width": "70px"}, layout={"width": "700px"},
         )  # fmt: skip
-        self.status = ipywidgets.HTML()
-        self.picture = ipywidgets.Image(format="png")
+        self.picture = Panel()
 
     def first_reads(self, x):
         """The class that the first model gives to one image (1, C, H, W)."""
@@ -173,22 +170,21 @@ class EpsilonSlider(ipywidgets.VBox):
         start = time.perf_counter()
         labels = list(self._models) if self.model.value == ALL else [self.model.value]
         if self.attack.value == "PGD" or self.attack.value not in self._curves:
-            self._say(f"{self.attack.value} is running …")
-        panel, self.shown = self._panel(tuple(labels)), {}
+            self.picture.words = f"{self.attack.value} is running …"
+        self.picture.set_scene({label: self._colors[label] for label in labels}, curve=self._curve(labels))
+        self.shown = {}
         for label in labels:
             x_adv = self._attacked(label)
             device = checks.device_of(self._models[label]) or x_adv.device
             with torch.no_grad(), _one_thread():
                 self.shown[label] = x_adv, self._models[label](x_adv.to(device)).softmax(1).cpu()
-        x_advs, probabilities = ({label: pair[at] for label, pair in self.shown.items()} for at in (0, 1))
         eps, chosen = self.slider.value, min(int(self.look.value), len(self.x)) - 1
-        self.picture.value = png(panel.draw(self.x, self.y, x_advs, probabilities, eps=eps, chosen=chosen))
-        self.picture.layout.width = f"{panel.width}px"  # its own size: stretched, it blurs
-        self._describe(probabilities)
+        words = self._described()
+        self.picture.show(self.x, self.y, *zip(*self.shown.values()), eps=eps, chosen=chosen, words=words)
         self.seconds = time.perf_counter() - start
 
-    def _panel(self, labels):
-        """The drawing of these models, with the curve of this attack, which is measured when first asked for."""
+    def _curve(self, labels):
+        """The accuracies of these models under this attack, which are measured when first asked for."""
         kind = self.attack.value
         radii = self._radii[::3] if kind == "PGD" else self._radii
         if kind not in self._curves:
@@ -198,25 +194,18 @@ class EpsilonSlider(ipywidgets.VBox):
                 ]
                 for label, model in self._models.items()
             }
-        if (labels, kind) not in self._panels:
-            self._panels[labels, kind] = panel = Panel(labels, num_classes=int(self._y.max()) + 1)
-            n = len(self._x[:: self._step])
-            title = f"accuracy on {n} images under {kind}"
-            panel.set_curve(radii, {label: self._curves[kind][label] for label in labels}, title=title)
-        return self._panels[labels, kind]
+        n = len(self._x[:: self._step])
+        values = [self._curves[kind][label] for label in labels]
+        return dict(radii=radii, values=values, title=f"accuracy on {n} images under {kind}")
 
-    def _describe(self, probabilities):
+    def _described(self):
         """The picture in words, for those who hear it: what changed, not what it looks like."""
         read = [
             f"{label} reads {int((p.argmax(1) == self.y).sum())} of {len(self.y)} correctly"
-            for label, p in probabilities.items()
+            for label, (_, p) in self.shown.items()
         ]
         late = " PGD runs when you let go of the slider." if self.attack.value == "PGD" else ""
-        self._say(f"{units(self.slider.value)}. {'; '.join(read)}.{late}")
-
-    def _say(self, words):
-        self.words = words
-        self.status.value = f'<div role="status" aria-live="polite" style="margin-left: 78px">{words}</div>'
+        return f"{units(self.slider.value)}. {'; '.join(read)}.{late}"
 
 
 class DigitPad(ipywidgets.VBox):

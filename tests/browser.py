@@ -1,13 +1,19 @@
 """A Chromium for tests that look at pages: `visit` in conftest.py is one page, with a record of what it did."""
 
+import base64
+import io
 import os
 import shutil
 from contextlib import contextmanager
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
+
+from advutils.panel import SCRIPT
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 HERE = {"127.0.0.1", "localhost", None}  # a file or a data address has no host
@@ -59,3 +65,35 @@ def visiting(browser, **options):
         visit.page.on("request", lambda request: visit.requests.append(request.url))
         visit.page.on("websocket", lambda socket: visit.requests.append(socket.url))
         yield visit
+
+
+DRAW = """async ([script, scene, shown, pixels, words]) => {
+    const { build } = await import(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
+    const place = document.createElement("div");
+    document.body.replaceChildren(place);
+    build(place)(scene, shown, Uint8Array.from(atob(pixels), (letter) => letter.charCodeAt(0)), words);
+    return place.querySelector("canvas").toDataURL();
+}"""
+
+
+def drawn(page, panel):
+    """What this browser draws of a Panel, the only thing in the page from now on: its pixels (height, width, 3)."""
+    pixels = base64.b64encode(panel.pixels).decode()
+    state = [SCRIPT.read_text(encoding="utf-8"), panel.scene, panel.shown, pixels, panel.words]
+    return decoded(page.evaluate(DRAW, state))
+
+
+def decoded(address):
+    """The pixels (height, width, 3) of a picture in a data address."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))).convert("RGB")).astype(int)
+
+
+def place(i, left=10):
+    """Where the i-th image of the first model lies in a picture."""
+    top, left = 33 + i // 5 * 106, left + i % 5 * 89
+    return np.s_[top : top + 84, left : left + 84]
+
+
+def tile(picture, i):
+    """The i-th image of the first model as a picture shows it, (28, 28): the middle of each of its squares."""
+    return picture[place(i)][1::3, 1::3, 0]

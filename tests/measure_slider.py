@@ -1,9 +1,14 @@
 """Key press to changed picture, in a real Chromium: python tests/measure_slider.py, some minutes, on an idle machine.
 
 Both sliders show the same ten digits, two networks and FGSM: ours, and the one that a tutorial would build with
-`interact` and `plt.show`. They stand in one notebook and are pressed in turn.
+`interact` and `plt.show`. They stand in one notebook and are pressed in turn. Playwright opens and runs the notebook
+and is then gone, as it would have every message between page and kernel sent to it as well; keys come as they do from
+a keyboard (Input.dispatchKeyEvent).
 """
 
+import asyncio
+import itertools
+import json
 import os
 import statistics
 import sys
@@ -11,8 +16,11 @@ import tempfile
 from pathlib import Path
 
 import nbformat
-from browser import running, visiting
+from browser import executable
+from playwright.sync_api import sync_playwright
 from test_slider_in_browser import serving
+from tornado.httpclient import AsyncHTTPClient
+from tornado.websocket import websocket_connect
 
 OURS = """
 from advutils import fgsm, load_data, predict, trained
@@ -41,56 +49,85 @@ _ = ipywidgets.interact(show, eps=(0.0, 0.3, 0.005))
 CLOCK = """([scope, number]) => new Promise((resolve) => {
     const root = document.querySelectorAll(scope)[number];
     const handle = root.querySelector(".noUi-handle");
+    const picture = () => root.querySelector("img, canvas[role=img]");
+    const shown = () => picture()?.src || picture()?.getAttribute("aria-label");
+    const before = shown();
     let start = null;
     handle.addEventListener("keydown", () => { start = performance.now(); }, {once: true, capture: true});
     const watcher = new MutationObserver(async () => {
-        const image = root.querySelector("img");
-        if (start === null || !image || image.dataset.seen === image.src) return;
+        if (start === null || !shown() || shown() === before) return;
         watcher.disconnect();
-        image.dataset.seen = image.src;
-        await image.decode();
+        if (picture().decode) await picture().decode();
         requestAnimationFrame(() => setTimeout(() => resolve(performance.now() - start)));  // painted
     });
-    const image = root.querySelector("img");
-    image.dataset.seen = image.src;
-    watcher.observe(root, {subtree: true, childList: true, attributes: true, attributeFilter: ["src"]});
+    watcher.observe(root, {subtree: true, childList: true, attributes: true, attributeFilter: ["src", "aria-label"]});
     handle.focus();
 })"""
 
 
 def main(presses=40):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in (OURS, PLAIN)])
+    notebook.metadata.kernelspec = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     with tempfile.TemporaryDirectory() as home:
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in (OURS, PLAIN)])
-        notebook.metadata.kernelspec = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
         nbformat.write(notebook, Path(home) / "both.ipynb")
-        command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={home}", "--no-browser", "--allow-root"]
-        command += ["--ServerApp.port=0", "--ip=127.0.0.1"]
+        lab = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={home}", "--no-browser", "--allow-root"]
+        lab += ["--ServerApp.port=0", "--ip=127.0.0.1"]
+        chromium = [executable(), "--headless", "--no-sandbox", "--remote-debugging-port=0", "--window-size=1440,900"]
+        chromium += [f"--user-data-dir={home}/profile", "about:blank"]
         with (
-            serving(command, dict(os.environ), r"http://127\.0\.0\.1:\d+/lab\?token=\w+") as address,
-            running() as browser,
-            visiting(browser, viewport={"width": 1400, "height": 1800}) as visit,
+            serving(lab, dict(os.environ), r"http://127\.0\.0\.1:\d+/lab\?token=\w+") as address,
+            serving(chromium, dict(os.environ), r"ws://127\.0\.0\.1:\d+/devtools/\S+") as browser,
         ):
-            page = visit.page
-            page.goto(address.replace("/lab?", "/doc/tree/both.ipynb?"))
-            page.locator(".jp-KernelName", has_text="Python").first.wait_for(timeout=120_000)
-            page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for(timeout=120_000)
-            page.get_by_role("menuitem", name="Run", exact=True).click()
-            page.get_by_text("Run All Cells", exact=True).click()
-            page.locator(".jp-OutputArea-child img").nth(1).wait_for(timeout=400_000)
-            page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for(timeout=120_000)
-            taken = {"EpsilonSlider": [], "interact and plt.show": []}
-            for press in range(presses):
-                for number, times in enumerate(taken.values()):
-                    page.evaluate(
-                        "at => { window.taken = (" + CLOCK + ")(at); return null; }", [".jp-CodeCell", number]
-                    )
-                    page.keyboard.press("ArrowRight" if press % 30 < 15 else "ArrowLeft")
-                    times.append(page.evaluate("window.taken"))
-                    page.wait_for_timeout(60)
+            host = browser.split("/")[2]
+            open_notebook(f"http://{host}", address.replace("/lab?", "/doc/tree/both.ipynb?"))
+            taken = asyncio.run(press(host, presses))
     for label, times in taken.items():
         times = sorted(times[5:])
         late = times[round(0.95 * (len(times) - 1))]
         print(f"{label:24} median {statistics.median(times):5.0f} ms, 95th percentile {late:5.0f} ms, n = {len(times)}")
+
+
+def open_notebook(browser, address):
+    with sync_playwright() as playwright:
+        page = playwright.chromium.connect_over_cdp(browser).contexts[0].pages[0]
+        page.goto(address)
+        idle = page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first
+        page.locator(".jp-KernelName", has_text="Python").first.wait_for(timeout=120_000)
+        idle.wait_for(timeout=120_000)
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        page.locator(".jp-OutputArea-child img").wait_for(timeout=400_000)
+        idle.wait_for(timeout=120_000)
+
+
+async def press(host, presses):
+    """Milliseconds of each press, for each slider."""
+    pages = json.loads((await AsyncHTTPClient().fetch(f"http://{host}/json")).body)
+    address = next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page")
+    socket, numbers = await websocket_connect(address), itertools.count()
+
+    async def call(method, **params):
+        number = next(numbers)
+        await socket.write_message(json.dumps(dict(id=number, method=method, params=params)))
+        while (answer := json.loads(await socket.read_message())).get("id") != number:
+            pass
+        return answer["result"]
+
+    async def evaluate(script, wait=False):
+        said = await call("Runtime.evaluate", expression=script, awaitPromise=wait, returnByValue=True)
+        return said["result"].get("value")
+
+    taken = {"EpsilonSlider": [], "interact and plt.show": []}
+    for number in range(presses):
+        key = "ArrowRight" if number % 30 < 15 else "ArrowLeft"
+        code = dict(key=key, code=key, windowsVirtualKeyCode=39 if key == "ArrowRight" else 37)
+        for cell, times in enumerate(taken.values()):
+            await evaluate(f"window.taken = ({CLOCK})(['.jp-CodeCell', {cell}]); null")
+            await asyncio.sleep(0.3)
+            await call("Input.dispatchKeyEvent", type="rawKeyDown", **code)
+            await call("Input.dispatchKeyEvent", type="keyUp", **code)
+            times.append(await evaluate("window.taken", wait=True))
+    return taken
 
 
 if __name__ == "__main__":

@@ -1,16 +1,14 @@
-"""The slider shows what the models say, and its picture shows what it was given."""
-
-import io
+"""The slider shows what the models say, and its picture, drawn in a browser, shows what it was given."""
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from browser import drawn, place, tile
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from advutils import fgsm, initialised, margin, predict, small_cnn, vgg, widgets
-from advutils.panel import ACROSS, GAP, MARGIN, TILE, Panel, png
+from advutils.panel import Panel, colors_of
 from advutils.plots import MODEL_COLORS, WRONG
 from advutils.widgets import ALL, EACH, NEAR, DigitPad, EpsilonSlider
 
@@ -29,8 +27,17 @@ def models():
     }
 
 
-def pixels(dashboard):
-    return np.asarray(Image.open(io.BytesIO(dashboard.picture.value)))
+def picture(dashboard):
+    """All that the page is told."""
+    return {name: getattr(dashboard.picture, name) for name in ("scene", "shown", "pixels", "words")}
+
+
+@pytest.fixture
+def page(visit):
+    """An empty page, which draws without an error."""
+    visit.page.goto("about:blank")
+    yield visit.page
+    assert not visit.errors, "\n".join(visit.errors)
 
 
 # what is computed
@@ -84,9 +91,9 @@ def test_pgd_does_more_harm_than_the_same_amount_of_noise(models, digits):
 
 def test_pgd_waits_until_the_slider_is_let_go_and_says_so(models, digits):
     dashboard = EpsilonSlider(models, digits, curve=8)
-    assert dashboard.slider.continuous_update and "let go" not in dashboard.status.value
+    assert dashboard.slider.continuous_update and "let go" not in dashboard.picture.words
     dashboard.attack.value = "PGD"
-    assert not dashboard.slider.continuous_update and "let go" in dashboard.status.value
+    assert not dashboard.slider.continuous_update and "let go" in dashboard.picture.words
     dashboard.attack.value = "noise"
     assert dashboard.slider.continuous_update
 
@@ -122,34 +129,43 @@ def test_one_of_each_shows_every_class_and_next_goes_through_all(models, digits)
 
 def test_one_model_can_be_shown_alone(models, digits):
     dashboard = EpsilonSlider(models, digits)
-    both = pixels(dashboard).shape
+    both = picture(dashboard)
     dashboard.model.value = "linear"
-    assert list(dashboard.shown) == ["linear"] and pixels(dashboard).shape[1] < both[1]
+    alone = picture(dashboard)
+    assert list(dashboard.shown) == ["linear"]
+    assert alone["scene"]["models"] == both["scene"]["models"][1:]  # in the same colour
+    assert alone["scene"]["curve"]["values"] == both["scene"]["curve"]["values"][1:]
+    assert 2 * len(alone["pixels"]) == len(both["pixels"])
     dashboard.model.value = ALL
-    assert pixels(dashboard).shape == both
+    assert picture(dashboard) == both
 
 
 def test_the_status_says_radius_and_result_in_words_for_a_screen_reader(models, digits):
     dashboard = EpsilonSlider(models, digits)
     dashboard.slider.value = 0.1
     right = {label: int((p.argmax(1) == dashboard.y).sum()) for label, (_, p) in dashboard.shown.items()}
-    words = dashboard.status.value
-    assert 'role="status"' in words and 'aria-live="polite"' in words
+    words = dashboard.picture.words
     assert "25.5/255" in words and "0.200 on inputs in [-1, 1]" in words
     for label, count in right.items():
         assert f"{label} reads {count} of 4 correctly" in words
-    assert dashboard.picture.tooltip is None  # ipywidgets 8.1 cannot show an image that has one
     controls = (dashboard.images, dashboard.look, dashboard.attack, dashboard.model, dashboard.slider)
     assert all(control.description for control in controls)
 
 
 def test_the_same_settings_give_the_same_picture(models, digits):
     dashboard = EpsilonSlider(models, digits)
-    first = pixels(dashboard)
+    first = picture(dashboard)
     dashboard.slider.value = 0.2
-    assert not np.array_equal(pixels(dashboard), first)
+    assert picture(dashboard)["pixels"] != first["pixels"]
     dashboard.slider.value = 0.1
-    assert np.array_equal(pixels(dashboard), first)
+    assert picture(dashboard) == first
+
+
+def test_a_move_is_one_message_to_the_page(models, digits, monkeypatch):
+    dashboard, sent = EpsilonSlider(models, digits), []
+    monkeypatch.setattr(Panel, "_send", lambda self, message, buffers=None: sent.append(message), raising=False)
+    dashboard.slider.value = 0.2
+    assert [sorted(message["state"]) for message in sent] == [["shown", "words"]]  # and the pixels, as a buffer
 
 
 def test_a_model_without_weights_and_one_with_dropout_are_shown(digits):
@@ -218,78 +234,106 @@ def test_a_wiped_pad_is_empty_and_the_series_digits_come_back(models, digits):
     assert dashboard.y.tolist() == [2] * 10
 
 
-# what is drawn
+# what is told, and what is drawn
 
 
-def drawn(x, y, x_adv, p, **kwargs):
-    return np.asarray(Panel(["clean VGG"]).draw(x, y, {"clean VGG": x_adv}, {"clean VGG": p}, **kwargs))
+MARGIN = 10
+
+
+def panel(x, y, x_adv, p, *, curve=None, labels=("clean VGG",), **kwargs):
+    """A panel that shows the same for all of its models."""
+    shown = Panel()
+    shown.set_scene(colors_of(labels), curve=curve)
+    shown.show(x, torch.tensor(y), [x_adv] * len(labels), [p] * len(labels), **kwargs)
+    return shown
 
 
 def one_hot(classes):
     return torch.eye(10)[torch.tensor(classes)]
 
 
-def tile(picture, i):
-    left, top = MARGIN + i % ACROSS * (TILE + GAP), MARGIN + 23 + i // ACROSS * (TILE + 22)
-    return picture[top : top + TILE, left : left + TILE]
+def rgb(color):
+    return tuple(int(color[at : at + 2], 16) for at in (1, 3, 5))
 
 
-def test_tiles_show_the_attacked_images_unscaled():
-    x = torch.linspace(0, 1, 10).repeat_interleave(784).reshape(10, 1, 28, 28)
-    picture = drawn(x / 2, torch.arange(10), x, one_hot(list(range(10))), eps=0.1)
+def test_the_pixels_are_the_attacked_images_and_the_perturbation_on_its_scale():
+    x = torch.full((2, 1, 4, 4), 0.5)
+    x_adv = x + torch.tensor([0.1, -0.1, 0.05, 0]).view(1, 1, 1, 4)
+    told = panel(x, [0, 1], x_adv, one_hot([0, 2]), eps=0.1, chosen=1)
+    values = np.frombuffer(told.pixels, np.uint8).reshape(-1, 4)
+    assert values[:8].tolist() == [[153, 102, 140, 128]] * 8  # 255 times 0.6, 0.4, 0.55, 0.5
+    assert values[8:].tolist() == [[255, 0, 191, 128]] * 4
+    assert told.shown["predicted"] == [[0, 2]] and told.shown["bars"] == [one_hot([2])[0].tolist()]
+    red, green, blue = np.reshape(told.scene["scale"], (256, 3))[255]
+    assert red > 80 and green + blue < 60
+
+
+@pytest.mark.browser
+def test_tiles_show_the_attacked_images(page):
+    x = torch.rand(10, 1, 28, 28)
+    picture = drawn(page, panel(x / 2, range(10), x, one_hot(list(range(10))), eps=0.5))
     for i in range(10):
-        assert np.unique(tile(picture, i)[4:-4, 4:-4]).tolist() == [round(255 * i / 9)]
+        assert np.array_equal(tile(picture, i)[1:-1, 1:-1], (255 * x[i, 0]).round().byte()[1:-1, 1:-1])
 
 
-def test_a_misread_image_is_framed_in_the_colour_of_errors():
+@pytest.mark.browser
+def test_a_misread_image_is_framed_in_the_colour_of_errors(page):
     x = torch.zeros(2, 1, 28, 28)
-    picture = drawn(x, torch.tensor([0, 1]), x, one_hot([0, 2]), eps=0.1, chosen=1)
-    wrong = tuple(int(WRONG[at : at + 2], 16) for at in (1, 3, 5))
-    assert tuple(tile(picture, 1)[0, 0]) == wrong != tuple(tile(picture, 0)[0, 0])
+    picture = drawn(page, panel(x, [0, 1], x, one_hot([0, 2]), eps=0.1, chosen=1))
+    (wrong, right) = (picture[place(i)][0, 40] for i in (1, 0))
+    assert tuple(wrong) == rgb(WRONG) and tuple(right) == (0, 0, 0)
 
 
-def test_the_perturbation_is_red_where_it_adds_and_blue_where_it_takes():
+@pytest.mark.browser
+def test_the_perturbation_is_red_where_it_adds_and_blue_where_it_takes(page):
     x = torch.full((1, 1, 28, 28), 0.5)
     change = torch.where(torch.arange(28) < 14, 0.1, -0.1)
-    picture = drawn(x, torch.tensor([0]), x + change, one_hot([0]), eps=0.1)
-    reds = (picture[..., 0].astype(int) - picture[..., 2] > 60).nonzero()
-    blues = (picture[..., 2].astype(int) - picture[..., 0] > 60).nonzero()
-    patch = reds[1][(reds[0] > 200)]
-    assert len(patch) > 3000 and patch.max() < blues[1][blues[0] > 200].max()
+    picture = drawn(page, panel(x, [0], x + change, one_hot([0]), eps=0.1))
+    reds = (picture[..., 0] - picture[..., 2] > 60).nonzero()
+    blues = (picture[..., 2] - picture[..., 0] > 60).nonzero()
+    patch = reds[1][(reds[0] > 130)]
+    assert len(patch) > 3000 and patch.max() < blues[1][blues[0] > 130].min() + 60
 
 
-def test_bars_are_as_high_as_the_probabilities():
-    x = torch.zeros(1, 1, 28, 28)
-    true = tuple(int(MODEL_COLORS["clean VGG"][at : at + 2], 16) for at in (1, 3, 5))
-    heights = []
+@pytest.mark.browser
+def test_bars_are_as_high_as_the_probabilities(page):
+    x, heights = torch.zeros(1, 1, 28, 28), []
     for share in (0.25, 0.5, 1.0):
         p = torch.full((1, 10), (1 - share) / 9)
         p[0, 3] = share
-        picture = drawn(x, torch.tensor([3]), x, p, eps=0.1)[MARGIN + 60 :]
-        heights.append((picture == true).all(2).any(1).sum())
+        picture = drawn(page, panel(x, [3], x, p, eps=0.1))[MARGIN + 60 :]
+        heights.append((picture == rgb(MODEL_COLORS["clean VGG"])).all(2).any(1).sum())
     assert np.allclose(np.diff(heights) / np.diff([0.25, 0.5, 1.0]), 110, atol=5)
 
 
-def test_the_marker_stands_at_epsilon_and_on_the_curve():
-    x, found = torch.zeros(1, 1, 28, 28), []
-    panel = Panel(["clean VGG"])
-    panel.set_curve([0, 0.15, 0.3], {"clean VGG": [1, 0.5, 0]}, title="accuracy")
-    plain = None
-    for eps in (0.0, 0.15, 0.3):
-        args = (x, torch.tensor([0]), {"clean VGG": x}, {"clean VGG": one_hot([0])})
-        picture = np.asarray(panel.draw(*args, eps=eps)).astype(int)[-150:]
-        plain = np.asarray(panel._plain).astype(int) if plain is None else plain
-        moved = (np.abs(picture - plain).sum(2) > 90).nonzero()
-        found.append((np.median(moved[1]), moved[0].min()))
-    across = [at for at, _ in found]
-    assert across[0] < across[1] < across[2] and across[1] == pytest.approx((across[0] + across[2]) / 2, abs=1)
+@pytest.mark.browser
+def test_the_marker_stands_at_epsilon_and_on_the_curve(page):
+    x, marks = torch.zeros(1, 1, 28, 28), []
+    curve = dict(radii=[0, 0.15, 0.3], values=[[1, 0.5, 0]], title="accuracy")
+    pictures = [drawn(page, panel(x, [0], x, one_hot([0]), eps=eps, curve=curve)) for eps in (0.0, 0.15, 0.3)]
+    plain = np.median(pictures, axis=0)  # each marker stands alone at its place
+    for picture in pictures:
+        moved = (np.abs(picture - plain)[-150:].sum(2) > 90).nonzero()
+        round_part = moved[0][np.abs(moved[1] - np.median(moved[1])) >= 2]  # the disc is wider than the line
+        marks.append((np.median(moved[1]), np.median(round_part)))
+    (left, high), (middle, half), (right, low) = marks
+    assert left < middle < right and middle == pytest.approx((left + right) / 2, abs=1.5)
+    assert high < half < low and half == pytest.approx((high + low) / 2, abs=3)
 
 
-def test_colour_images_and_many_classes_are_drawn():
-    x, labels = torch.rand(3, 3, 32, 32), ["a", "b"]
-    p = torch.rand(3, 100).softmax(1)
-    picture = Panel(labels, num_classes=100).draw(
-        x, torch.tensor([1, 50, 99]), dict.fromkeys(labels, x), dict.fromkeys(labels, p), eps=8 / 255
+@pytest.mark.browser
+def test_colour_images_and_many_classes_are_drawn(page):
+    x, p = torch.rand(3, 3, 32, 32), torch.rand(3, 100).softmax(1)
+    picture = drawn(page, panel(x, [1, 50, 99], x, p, labels=["a", "b"], eps=8 / 255))
+    pixel = picture[place(2)][43, 43]
+    assert np.array_equal(pixel, (255 * x[2, :, 16, 16]).round())
+
+
+@pytest.mark.browser
+def test_a_screen_reader_is_told_what_is_seen_when_it_changes(page):
+    x = torch.zeros(1, 1, 28, 28)
+    drawn(page, panel(x, [0], x, one_hot([0]), eps=0.1, words="reads 1 of 1"))
+    assert (
+        page.get_by_role("status").inner_text() == "reads 1 of 1" == page.get_by_role("img").get_attribute("aria-label")
     )
-    assert np.asarray(picture).std() > 0
-    assert png(picture).startswith(b"\x89PNG")
+    assert page.get_by_role("status").get_attribute("aria-live") == "polite"

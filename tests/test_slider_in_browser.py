@@ -1,6 +1,5 @@
 """The slider as a learner has it: in JupyterLab and as an app, in a real Chromium, moved by keys and by hand."""
 
-import base64
 import contextlib
 import io
 import json
@@ -18,6 +17,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from browser import decoded, drawn, tile
 from PIL import Image
 
 from advutils import load_data, read_digit, trained
@@ -122,17 +122,8 @@ def mine(environment):
 
 
 def picture(page):
-    """The pixels of the slider's picture, as the browser holds them."""
-    data = page.evaluate(
-        """async () => {
-            const image = document.querySelector('img.widget-image');
-            const blob = await (await fetch(image.src)).blob();
-            const bytes = new Uint8Array(await blob.arrayBuffer());
-            let text = ''; for (const byte of bytes) text += String.fromCharCode(byte);
-            return btoa(text);
-        }"""
-    )
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).astype(int)
+    """The pixels of the slider's picture, as the browser shows them."""
+    return decoded(page.evaluate("document.querySelector('canvas[role=img]').toDataURL()"))
 
 
 def alike(a, b):
@@ -149,11 +140,24 @@ def until(holds, seconds=20):
 
 
 def follows(page, mine):
-    """The picture and the words in the page become those of the slider here."""
-    expected = np.asarray(Image.open(io.BytesIO(mine.picture.value))).astype(int)
+    """The picture and the words in the page become those of the slider here, its images and bars one by one."""
+    with page.context.new_page() as blank:
+        expected = drawn(blank, mine.picture)
     until(lambda: alike(picture(page), expected))
-    radius = mine.words.split(". ")[0]
-    until(lambda: radius in page.get_by_role("status").last.inner_text())
+    radius = mine.picture.words.split(". ")[0]
+    until(lambda: radius in page.get_by_role("status").first.inner_text())
+    (x_adv, probabilities), seen, inner = next(iter(mine.shown.values())), picture(page), np.s_[2:-2, 2:-2]
+    for i in range(len(x_adv)):
+        wanted = (255 * x_adv[i, 0]).round().numpy()[inner]
+        assert (abs(tile(seen, i)[inner] - wanted) > 1).mean() < 0.02
+    assert bars(seen) == pytest.approx(probabilities[int(mine.look.value) - 1].tolist(), abs=0.03)
+
+
+def bars(seen):
+    """The class probabilities of the chosen image, as the bars of the first model say: their heights in a picture."""
+    floor, top = 33 + 4 + 2 * 106 + 17 + 112, 33 + 4 + 2 * 106 + 17 + 2
+    columns = seen[top:floor, [round(258 + (k + 0.5) * 19.2) for k in range(10)]]
+    return (columns != 255).any(2).sum(0) / 110
 
 
 def exercise(page, mine):
@@ -209,7 +213,7 @@ def draw(page, mine):
     bright = "canvas => canvas.getContext('2d').getImageData(112, 100, 1, 1).data[0]"
     dark = bright.replace("112, 100", "20, 20")
     assert pad.evaluate(bright) == 255 and pad.evaluate(dark) == 0
-    assert "of 1 correctly" in page.get_by_role("status").last.inner_text()
+    assert "of 1 correctly" in page.get_by_role("status").first.inner_text()
     ink = Image.new("L", (224, 224))
     ink.paste(255, (103, 31, 122, 190))
     file = io.BytesIO()
@@ -217,11 +221,8 @@ def draw(page, mine):
     x = read_digit(file, invert=False)
     said = mine.first_reads(x)
     mine.show(x, torch.tensor([said]))
-    tile = np.s_[33:117, 10:94]
-    drawn, expected = (
-        shown[tile].mean(2) for shown in (picture(page), np.asarray(Image.open(io.BytesIO(mine.picture.value))))
-    )
-    assert np.corrcoef(drawn.ravel(), expected.ravel())[0, 1] > 0.8
+    expected = 255 * next(iter(mine.shown.values()))[0][0, 0].numpy()
+    assert np.corrcoef(tile(picture(page), 0).ravel(), expected.ravel())[0, 1] > 0.8
 
 
 def test_in_jupyterlab_the_slider_follows_keys_hand_and_pen(visit, lab, mine):
@@ -244,7 +245,7 @@ def test_as_an_app_no_code_is_seen_and_the_slider_follows(visit, app, mine):
     page = visit.page
     page.set_viewport_size({"width": 1100, "height": 1100})
     page.goto(app, timeout=PATIENCE)
-    page.locator("img.widget-image").first.wait_for(timeout=PATIENCE)
+    page.locator("canvas[role=img]").first.wait_for(timeout=PATIENCE)
     assert "import" not in page.inner_text("body")
     mine.slider.value = 0.1
     page.locator(".noUi-handle").first.focus()

@@ -1,0 +1,190 @@
+// The picture of the epsilon slider: drawn where it is seen, from numbers, as a picture on its way takes too long.
+//
+// A column a model: the attacked images, then the chosen one larger, its perturbation and its class probabilities;
+// below them the accuracy of all models against epsilon, with a marker at the present one. The page that needs no
+// kernel draws with the same function.
+
+export const TILE = 84, GAP = 5, ACROSS = 5; // pixels of an image, between two of them, and how many are in a row
+export const CAPTION = 17, LARGE = 112, CURVE = 150; // heights of a line of text, of the chosen image, of the curve
+export const MARGIN = 10, BETWEEN = 26, COLUMN = ACROSS * TILE + (ACROSS - 1) * GAP;
+const GREY = "#BBBBBB", PALE = "#E4E4E4", INK = "#222222";
+
+/** What stays while the slider moves (`scene`), what it shows now (`shown`, `pixels`): see Panel in panel.py. */
+export function draw(canvas, scene, shown, pixels) {
+  const { models, curve } = scene;
+  const width = 2 * MARGIN + models.length * COLUMN + (models.length - 1) * BETWEEN;
+  const below = MARGIN + CAPTION + 10 + Math.ceil(shown.y.length / ACROSS) * (TILE + CAPTION + GAP);
+  const top = below + CAPTION + LARGE + 2 * CAPTION + 4;
+  const pen = prepare(canvas, width, top + (curve ? CURVE : 0));
+  const image = shown.size[0] * shown.size[1] * shown.size[2], square = shown.size[1] * shown.size[2];
+  models.forEach((model, column) => {
+    const left = MARGIN + column * (COLUMN + BETWEEN), start = column * (shown.y.length * image + square);
+    const images = sprite(pixels, start, shown.y.length, shown.size);
+    const delta = sprite(pixels, start + shown.y.length * image, 1, [1, ...shown.size.slice(1)], scene.scale);
+    tiles(pen, left, images, scene, shown, column);
+    chosen(pen, left, below, images, delta, scene, shown, column);
+  });
+  if (curve) accuracies(pen, width, top, scene, shown.eps);
+}
+
+/** An empty canvas of this size, in as many dots as the screen has. */
+function prepare(canvas, width, height) {
+  const dots = window.devicePixelRatio || 1, wide = Math.round(width * dots), high = Math.round(height * dots);
+  if (canvas.width !== wide || canvas.height !== high) {
+    [canvas.width, canvas.height] = [wide, high];
+    canvas.style.width = `${width}px`;
+  }
+  const pen = canvas.getContext("2d", { willReadFrequently: true }); // held in memory: these pictures are small
+  pen.setTransform(dots, 0, 0, dots, 0, 0);
+  pen.imageSmoothingEnabled = false;
+  pen.textBaseline = "top";
+  rectangle(pen, 0, 0, width, height, "white");
+  return pen;
+}
+
+function tiles(pen, left, images, scene, shown, column) {
+  const predicted = shown.predicted[column], right = predicted.filter((k, i) => k === shown.y[i]).length;
+  const { label, color } = scene.models[column];
+  write(pen, left, MARGIN, `${label}: reads ${right} of ${shown.y.length}`, color, { size: 14 });
+  predicted.forEach((k, i) => {
+    const across = left + (i % ACROSS) * (TILE + GAP);
+    const down = MARGIN + CAPTION + 6 + Math.floor(i / ACROSS) * (TILE + CAPTION + GAP);
+    const wrong = k !== shown.y[i];
+    paste(pen, images, i, shown.size, across, down, TILE);
+    if (wrong || i === shown.chosen) frame(pen, across, down, TILE, wrong ? scene.wrong : INK, 3);
+    if (i === shown.chosen) rectangle(pen, across, down + TILE + 15, TILE, 2, INK);
+    write(pen, across, down + TILE + 2, read(shown, column, i), wrong ? scene.wrong : INK);
+  });
+}
+
+function chosen(pen, left, top, images, delta, scene, shown, column) {
+  const y = shown.y[shown.chosen], k = shown.predicted[column][shown.chosen], bars = shown.bars[column];
+  const middle = left + LARGE + 8, third = left + 2 * (LARGE + 8) + 8, floor = top + CAPTION + LARGE;
+  write(pen, left, top, "attacked", scene.muted);
+  write(pen, middle, top, `perturbation ±${shown.eps.toFixed(3)}`, scene.muted);
+  write(pen, third, top, "class probabilities", scene.muted);
+  paste(pen, images, shown.chosen, shown.size, left, top + CAPTION, LARGE);
+  paste(pen, delta, 0, shown.size, middle, top + CAPTION, LARGE);
+  frame(pen, middle, top + CAPTION, LARGE, GREY, 1);
+  const wide = (left + COLUMN - third) / bars.length;
+  bars.forEach((p, number) => {
+    const color = number === y ? scene.right : number === k ? scene.wrong : GREY;
+    const start = Math.round(third + number * wide) + 1, end = Math.round(third + (number + 1) * wide) - 1;
+    const high = Math.round(p * (LARGE - 2)) + 1;
+    rectangle(pen, start, floor - high + 1, Math.max(1, end - start), high, color);
+    const ink = number === y || number === k ? INK : scene.muted;
+    if (bars.length <= 10) write(pen, (start + end) / 2, floor + 4, number, ink, { align: "center" });
+  });
+  rectangle(pen, third, floor + 1, left + COLUMN - third, 1, scene.muted);
+  write(pen, left, floor + 4, read(shown, column, shown.chosen), k === y ? INK : scene.wrong, { size: 12 });
+}
+
+function accuracies(pen, width, top, scene, eps) {
+  const { radii, values, title } = scene.curve, last = radii.at(-1);
+  const left = MARGIN + 44, right = width - 24, floor = top + CURVE - 34, ceiling = top + 22;
+  const across = (radius) => left + ((right - left) * radius) / last;
+  const down = (share) => floor + (ceiling - floor) * share;
+  for (const share of [0, 0.5, 1]) {
+    rectangle(pen, left, Math.round(down(share)), right - left, 1, PALE);
+    write(pen, left - 6, down(share) - 6, `${100 * share}%`, scene.muted, { align: "right" });
+  }
+  for (let part = 0; part < 7; part++) {
+    const radius = (part * last) / 6;
+    write(pen, across(radius), floor + 5, Number(radius.toPrecision(3)), scene.muted, { align: "center" });
+  }
+  write(pen, right, top + CURVE - 15, "epsilon", scene.muted, { align: "right" });
+  write(pen, MARGIN, top, title, scene.muted);
+  rectangle(pen, Math.round(across(eps)), ceiling, 1, floor - ceiling, INK);
+  let corner = right;
+  [...scene.models.keys()].reverse().forEach((number) => {
+    const { label, color } = scene.models[number];
+    pen.strokeStyle = pen.fillStyle = color;
+    pen.lineWidth = 2;
+    pen.beginPath();
+    radii.forEach((radius, i) => pen.lineTo(across(radius), down(values[number][i])));
+    pen.stroke();
+    pen.beginPath();
+    pen.arc(across(eps), down(between(radii, values[number], eps)), 4, 0, 2 * Math.PI);
+    pen.fill();
+    corner -= write(pen, corner, top, `━ ${label}`, color, { align: "right" }) + 18;
+  });
+}
+
+/** The value at eps on the line through these points. */
+function between(radii, values, eps) {
+  const above = radii.findIndex((radius) => radius >= eps), i = above < 0 ? radii.length - 1 : Math.max(1, above);
+  return values[i - 1] + ((values[i] - values[i - 1]) * (eps - radii[i - 1])) / (radii[i] - radii[i - 1]);
+}
+
+function read(shown, column, i) {
+  const k = shown.predicted[column][i];
+  return `${k === shown.y[i] ? "" : "✗ "}${shown.y[i]} → ${k} (${shown.confidence[column][i].toFixed(2)})`;
+}
+
+/** n images of bytes, one or three a pixel, below each other; with a scale, bytes are places on it. */
+function sprite(pixels, start, n, [channels, high, wide], scale) {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [wide, n * high];
+  const pen = canvas.getContext("2d", { willReadFrequently: true }), image = pen.createImageData(wide, n * high);
+  for (let at = 0; at < n * high * wide; at++) {
+    for (let c = 0; c < 3; c++) {
+      const value = pixels[start + at * channels + (channels === 3 ? c : 0)];
+      image.data[4 * at + c] = scale ? scale[3 * value + c] : value;
+    }
+    image.data[4 * at + 3] = 255;
+  }
+  pen.putImageData(image, 0, 0);
+  return canvas;
+}
+
+function paste(pen, images, i, [, high, wide], across, down, side) {
+  pen.drawImage(images, 0, i * high, wide, high, across, down, side, side);
+}
+
+function frame(pen, across, down, side, color, thick) {
+  pen.strokeStyle = color;
+  pen.lineWidth = thick;
+  pen.strokeRect(across + thick / 2, down + thick / 2, side - thick, side - thick);
+}
+
+function rectangle(pen, across, down, wide, high, color) {
+  pen.fillStyle = color;
+  pen.fillRect(across, down, wide, high);
+}
+
+/** Words, and how wide they are. */
+function write(pen, across, down, words, color, { size = 11, align = "left" } = {}) {
+  pen.font = `${size}px "DejaVu Sans", Verdana, system-ui, sans-serif`;
+  pen.textAlign = align;
+  pen.fillStyle = color;
+  pen.fillText(words, across, down);
+  return pen.measureText(words).width;
+}
+
+/** A canvas and, above it, the same in words: those that a screen reader speaks when they change. */
+export function build(element) {
+  const words = document.createElement("div"), canvas = document.createElement("canvas");
+  words.setAttribute("role", "status");
+  words.setAttribute("aria-live", "polite");
+  canvas.setAttribute("role", "img");
+  canvas.style.maxWidth = "100%";
+  element.append(words, canvas);
+  return (scene, shown, pixels, said) => {
+    if (shown.y) draw(canvas, scene, shown, pixels);
+    canvas.setAttribute("aria-label", said);
+    words.textContent = said;
+  };
+}
+
+export default {
+  render({ model, el }) {
+    const tell = build(el);
+    const show = () => {
+      const { buffer, byteOffset, byteLength } = model.get("pixels");
+      tell(model.get("scene"), model.get("shown"), new Uint8Array(buffer, byteOffset, byteLength), model.get("words"));
+    };
+    model.on("change", show);
+    show();
+    return () => model.off("change", show);
+  },
+};
