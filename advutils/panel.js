@@ -168,6 +168,7 @@ export function build(element) {
   words.setAttribute("aria-live", "polite");
   canvas.setAttribute("role", "img");
   canvas.style.maxWidth = "100%";
+  words.style.marginLeft = `${MARGIN}px`;
   element.append(words, canvas);
   return (scene, shown, pixels, said) => {
     if (shown.y) draw(canvas, scene, shown, pixels);
@@ -176,9 +177,19 @@ export function build(element) {
   };
 }
 
+/** ipywidgets writes the name of a control beside it, where a screen reader does not know whose it is. */
+function name(box) {
+  for (const control of box?.querySelectorAll(".widget-slider, .widget-toggle-buttons") ?? []) {
+    const named = control.querySelector(".noUi-handle") ?? control;
+    if (named === control) control.setAttribute("role", "group");
+    named.setAttribute("aria-label", control.querySelector(".widget-label").textContent);
+  }
+}
+
 export default {
   render({ model, el }) {
     const tell = build(el);
+    requestAnimationFrame(() => name(el.parentElement)); // by then it stands beside the controls
     const show = () => {
       const { buffer, byteOffset, byteLength } = model.get("pixels");
       tell(model.get("scene"), model.get("shown"), new Uint8Array(buffer, byteOffset, byteLength), model.get("words"));

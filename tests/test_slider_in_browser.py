@@ -162,7 +162,9 @@ def bars(seen):
 
 def exercise(page, mine):
     """Keys, a drag, other images, another attack: after each the page shows what Python computes."""
-    handle = page.locator(".noUi-handle").first
+    handle = page.get_by_role("slider", name="epsilon", exact=True).first
+    for group in ("digits", "look at", "attack", "model"):
+        assert page.get_by_role("group", name=group, exact=True).get_by_role("button").count() > 1
     handle.scroll_into_view_if_needed()
     follows(page, mine)
     before = picture(page)
