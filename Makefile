@@ -27,7 +27,7 @@ export CHECKS
 # JupyterLab asks on its first start whether it may fetch news; the answer goes into .venv, not into the user's settings.
 QUIET_LAB := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
 
-.PHONY: help lab app test run results book clean unbroken always
+.PHONY: help lab app test run results bench book clean unbroken always
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\): .*## /make \1|/p' Makefile | awk -F'|' '{ printf "%-14s%s\n", $$1, $$2 }'
@@ -55,6 +55,9 @@ run: $(READY)  ## execute the notebooks in place: all, or make run NOTEBOOKS=not
 
 results: $(READY)  ## measure robust accuracy on whole test sets, going on where it stopped (hours); ARGS=--help
 	.venv/bin/python -m advutils.results $(ARGS)
+
+bench: $(READY)  ## measure the package beside what one might use in place of it (half an hour, alone); ARGS=--help
+	.venv/bin/python tests/benchmarks/bench.py $(ARGS)
 
 book: $(READY)  ## build the executed notebooks into a website, book/_build/html, that needs no network
 	.venv/bin/python book/build.py

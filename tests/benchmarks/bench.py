@@ -1,0 +1,437 @@
+"""Side by side with what one might use in place of it: `make bench`, half an hour on an idle machine.
+
+Everything in a row runs in one process on the same model, images, batch size and threads, in turn; a value is the
+median of what the repetitions gave, between the smallest and the largest. Rows of other machines are kept.
+"""
+
+import argparse
+import copy
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import psutil
+import torch
+from peers import NAMES, original_loop, original_network, peer
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torchvision.transforms import v2
+
+from advutils import accuracy_vs_eps, fgsm, fit, initialised, load_data, make_loader, pgd, predict, trained, vgg
+from advutils.attacks import climb, cross_entropy
+from advutils.models import prepared, replace_file
+from advutils.objectives import adversarial, clean, joined
+from advutils.results import machine
+
+matplotlib.use("Agg")
+HOME = Path(__file__).resolve().parent
+EPS_VALUES = [0, 0.05, 0.1, 0.2, 0.3]
+BATCH, REPEATS = 128, 7
+GROUPS = {}
+
+
+def group(function):
+    GROUPS[function.__name__] = function
+    return function
+
+
+def seconds_of(contenders, repeats=REPEATS):
+    """{name: seconds of each repetition} of callables that take turns, the first round being thrown away."""
+    taken = {name: [] for name in contenders}
+    for _ in range(repeats + 1):
+        for name, run in contenders.items():
+            started = time.perf_counter()
+            run()
+            taken[name].append(time.perf_counter() - started)
+    return {name: times[1:] for name, times in taken.items()}
+
+
+def row(name, values, *, unit="x", least=None, most=None, note=""):
+    """A line of the table: the median of values, their range, and whether it keeps its bar."""
+    value = statistics.median(values)
+    holds = None if least is most is None else bool(value >= least if most is None else value <= most)
+    bar = "" if holds is None else f"at least {least:g}" if most is None else f"at most {most:g}"
+    return dict(name=name, value=value, low=min(values), high=max(values), unit=unit, bar=bar, holds=holds, note=note)
+
+
+def over(slow, fast):
+    """Ratios of two lists of seconds, repetition by repetition."""
+    return [a / b for a, b in zip(slow, fast)]
+
+
+def digits(n):
+    x, y = load_data("mnist-5k", train=False).tensors
+    repeats = -(-n // len(x))
+    return x.repeat(repeats, 1, 1, 1)[:n], y.repeat(repeats)[:n]
+
+
+def slim():
+    return trained("clean", progress=False).cpu()
+
+
+def full():
+    return initialised(partial(vgg, 16), seed=0).eval()
+
+
+def as_built(model):
+    """The model laid out in memory as PyTorch does it: what a user of another library would hand to it."""
+    return copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+
+
+def gradient_only(model, x, y):
+    """The floor of every gradient attack: one forward pass and one backward pass to the input."""
+    return lambda: climb(model, x, y, cross_entropy)
+
+
+@group
+def one_step():
+    x, y = digits(BATCH)
+    rows = []
+    for width, model in (("slim", slim()), ("full width", full())):
+        twin = prepared(model)
+        ours, theirs = {"ours": lambda twin=twin: fgsm(twin, x, y, eps=0.1)}, {}
+        for name in NAMES:
+            ours[f"{name}, prepared"] = partial(peer(name, twin, eps=0.1), x, y)
+            theirs[name] = partial(peer(name, as_built(model), eps=0.1), x, y)
+        taken = seconds_of(
+            ours | theirs | {"floor": gradient_only(twin, x, y)}, REPEATS * (3 if width == "slim" else 1)
+        )
+        fastest = min(theirs, key=lambda name: statistics.median(taken[name]))
+        level = min((name for name in ours if name != "ours"), key=lambda name: statistics.median(taken[name]))
+        middle = [statistics.median(times) for times in zip(*(taken[name] for name in theirs))]
+        title = f"FGSM, VGG-16 {width}"
+        rows += [
+            row(f"{title}", [BATCH / t for t in taken["ours"]], unit="images/s"),
+            row(f"{title}: the fastest peer's time over ours", over(taken[fastest], taken["ours"]), least=1.3,
+                note=f"{fastest}, on the network as PyTorch lays it out"),
+            row(f"{title}: the same on the prepared model", over(taken[level], taken["ours"]), least=1,
+                note=level.removesuffix(", prepared")),
+            row(f"{title}: the median peer's time over ours", over(middle, taken["ours"]), least=1.8),
+            row(f"{title}: ours over the floor", over(taken["ours"], taken["floor"]), most=1.1,
+                note="one forward, one backward pass to the input"),
+        ]  # fmt: skip
+    return rows
+
+
+@group
+def many_steps():
+    x, y = digits(BATCH // 2)
+    rows, steps = [], 40
+    cases = (("undefended", slim(), 0.3, 5), ("defended", trained("joined-fgsm-0.1", progress=False).cpu(), 0.1, 1))
+    for title, model, eps, least in cases:
+        twin, options = prepared(model), dict(eps=eps, step_size=eps / 10, steps=steps)
+        ours = partial(pgd, twin, x, y, random_start=False, **options)
+        contenders = {"ours": partial(ours, early_exit=True), "all steps": ours}
+        contenders |= {name: partial(peer(name, as_built(model), **options), x, y) for name in NAMES}
+        left = {name: float((predict(model, run()).argmax(1) == y).float().mean()) for name, run in contenders.items()}
+        taken = seconds_of(contenders | {"floor": gradient_only(twin, x, y)})
+        fastest = min(NAMES, key=lambda name: statistics.median(taken[name]))
+        said = f"{fastest}; accuracy left: {', '.join(f'{name} {share:.1%}' for name, share in left.items())}"
+        rows += [
+            row(f"PGD-40, slim, {title}", [len(x) / t for t in taken["ours"]], unit="images/s"),
+            row(f"PGD-40, slim, {title}: the fastest peer's time over ours", over(taken[fastest], taken["ours"]),
+                least=least, note=f"fooled images leave the batch; {said}"),
+            row(f"PGD-40, slim, {title}: ours with all steps over 40 floors",
+                over(taken["all steps"], [steps * t for t in taken["floor"]])),
+        ]  # fmt: skip
+    return rows
+
+
+@group
+def sweep():
+    x, y = digits(20)
+    rows, loops, big = [], {}, F.interpolate(x, size=224, mode="bilinear")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = original_network()
+    with torch.no_grad():
+        read = torch.cat([network(image[None]) for image in big]).argmax(
+            1
+        )  # as a trained one: it attacks what is right
+    loops["slim"] = original_loop(slim(), x, y, EPS_VALUES)[1]
+    loops["original"] = original_loop(network, big, read, EPS_VALUES)[1]
+    for width, model, n, rivals in (
+        ("slim", slim(), 1000, {"slim": 20, "original": 2000}),
+        ("full width", full(), 256, {"original": 150}),
+    ):
+        loader = make_loader(TensorDataset(*digits(n)), batch_size=250)
+        twin = prepared(model)
+
+        def floor(twin=twin, loader=loader):
+            for x, y in loader:
+                climb(twin, x, y, cross_entropy)
+                with torch.no_grad():
+                    [twin(x) for _ in EPS_VALUES]
+
+        ours = partial(accuracy_vs_eps, model, loader, fgsm, EPS_VALUES)
+        taken = seconds_of({"ours": ours, "floor": floor}, REPEATS if n == 1000 else 3)
+        each = statistics.median(taken["ours"]) / n
+        title = f"sweep over five epsilons, {width}"
+        rows.append(row(title, [1000 * t / n for t in taken["ours"]], unit="ms an image"))
+        rows.append(row(f"{title}: over one gradient and five forward passes", over(taken["ours"], taken["floor"])))
+        for rival, least in rivals.items():
+            what = "the same network at 32x32" if rival == "slim" else "its own full-width network at 224x224"
+            rows.append(row(f"{title}: the original's loop ({what}) over ours", [t / each for t in loops[rival]],
+                            least=least, note="extrapolated from 20 images"))  # fmt: skip
+    return rows
+
+
+def stepper(model, objective):
+    """One training step as `fit` does it."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+    def step(x, y):
+        loss = objective(model, x, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def joined_naively(model, x, y, *, eps):
+    """The joined step as one finds it: the attack on the training graph, weight gradients and all."""
+    x = x.clone().requires_grad_()
+    F.cross_entropy(model(x), y).backward()
+    x_adv = (x + eps * x.grad.sign()).clamp(0, 1).detach()
+    return F.cross_entropy(model(torch.cat([x.detach(), x_adv])), torch.cat([y, y]))
+
+
+@group
+def training_step():
+    x, y = digits(64)
+    build = partial(initialised, partial(vgg, 16, width=0.25), seed=0)
+    kinds = {
+        "plain": clean,
+        "joined": partial(joined, eps=0.1),
+        "naive": partial(joined_naively, eps=0.1),
+        "adversarial": partial(adversarial, eps=0.1, attack=fgsm),
+    }
+    steps = {name: partial(stepper(build().train(), objective), x, y) for name, objective in kinds.items()}
+    taken = seconds_of(steps | {"gradient": gradient_only(prepared(build().eval()), x, y)}, 3 * REPEATS)
+    plain, gradient = taken["plain"], taken["gradient"]
+    return [
+        row("one plain training step, slim, 64 images", [1000 * t for t in plain], unit="ms"),
+        row("a step of notebook 4's recipe over a plain step", over(taken["joined"], plain), most=2.8),
+        row("the same in the naive way", over(taken["naive"], plain)),
+        row("the same, ours over two plain steps and an input gradient",
+            [a / (2 * b + c) for a, b, c in zip(taken["joined"], plain, gradient)]),
+        row("a single-step adversarial step over a plain step", over(taken["adversarial"], plain), most=1.7),
+        row("the same, ours over a plain step and an input gradient",
+            [a / (b + c) for a, b, c in zip(taken["adversarial"], plain, gradient)]),
+    ]  # fmt: skip
+
+
+class Pictures(Dataset):
+    """The digits as pictures that are prepared one by one, as tutorials have them."""
+
+    def __init__(self, x, y):
+        self.pictures = [v2.functional.to_pil_image(image) for image in x]
+        self.y = y
+        self.prepare = v2.Compose(
+            [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Pad(2), v2.Normalize([0.5], [0.5])]
+        )
+
+    def __len__(self):
+        return len(self.y)
+
+    def __getitem__(self, at):
+        return self.prepare(self.pictures[at]), self.y[at]
+
+
+@group
+def training():
+    x, y = digits(1000)
+    build = partial(initialised, partial(vgg, 16, width=0.25), seed=0)
+    val = TensorDataset(*load_data("mnist-5k", train=True)[:32])
+    own, trained_in, checked = build(), [], make_loader(val, batch_size=32)
+    served = make_loader(TensorDataset(x, y), batch_size=50, shuffle=True)
+    plain = (
+        torch.nn.Sequential(*list(build())[2:]).to(memory_format=torch.contiguous_format).train()
+    )  # no padding, scale
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-4)
+    batches = list(make_loader(TensorDataset(x, y), batch_size=50))
+    alone, waiting = stepper(build().train(), clean), DataLoader(Pictures(x, y), batch_size=50, shuffle=True)
+
+    def ours():
+        trained_in.append(fit(own, served, checked, epochs=1, lr=1e-4, progress=False).seconds[-1])
+
+    def theirs():
+        for x, y in waiting:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(plain(x), y)
+            loss.backward()
+            optimizer.step()
+            loss.item()
+
+    def network():
+        for x, y in batches:
+            alone(x, y)
+
+    def data():
+        for _ in served:
+            pass
+
+    taken = seconds_of({"ours": ours, "theirs": theirs, "network": network, "data": data})
+    taken["ours"] = trained_in[1:]  # without the validation, which the other loop does not have
+    twin, part = build().train(), batches[0]
+    loss = F.cross_entropy(twin(part[0]), part[1])
+    parts = seconds_of({"forward": lambda: twin(part[0]), "backward": partial(loss.backward, retain_graph=True)})
+    return [
+        row("training, slim VGG-16, batches of 50", [len(x) / t for t in taken["ours"]], unit="images/s"),
+        row("a DataLoader with transforms over ours", over(taken["theirs"], taken["ours"]), least=1.3),
+        row("ours over the network alone", over(taken["ours"], taken["network"]), most=1.05,
+            note="on batches that are there; ours shuffles, cuts and checks them"),
+        row("of which: forward pass", [1000 * t for t in parts["forward"]], unit="ms a batch"),
+        row("of which: backward pass", [1000 * t for t in parts["backward"]], unit="ms a batch"),
+        row("of which: data", [1000 * t / len(batches) for t in taken["data"]], unit="ms a batch"),
+    ]  # fmt: skip
+
+
+@group
+def growth():
+    model = slim()
+    rows = []
+
+    def exponent(sizes, run, name, most, note=""):
+        taken = seconds_of({size: partial(run, size) for size in sizes}, 3)
+        logs = [np.log([taken[size][i] for size in sizes]) for i in range(3)]
+        slopes = [float(np.polyfit(np.log(sizes), times, 1)[0]) for times in logs]
+        rows.append(row(name, slopes, unit="exponent", most=most, note=note))
+
+    def images(n):
+        accuracy_vs_eps(model, make_loader(TensorDataset(*digits(n)), batch_size=250), fgsm, [0.1])
+
+    x, y = digits(BATCH)
+    twin = prepared(model)
+    exponent([1000, 4000, 15000, 60000], images, "time against images, 1,000 to 60,000", 1.05, "FGSM on slim VGG-16")
+    exponent([5, 10, 20, 40], lambda n: pgd(twin, x, y, eps=0.1, steps=n), "time against steps of PGD, 5 to 40", 1.05)
+    loader = make_loader(TensorDataset(*digits(250)), batch_size=250)
+    exponent([1, 2, 4, 8, 16], lambda n: accuracy_vs_eps(model, loader, fgsm, np.linspace(0, 0.3, n).tolist()),
+             "time against epsilons of a sweep, 1 to 16", 0.95, "one gradient serves all")  # fmt: skip
+    return rows
+
+
+@group
+def memory():
+    process, held = psutil.Process(), []
+    x, y = digits(1000)
+    train, val = (make_loader(TensorDataset(x[at], y[at]), batch_size=50) for at in (slice(900), slice(900, None)))
+    model = initialised(partial(vgg, 16, width=0.25), seed=0)
+    for _ in range(6):
+        fit(model, train, val, epochs=1, lr=1e-4, progress=False)
+        held.append(process.memory_info().rss / 2**20)
+    return [row("memory that four further epochs added", [held[-1] - held[1]], unit="MB", most=20)]
+
+
+@group
+def series():
+    """The peak of each notebook's kernel; it runs them all, so it is not part of `all`."""
+    import nbclient
+    import nbformat
+
+    peaks = {}
+    for path in sorted((HOME.parent.parent / "notebooks").glob("[0-9]*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        code = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)"
+        notebook.cells.append(nbformat.v4.new_code_cell(code))
+        nbclient.NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(path.parent)}}).execute()
+        peaks[path.stem] = float(notebook.cells[-1].outputs[0].text)
+    largest = max(peaks, key=peaks.get)
+    return [row("peak memory of the series", [peaks[largest]], unit="MB", most=2000, note=largest)]
+
+
+@group
+def imports():
+    def run(code):
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+    taken = seconds_of({"ours": partial(run, "import advutils"), "torch": partial(run, "import torch, torchvision")})
+    ratio = over(taken["ours"], taken["torch"])
+    return [row("import of advutils over that of torch and torchvision", ratio, most=1.1)]
+
+
+def table(found):
+    """The rows of all machines in Markdown."""
+    lines = [
+        "# Measured beside its peers",
+        "",
+        "`make bench` writes this file; what the rows mean is in `bench.py`.",
+        "",
+    ]
+    for where in found["machines"]:
+        about = found["machines"][where]
+        lines += [f"**{where}**, {about['date']}; " + ", ".join(f"{k} {v}" for k, v in about["versions"].items()), ""]
+        lines += ["| measured | median | from | to | | bar | holds | |", "|---|---|---|---|---|---|---|---|"]
+        for line in found["rows"]:
+            if line["machine"] == where:
+                numbers = " | ".join(f"{line[key]:.3g}" for key in ("value", "low", "high"))
+                holds = {True: "yes", False: "**no**", None: ""}[line["holds"]]
+                lines.append(
+                    f"| {line['name']} | {numbers} | {line['unit']} | {line['bar']} | {holds} | {line['note']} |"
+                )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def figure(found):
+    """Each barred row of the last machine, as how far it is on the good side of its bar."""
+    import matplotlib.pyplot as plt
+
+    rows = [line for line in found["rows"] if line["bar"] and line["machine"] == list(found["machines"])[-1]]
+    fig, ax = plt.subplots(figsize=(8, 0.32 * len(rows) + 1.2), layout="constrained")
+    for at, line in enumerate(reversed(rows)):
+        bar, upward = float(line["bar"].split()[-1]), line["bar"].startswith("at least")
+        gains = [line[key] / bar if upward else bar / max(line[key], 1e-3) for key in ("value", "low", "high")]
+        color = "#0072B2" if line["holds"] else "#D55E00"
+        ax.plot([max(1e-2, gain) for gain in gains[1:]], [at, at], color=color, lw=2)
+        ax.plot(max(1e-2, gains[0]), at, "o" if line["holds"] else "X", color=color)
+    ax.axvline(1, color="#666666", lw=1)
+    ax.set(xscale="log", yticks=range(len(rows)), xlabel="times better than the bar; right of the line it holds")
+    ax.set_yticklabels([line["name"] for line in reversed(rows)], fontsize=7)
+    return fig
+
+
+def write(found):
+    from advutils.plots import png
+
+    replace_file(HOME / "results.json", (json.dumps(found, indent=1) + "\n").encode())
+    replace_file(HOME / "table.md", table(found).encode())
+    replace_file(HOME / "figure.png", png(figure(found)))
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description="Measure advutils beside what one might use in place of it.")
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)}; all but series if none")
+    chosen = parser.parse_args(arguments).groups or [name for name in GROUPS if name != "series"]
+    if unknown := set(chosen) - GROUPS.keys():
+        parser.error(f"got {', '.join(sorted(unknown))}; accepts {', '.join(GROUPS)}")
+    path, where = HOME / "results.json", f"{machine()}, {os.cpu_count()} cores, {platform.system()}"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"machines": {}, "rows": []}
+    libraries = {"torchattacks": "torchattacks", "foolbox": "foolbox", "ART": "adversarial-robustness-toolbox"}
+    libraries |= {"cleverhans": "cleverhans", "torchvision": "torchvision", "numpy": "numpy"}
+    versions = {"Python": platform.python_version()} | {name: version(package) for name, package in libraries.items()}
+    for name in chosen:
+        fresh = [line | {"group": name, "machine": where} for line in GROUPS[name]()]
+        for line in fresh:
+            print(f"{line['name']:80} {line['value']:9.3g} [{line['low']:.3g}, {line['high']:.3g}] {line['unit']}"
+                  f"  {line['bar']}  {line['holds']}  {line['note']}", flush=True)  # fmt: skip
+        others = [line for line in found["rows"] if (line["group"], line["machine"]) != (name, where)]
+        order = {name: at for at, name in enumerate(GROUPS)}
+        found["rows"] = sorted(others + fresh, key=lambda line: (line["machine"], order[line["group"]]))
+        found["machines"][where] = dict(date=datetime.now(UTC).date().isoformat(), versions=versions)
+        write(found)
+
+
+if __name__ == "__main__":
+    main()
