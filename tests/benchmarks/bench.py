@@ -64,9 +64,30 @@ def row(name, values, *, unit="x", least=None, most=None, note=""):
     return dict(name=name, value=value, low=min(values), high=max(values), unit=unit, bar=bar, holds=holds, note=note)
 
 
+def level_row(name, ratios, note):
+    """A row that asks whether a ratio is below one, which needs the whole 95% interval of its median to be there."""
+    ranked, edge = sorted(ratios), int(len(ratios) / 2 - 0.98 * len(ratios) ** 0.5)
+    found = row(name, ratios, least=1, note=note)
+    low, high = ranked[edge - 1], ranked[-edge]
+    return found | dict(low=low, high=high, holds=bool(high >= 1))
+
+
 def over(slow, fast):
     """Ratios of two lists of seconds, repetition by repetition."""
     return [a / b for a, b in zip(slow, fast)]
+
+
+def paired(ours, theirs, pairs):
+    """Ratios of their seconds over ours, one for each pair of calls; who goes first changes from pair to pair."""
+    ratios = []
+    for at in range(pairs + 1):
+        taken = {}
+        for run in (ours, theirs) if at % 2 else (theirs, ours):
+            started = time.perf_counter()
+            run()
+            taken[run] = time.perf_counter() - started
+        ratios.append(taken[theirs] / taken[ours])
+    return ratios[1:]
 
 
 def digits(n):
@@ -98,24 +119,22 @@ def one_step():
     x, y = digits(BATCH)
     rows = []
     for width, model in (("slim", slim()), ("full width", full())):
-        twin = prepared(model)
-        ours, theirs = {"ours": lambda twin=twin: fgsm(twin, x, y, eps=0.1)}, {}
-        for name in NAMES:
-            ours[f"{name}, prepared"] = partial(peer(name, twin, eps=0.1), x, y)
-            theirs[name] = partial(peer(name, as_built(model), eps=0.1), x, y)
-        taken = seconds_of(
-            ours | theirs | {"floor": gradient_only(twin, x, y)}, REPEATS * (3 if width == "slim" else 1)
-        )
+        twin, pairs = prepared(model), 120 if width == "slim" else 24
+        ours = partial(fgsm, twin, x, y, eps=0.1)
+        theirs = {name: partial(peer(name, as_built(model), eps=0.1), x, y) for name in NAMES}
+        contenders = {"ours": ours} | theirs | {"floor": gradient_only(twin, x, y)}
+        taken = seconds_of(contenders, REPEATS * (3 if width == "slim" else 1))
+        level = {name: paired(ours, partial(peer(name, twin, eps=0.1), x, y), pairs) for name in NAMES}
         fastest = min(theirs, key=lambda name: statistics.median(taken[name]))
-        level = min((name for name in ours if name != "ours"), key=lambda name: statistics.median(taken[name]))
+        others = ", ".join(f"{name} {statistics.median(level[name]):.3f}" for name in NAMES if name != fastest)
         middle = [statistics.median(times) for times in zip(*(taken[name] for name in theirs))]
         title = f"FGSM, VGG-16 {width}"
         rows += [
             row(f"{title}", [BATCH / t for t in taken["ours"]], unit="images/s"),
             row(f"{title}: the fastest peer's time over ours", over(taken[fastest], taken["ours"]), least=1.3,
                 note=f"{fastest}, on the network as PyTorch lays it out"),
-            row(f"{title}: the same on the prepared model", over(taken[level], taken["ours"]), least=1,
-                note=level.removesuffix(", prepared")),
+            level_row(f"{title}: the same peer on the very same prepared model", level[fastest],
+                      f"{fastest}, {pairs} pairs, from and to are the median's 95% interval; the others: {others}"),
             row(f"{title}: the median peer's time over ours", over(middle, taken["ours"]), least=1.8),
             row(f"{title}: ours over the floor", over(taken["ours"], taken["floor"]), most=1.1,
                 note="one forward, one backward pass to the input"),
@@ -145,6 +164,58 @@ def many_steps():
                 over(taken["all steps"], [steps * t for t in taken["floor"]])),
         ]  # fmt: skip
     return rows
+
+
+@group
+def tricks():
+    """What each means of going faster brings, alone and on top of those before it."""
+    x, y = digits(BATCH)
+    model = slim()
+    built = as_built(model)
+
+    def with_weights():
+        """The gradient as one finds it: the backward pass goes to the weights as well, which an attack never reads."""
+        part = x.clone().requires_grad_()
+        built.zero_grad()
+        F.cross_entropy(built(part), y).backward()
+        return part.grad
+
+    twin, compiled = prepared(model), torch.compile(copy.deepcopy(built))
+    started = time.perf_counter()
+    gradient_only(compiled, x, y)()
+    spent = time.perf_counter() - started
+    runs = {
+        "with the weights' gradients, the images in turn": lambda: [
+            F.cross_entropy(built(x[i : i + 1].clone().requires_grad_()), y[i : i + 1]).backward() for i in range(BATCH)
+        ],
+        "in one batch": with_weights,
+        "for the pixels alone": gradient_only(built, x, y),
+        "in channels_last": gradient_only(model, x, y),
+        "batch norm folded, pooling before ReLU": gradient_only(twin, x, y),
+        "the last in bfloat16": lambda: _in_bfloat16(twin, x, y),
+        "pixels alone, compiled": gradient_only(compiled, x, y),
+    }
+    taken = seconds_of(runs)
+    names = list(runs)
+    rough, exact = _in_bfloat16(twin, x, y)[0].sign(), climb(twin, x, y, cross_entropy)[0].sign()
+    flipped = (rough != exact).float().mean().item()
+    title = "one gradient, slim"
+    rows = [row(f"{title}: {names[0]}", [1000 * t / BATCH for t in taken[names[0]]], unit="ms an image")]
+    for before, name in zip(names, names[1:5]):
+        gain = over(taken[before], taken[name])
+        rows.append(row(f"{title}: {name}", gain, note="gain over the row above"))
+    rows += [
+        row(f"{title}: {names[5]}", over(taken[names[4]], taken[names[5]]),
+            note=f"dropped: gain over float32, with {flipped:.1%} of the signs flipped"),
+        row(f"{title}: {names[6]}", over(taken[names[2]], taken[names[6]]),
+            note=f"dropped: gain over pixels alone, after {spent:.0f} s of compiling"),
+    ]  # fmt: skip
+    return rows
+
+
+def _in_bfloat16(model, x, y):
+    with torch.autocast("cpu", torch.bfloat16):
+        return climb(model, x, y, cross_entropy)
 
 
 @group
@@ -249,6 +320,9 @@ class Pictures(Dataset):
         return self.prepare(self.pictures[at]), self.y[at]
 
 
+PARTS = ("forward", "backward", "optimiser", "data")
+
+
 @group
 def training():
     x, y = digits(1000)
@@ -284,17 +358,34 @@ def training():
 
     taken = seconds_of({"ours": ours, "theirs": theirs, "network": network, "data": data})
     taken["ours"] = trained_in[1:]  # without the validation, which the other loop does not have
-    twin, part = build().train(), batches[0]
-    loss = F.cross_entropy(twin(part[0]), part[1])
-    parts = seconds_of({"forward": lambda: twin(part[0]), "backward": partial(loss.backward, retain_graph=True)})
+    parts, batch = {}, {"ours": batches[0], "theirs": next(iter(waiting))}
+    for name, twin in {"ours": build().train(), "theirs": plain}.items():
+        x, y = batch[name]
+        loss = F.cross_entropy(twin(x), y)
+        loss.backward(retain_graph=True)
+        spare = copy.deepcopy(twin)  # with its gradients
+        for own, other in zip(twin.parameters(), spare.parameters()):
+            other.grad = own.grad.clone()
+        adamw = torch.optim.AdamW(spare.parameters(), lr=1e-6)
+        parts[name] = {
+            "forward": partial(twin, x),
+            "backward": partial(loss.backward, retain_graph=True),
+            "optimiser": adamw.step,
+        }
+    whole = {f"{name} {what}": run for name, runs in parts.items() for what, run in runs.items()}
+    parts = seconds_of(whole | {"theirs data": lambda: [None for _ in waiting], "ours data": data})
+    for name in ("ours", "theirs"):
+        parts[f"{name} data"] = [t / len(batches) for t in parts[f"{name} data"]]
+        known = [sum(times) for times in zip(*(parts[f"{name} {what}"] for what in PARTS))]
+        parts[f"{name} rest"] = [t / len(batches) - k for t, k in zip(taken[name], known)]
     return [
         row("training, slim VGG-16, batches of 50", [len(x) / t for t in taken["ours"]], unit="images/s"),
         row("a DataLoader with transforms over ours", over(taken["theirs"], taken["ours"]), least=1.3),
         row("ours over the network alone", over(taken["ours"], taken["network"]), most=1.05,
             note="on batches that are there; ours shuffles, cuts and checks them"),
-        row("of which: forward pass", [1000 * t for t in parts["forward"]], unit="ms a batch"),
-        row("of which: backward pass", [1000 * t for t in parts["backward"]], unit="ms a batch"),
-        row("of which: data", [1000 * t / len(batches) for t in taken["data"]], unit="ms a batch"),
+        *(row(f"a batch of 50, {what}, {before}", [1000 * t for t in parts[f"{name} {what}"]], unit="ms",
+              note="Python, checks and noise: what the parts leave of the whole" if what == "rest" else "")
+          for what in (*PARTS, "rest") for before, name in (("before", "theirs"), ("after", "ours"))),
     ]  # fmt: skip
 
 
