@@ -7,6 +7,7 @@ import argparse
 import ast
 import csv
 import importlib
+import inspect
 import io
 import json
 import re
@@ -66,7 +67,7 @@ def parser():
     top = argparse.ArgumentParser(
         prog="python -m advutils",
         description="Train an image classifier, evaluate how robust it is, attack it.",
-        epilog="Many processes: torchrun --nproc-per-node 2 -m advutils train ... (or accelerate launch -m advutils).",
+        epilog="Many processes: torchrun --nproc-per-node 2 -m advutils train ... (accelerate launch works as well).",
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
@@ -296,8 +297,8 @@ def attack_command(chosen):
     model, size, resize = model_of(chosen.model)
     data = data_of(chosen, train=False, size=size, resize=resize)
     attack = attack_of(chosen.attack)
-    if chosen.target is not None:
-        attack = partial(attack, target=chosen.target)
+    if chosen.target is not None and "target" not in inspect.signature(attack).parameters:
+        raise ValueError(f"--target: got it with --attack {chosen.attack}; accepts pgd")
     labelled = chosen.labels or ("model" if min(_labels(data)) < 0 else "data")
     found = {}
     for index, (x, y) in processes.share(_loader(data, chosen, batch_size=chosen.batch_size)):
@@ -305,7 +306,8 @@ def attack_command(chosen):
         x, y = x.to(device()), y.to(device())
         clean = predict(model, x).argmax(1)
         label = clean if labelled == "model" else y
-        levels = to_levels(seeded(attack, index)(model, x, label, eps=chosen.eps), x).cpu()
+        aimed = {} if chosen.target is None else dict(target=torch.full_like(label, chosen.target))
+        levels = to_levels(seeded(attack, index)(model, x, label, eps=chosen.eps, **aimed), x).cpu()
         names = [_name(data, index * chosen.batch_size + at) for at in range(len(x))]
         for name, image, original in zip(names, levels, (255 * x).round().to(torch.uint8).cpu()):
             write_png(chosen.out / "clean" / f"{name}.png", original)
@@ -318,7 +320,9 @@ def attack_command(chosen):
         writer.writeheader()
         writer.writerows(rows)
         replace_file(chosen.out / "attack.csv", sheet.getvalue().encode())
-        about = dict(model=chosen.model, data=chosen.data, attack=describe(attack), eps=chosen.eps, seed=chosen.seed)
+        about = dict(
+            model=chosen.model, data=chosen.data, attack=describe(attack), eps=chosen.eps, target=chosen.target
+        )
         replace_file(chosen.out / "attack.json", (json.dumps(about, indent=1) + "\n").encode())
     goal = "taken for the target" if chosen.target is not None else f"no longer read as the {labelled}'s label"
     _say(f"{chosen.out}: {wilson(torch.tensor([row['success'] for row in rows]))} of the files are {goal}")

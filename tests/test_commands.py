@@ -11,7 +11,7 @@ import torch
 import torchvision
 from helpers import digits
 from test_files import encoded
-from test_processes import TORCHRUN, environment
+from test_processes import environment
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -20,6 +20,7 @@ from advutils.commands import attack_of, main, model_of, number, parser
 from advutils.files import read_image
 
 commands = importlib.import_module("advutils.commands")
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
 TINY = ("--depth", "11", "--width", "0.05", "--batch-size", "20", "--epochs", "1")
 
 
@@ -214,6 +215,8 @@ def test_an_attack_is_read_with_its_options():
         (["evaluate", "--model", "vgg"], r"accepts FILE\.safetensors, torchvision:NAME or module:factory"),
         (["evaluate", "--model", "torchvision:nothing"], "--model"),
         (["train", "--out", "a.pt"], "safetensors"),
+        (["attack", "--model", "torch.nn:Flatten", "--attack", "fgsm", "--target", "3", "--out", "a"], "accepts pgd"),
+        (["attack", "--model", "torch.nn:Flatten", "--attack", "bim", "--out", "a"], "--attack"),
         (["train", "--out", "a.safetensors", "--objective", "trades"], "--eps"),
         (["train", "--out", "a.safetensors", "--eps", "0.1"], "--eps"),
         (["train", "--out", "a.safetensors", "--data", "nowhere"], "nothing"),
@@ -243,7 +246,7 @@ def test_two_processes_write_each_file_once_and_one_sheet(tmp_path):
     run = [sys.executable, "-m", "advutils"]
     common = ["--batch-size", "20", "--limit", "310"]
     subprocess.run([*run, "train", "--out", model, *TINY, "--limit", "310"], env=environment(), check=True, timeout=300)
-    for name, launcher in (("one", run), ("two", [*TORCHRUN, "-m", "advutils"])):
+    for name, launcher in (("one", run), ("two", [*ACCELERATE, "-m", "advutils"])):
         command = [*launcher, "attack", "--model", model, *common, "--attack", "pgd:steps=2", "--out", tmp_path / name]
         subprocess.run(command, env=environment(), check=True, timeout=300)
     one, two = sheet(tmp_path / "one"), sheet(tmp_path / "two")
