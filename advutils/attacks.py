@@ -210,7 +210,7 @@ def targeted(model, x, y, *, eps, attack=pgd, targets=9, early_exit=False, gener
     """
     targets = checks.count(targets, "targets")
     _check(model, x, y)
-    with evaluating(model), torch.no_grad():
+    with evaluating(model) as model, torch.no_grad():
         logits = _answer(model, x, y)
     by_rank = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)[:, :-1]  # (N, K - 1)
     runs, left = [x.detach().clone()], torch.arange(len(x), device=x.device)
@@ -221,7 +221,7 @@ def targeted(model, x, y, *, eps, attack=pgd, targets=9, early_exit=False, gener
         )
         runs.append(x_adv)
         if early_exit:
-            with evaluating(model), torch.no_grad():
+            with evaluating(model) as model, torch.no_grad():
                 left = left[margin(model(x_adv[left]), y[left]) <= 0]
             if len(left) == 0:
                 break
@@ -257,7 +257,7 @@ def square(model, x, y, *, eps, queries=1000, p_init=0.8, early_exit=False, gene
     def coins(*shape):
         return _uniform(x.new_empty(shape), generator).sub(0.5).sign()
 
-    with evaluating(model), torch.no_grad():
+    with evaluating(model) as model, torch.no_grad():
         x_adv = fgsm_step(x, coins(n, channels, 1, width), eps)
         best = _margins(model, x_adv, y)
         for query in range(1, queries):
@@ -303,7 +303,7 @@ def autoattack(model, x, y, *, eps, norm="linf", only=None, batch_size=250, seed
     for name in [] if only is None else only or [None]:
         checks.one_of(name, "only", ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"))
     _check(model, x, y)
-    with evaluating(model), torch.no_grad():
+    with evaluating(model) as model, torch.no_grad():
         logits = torch.cat([_answer(model, *part) for part in zip(x.split(batch_size), y.split(batch_size))])
     if logits.shape[1] < 4:
         raise ValueError(f"model: got {logits.shape[1]} classes; accepts at least 4, as AutoAttack's losses need them")
@@ -390,7 +390,7 @@ def climb(model, x, y, loss, *, away=True):
     The one place where the package differentiates for pixels. Checks the logits, not x: a caller may stand outside
     [0, 1]. With `away=False` the loss is descended: the direction leads towards y.
     """
-    with evaluating(model), torch.inference_mode(False), torch.enable_grad():
+    with evaluating(model) as model, torch.inference_mode(False), torch.enable_grad():
         x, y = x.detach().clone().requires_grad_(), y.clone()  # copies are free of a caller's inference mode
         z = model(x)
         checks.logits(z, len(x))
@@ -428,7 +428,7 @@ def _lead(logits, y, target):
 def _strongest(model, runs, y, target=None):
     if len(runs) == 1:
         return runs[0]
-    with evaluating(model), torch.no_grad():
+    with evaluating(model) as model, torch.no_grad():
         leads = torch.stack([_lead(model(x_adv), y, target) for x_adv in runs])  # (restarts, N)
     return torch.stack(runs)[leads.argmax(0), torch.arange(len(y))]
 

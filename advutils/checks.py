@@ -139,6 +139,12 @@ def share(value, name):
     return float(value)
 
 
+def pixels(picture):
+    """Raise for an opened Pillow image of more than 50 million pixels, before they are unpacked."""
+    if picture.width * picture.height > 50_000_000:
+        raise ValueError(f"source: got {picture.width}x{picture.height} pixels; accepts up to 50 million")
+
+
 def one_of(value, name, choices):
     """Raise unless `value` is one of `choices`."""
     if value not in list(choices):

@@ -15,6 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sequential
 
 from advutils import checks
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow would start another program for some, EPS for one
 DATASETS = ("mnist-5k", "mnist", "fashion-mnist", "cifar10")
 MNIST_5K_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"
 IDX_MD5 = {  # of the unpacked files; torchvision checks only the archives, on the day it downloads them
@@ -136,7 +137,7 @@ def read_digit(source, *, invert=None):
     """Read an image file of one digit as MNIST would have it: white on black, 20 pixels high, centred by mass in 28x28.
 
     Args:
-        source: a path, or a binary file object, of any image that Pillow reads.
+        source: a path, or a binary file object, of a PNG, JPEG, WebP, GIF, BMP or TIFF file of up to 50 million pixels.
         invert: True for dark ink on a light ground, False for the reverse; None looks at the border to tell.
 
     Returns:
@@ -144,13 +145,14 @@ def read_digit(source, *, invert=None):
 
     Raises:
         FileNotFoundError, PIL.UnidentifiedImageError: no file, or no image.
-        ValueError: an image of a single colour.
+        ValueError: an image of a single colour, or one with more pixels.
 
     LeCun et al., 1998, doi:10.1109/5.726791. Taught in 01_train_vgg.ipynb.
     """
     if not (isinstance(source, str | os.PathLike) or hasattr(source, "read")):
         raise TypeError(f"source: got {type(source).__name__}; accepts a path or a binary file object")
-    with Image.open(source) as file:
+    with Image.open(source, formats=FORMATS) as file:
+        checks.pixels(file)
         upright = ImageOps.exif_transpose(file).convert("LA")
     grey, opaque = (np.asarray(band, dtype=np.float32) / 255 for band in upright.split())
     ground = 0 if np.average(grey, weights=opaque + 1e-6) > 0.5 and opaque.min() < 0.5 else 1  # of what is transparent

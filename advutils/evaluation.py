@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import RandomSampler
 
-from advutils import checks
+from advutils import checks, processes
 from advutils.attacks import grey
-from advutils.models import evaluating, image_keys, prepared, trained_keys
+from advutils.models import NOTHING, evaluating, image_keys, prepared, trained_keys
 
 
 class Accuracy(NamedTuple):
@@ -239,28 +239,28 @@ def _sweep(model, loader, attack, eps_values):
     checks.module(model)
     attack, norm = _hurried(attack), norm_of(attack)
     eps_values = [checks.eps(eps, norm=norm) for eps in eps_values]
-    trained_on, keys = trained_keys(model), []
-    alive = [[] for _ in eps_values]
+    found, trained_on = {}, trained_keys(model)
     with evaluating(model):
         network = prepared(model)
-        for index, (x, y) in enumerate(loader):
+        for index, (x, y) in processes.share(loader):
             checks.images(x, "loader's images")
             checks.labels(y, x, "loader's labels")
             device = checks.device_of(model) or x.device
-            if len(trained_on):
-                keys.append(image_keys(x))
+            found[index] = [image_keys(x)] if len(trained_on) else [NOTHING]
             x, y = x.to(device), y.to(device)
-            for at, (eps, x_adv) in enumerate(zip(eps_values, _attacked(attack, network, x, y, eps_values, index))):
+            for eps, x_adv in zip(eps_values, _attacked(attack, network, x, y, eps_values, index)):
                 if attack is not None:
                     _check_attacked(x_adv, x, eps, norm)
                 logits = _logits(network, x_adv)
                 checks.classes(y, logits.shape[1])
-                alive[at].append((logits.argmax(1) == y).cpu())
-    if not all(alive):
+                found[index].append((logits.argmax(1) == y).cpu())
+    found = processes.gathered(found)
+    if not found:
         raise ValueError("loader: got no images; accepts at least one")
-    if keys:
-        checks.unseen(torch.cat(keys), trained_on)
-    return [torch.cat(parts) for parts in alive]
+    keys, *alive = map(torch.cat, zip(*found.values()))
+    if len(trained_on):
+        checks.unseen(keys, trained_on)
+    return alive
 
 
 def _attacked(attack, model, x, y, eps_values, index):
@@ -306,7 +306,7 @@ def _check_attacked(x_adv, x, eps, norm):
 
 
 def _logits(model, x):
-    with evaluating(model), torch.no_grad():
+    with evaluating(model) as model, torch.no_grad():
         logits = model(x)
     checks.logits(logits, len(x))
     return logits

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import hashlib
 import json
+import numbers
 import os
 import uuid
 from pathlib import Path
@@ -17,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from advutils import checks
@@ -28,6 +30,7 @@ VGG_BLOCKS = {  # convolutions in each of the five blocks: the whole difference 
     19: (2, 2, 4, 4, 4),
 }
 VGG_CHANNELS = (64, 128, 256, 512, 512)
+NOTHING = torch.empty(0, dtype=torch.int64)  # the `image_keys` of no image
 
 
 class PadTo(nn.Module):
@@ -46,11 +49,15 @@ class PadTo(nn.Module):
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std, as a layer: what the attacker sees stays in [0, 1]."""
+    """(x - mean) / std, as a layer: what the attacker sees stays in [0, 1]. Two numbers, or two for each channel."""
 
     def __init__(self, mean=0.5, std=0.5):
         super().__init__()
         self.mean, self.std = mean, std
+        for name, values in dict(mean=mean, std=std).items():
+            if not isinstance(values, numbers.Real):
+                delattr(self, name)
+                self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
     def forward(self, x):
         return (x - self.mean) / self.std
@@ -161,19 +168,24 @@ def image_keys(x):
 def trained_keys(model):
     """The `image_keys` of all images that the model, or a part of it, was trained on: int64 (n,)."""
     parts = [part.trained_on for part in model.modules() if hasattr(part, "trained_on")]
-    return torch.cat([torch.empty(0, dtype=torch.int64), *parts])
+    return torch.cat([NOTHING, *parts])
 
 
 @contextlib.contextmanager
 def evaluating(model):
-    """Eval mode inside the block; on the way out, by an error too, each module's own mode as it was."""
+    """Eval mode inside the block, of the `bare` model; on the way out, by an error too, each module as it was."""
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        yield model
+        yield bare(model)
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def bare(model):
+    """The model itself, out of the DistributedDataParallel around it: a pass through that waits for other processes."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def prepared(model):
@@ -191,6 +203,7 @@ def prepared(model):
 
     Jacob et al., 2018, arXiv:1712.05877, section 3.2. `accuracy` and its kin, and the training objectives, use it.
     """
+    model = bare(model)
     layers = [(name, layer and prepared(layer)) for name, layer in model._modules.items()]
     if not layers:
         return model

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import TensorDataset
 
+from advutils import processes
 from advutils.attacks import autoattack, fgsm, pgd
 from advutils.data import cache_dir, load_data, make_loader
 from advutils.evaluation import describe, survivors, wilson
@@ -75,12 +76,13 @@ def measure(dataset, model, attack, seed, *, progress=True):
         x, y = x[some], y[some]
     stamp = stamp_of(dataset, model, attack, seed)
     kept = cache_dir() / "results" / f"{stamp[:16]}.json"
-    alive = json.loads(kept.read_text()) if kept.exists() else []
+    alive = processes.agreed(json.loads(kept.read_text()) if kept.exists() else [])
     for start in range(len(alive), len(x), PART):
         part = make_loader(TensorDataset(x[start : start + PART], y[start : start + PART]), batch_size=250)
         alive += survivors(network, part, run, eps=None if run is None else eps).tolist()
-        replace_file(kept, json.dumps(alive).encode())
-        if progress:
+        if processes.first():
+            replace_file(kept, json.dumps(alive).encode())
+        if progress and processes.first():
             print(f"{dataset}, {model}, seed {seed}, {attack}: {len(alive)} of {len(x)}, {wilson(torch.tensor(alive))}")
     record, history = wilson(torch.tensor(alive)), network.history
     return dict(
@@ -230,7 +232,8 @@ def main(arguments=None):
     parser.add_argument("--renew", action="store_true", help="drop the rows that other code or data measured")
     parser.add_argument("--publish", action="store_true", help="make the README's table and figure from the file")
     chosen = parser.parse_args(arguments)
-    rows = load(chosen.file)
+    processes.meet()
+    rows = processes.agreed(load(chosen.file))
     old = stale(rows)
     if chosen.list:
         for row in rows:
@@ -247,14 +250,16 @@ def main(arguments=None):
         )
     for row in old:
         rows.remove(row)
-    if old:
+    if old and processes.first():
         replace_file(chosen.file, (json.dumps(rows, indent=1) + "\n").encode())
     done = {row["fingerprint"] for row in rows}
     for seed in chosen.seed or [0]:
         for model in chosen.model or DEFENCES:
             for attack in chosen.attack or ATTACKS:
                 if stamp_of(chosen.dataset, model, attack, seed) not in done:
-                    add(measure(chosen.dataset, model, attack, seed), chosen.file)
+                    row = measure(chosen.dataset, model, attack, seed)
+                    if processes.first():
+                        add(row, chosen.file)
 
 
 if __name__ == "__main__":

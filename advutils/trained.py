@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from advutils import checks
+from advutils import checks, processes
 from advutils.attacks import fgsm, pgd
 from advutils.data import cache_dir, device, load_data, make_loader, shift, split
 from advutils.models import load_weights, save_weights, small_cnn, vgg
@@ -17,7 +17,7 @@ from advutils.objectives import adversarial, clean, joined, n_fgsm, random_fgsm,
 from advutils.training import History, fit
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
-NUMERIC = ("data", "models", "attacks", "objectives", "evaluation", "training", "trained")
+NUMERIC = ("data", "models", "attacks", "objectives", "evaluation", "training", "trained", "processes")
 RECIPES = {  # chosen on validation images
     "clean": dict(epochs=8, lr=3e-3, batch_size=32, seed=0),
     "clean-small-cnn": dict(epochs=6, lr=1e-3, batch_size=32, seed=0),
@@ -75,7 +75,7 @@ def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, pr
     model = initialised(build, seed=recipe["seed"]).to(device())
     stamp = fingerprint(dict(name=name, dataset=dataset, config=model.config, **recipe))
     path = cache_dir() / "models" / f"{name}-{dataset}-{stamp[:16]}.safetensors"
-    if path.exists():
+    if processes.agreed(path.exists()):
         model.history = History(**load_weights(model, path)["history"])
         return model.eval()
     train, val = split(images, 0.1, seed=0)
@@ -94,16 +94,13 @@ def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, pr
         state=state,
         augment=shift,
         seed=recipe["seed"],
+        engine=processes.engine(),
         progress=progress,
     )
-    save_weights(
-        model,
-        path,
-        recipe=dict(name=name, dataset=dataset, config=model.config, **recipe),
-        fingerprint=stamp,
-        history=vars(model.history),
-    )
-    state.unlink()
+    if processes.first():
+        about = dict(name=name, dataset=dataset, config=model.config, **recipe)
+        save_weights(model, path, recipe=about, fingerprint=stamp, history=vars(model.history))
+        state.unlink()
     return model
 
 

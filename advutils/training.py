@@ -16,13 +16,13 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
-from advutils import checks
+from advutils import checks, processes
 from advutils.evaluation import accuracy, describe
-from advutils.models import evaluating, image_keys, read_tensors, tagged, untagged, write_tensors
+from advutils.models import NOTHING, evaluating, image_keys, read_tensors, tagged, untagged, write_tensors
 from advutils.objectives import clean
 
-NOTHING = torch.empty(0, dtype=torch.int64)
 WATCHED = 1000  # validation images that are attacked after each epoch
+HELD = 2**26  # pixels of images that are kept in memory to be measured after each epoch, 256 MB
 SETTLING = 32  # batches from which the statistics of batch norm are estimated for averaged weights
 
 
@@ -100,8 +100,9 @@ def fit(
         weight_decay: of AdamW.
         augment: None, or a callable that is given a batch of images and returns one of the same shape.
         seed: of dropout, augmentation and random starts; the caller's own random state is left alone.
-        engine: None, or an object with the `prepare(model, optimizer, loader)` and `backward(loss)` of an
-            accelerate.Accelerator, which then owns device placement and gradient synchronisation.
+        engine: None, or an accelerate.Accelerator (any object with its `prepare(model, optimizer)` and
+            `backward(loss)`), which then owns gradient synchronisation: the way to train in several processes, each of
+            which calls `fit` with the same arguments, takes its part of each batch and returns the same History.
         progress: show a bar, which is gone when the training has ended.
 
     Returns:
@@ -121,11 +122,13 @@ def fit(
     eps = None if eps is None else checks.eps(eps)
     average = None if average is None else checks.share(average, "average")
     classes = _check(model, train, val, epochs, eps, ramp, watch)
+    if engine is None and processes.count() > 1:
+        raise ValueError(f"engine: got None in {processes.count()} processes; accepts an accelerate.Accelerator")
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     network, backward = model, torch.Tensor.backward
-    served = train
+    served = processes.cut(train)
     if engine is not None:
-        network, optimizer, served = engine.prepare(model, optimizer, train)
+        network, optimizer = engine.prepare(model, optimizer)
         backward = engine.backward
     steps = epochs * len(served)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
@@ -136,14 +139,17 @@ def fit(
                data=_key(train.dataset))  # fmt: skip
     kept = Kept(model, optimizer, schedule, averaged, _shuffler(train), run)
     probe, watching = _spread(train.dataset, len(val.dataset)), _spread(val.dataset, WATCHED)
-    bar = tqdm(total=steps, leave=False, mininterval=0.5, disable=not progress)
+    bar = tqdm(total=steps, leave=False, mininterval=0.5, disable=not (progress and processes.first()))
     with bar, ledger(model) as spent, _fed(model) as fed, torch.random.fork_rng():
         torch.manual_seed(seed)
         history = kept.read(state, spent)
         done = len(history.val_loss)
         bar.update(done * len(served))
         images, seconds = (history.images[-1], history.seconds[-1]) if done else (0, 0.0)
+        images *= processes.first()
         for epoch in range(done, epochs):
+            if processes.count() > 1:  # each draws its own noise, and the same again when the training is continued
+                torch.manual_seed(processes.count() * (seed * epochs + epoch) + processes.rank())
             network.train()
             fed.clear()
             started = time.perf_counter()
@@ -162,11 +168,17 @@ def fit(
                 images += len(x)
                 bar.update()
             seconds += time.perf_counter() - started
-            history.add(images=images, seconds=seconds, **dataclasses.asdict(spent))
+            passed = processes.total(images, spent.forwards, spent.backwards)
+            history.add(seconds=seconds, **dict(zip(("images", "forwards", "backwards"), passed)))
+            if epoch == 0:
+                model.trained_on = torch.cat(list(processes.gathered({processes.rank(): model.trained_on}).values()))
             candidate = model if averaged is None else _settled(averaged.module, fed, model.trained_on)
+            processes.alike(model)
+            processes.alike(candidate)
             with _unbilled(spent):
                 for side, batches in (("train", probe), ("val", val)):
-                    loss, right = _measure(candidate, _batches(batches, model, classes))
+                    own = (batch for _, batch in processes.share(batches))
+                    loss, right = _measure(candidate, _batches(own, model, classes))
                     _finite(loss, epoch, lr)
                     history.add(**{f"{side}_loss": loss, f"{side}_accuracy": right})
                 shown = f"epoch {epoch + 1}/{epochs}, validation accuracy {right:.1%}"
@@ -194,7 +206,7 @@ class Kept:
         self.generator, self.run, self.best = generator, run, {}
 
     def write(self, path, history):
-        if path is None:
+        if path is None or not processes.first():
             return
         optimizer = self.optimizer.state_dict()
         tensors = tagged("model", self.model.state_dict()) | tagged("best", self.best)
@@ -236,7 +248,8 @@ class Kept:
         for number, drawn in untagged("random.cuda", tensors).items():
             torch.cuda.set_rng_state(drawn, int(number))
         history = History(**about["history"])
-        spent.forwards, spent.backwards = history.forwards[-1], history.backwards[-1]
+        if processes.first():  # the counts are those of all processes
+            spent.forwards, spent.backwards = history.forwards[-1], history.backwards[-1]
         return history
 
 
@@ -329,6 +342,7 @@ def _measure(model, batches):
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             right += (logits.argmax(1) == y).sum().item()
             n += len(y)
+    loss, right, n = processes.total(loss, right, n)
     return loss / n, right / n
 
 
@@ -342,8 +356,8 @@ def _batches(loader, model, classes):
 
 
 def _spread(dataset, n):
-    """Up to n examples at even distances through the data set, as a list of batches."""
-    n = min(n, len(dataset))
+    """Up to n examples at even distances through the data set, as a list of batches; fewer if they are very large."""
+    n = min(n, len(dataset), max(2, HELD // dataset[0][0].numel()))
     x, y = default_collate([dataset[i * len(dataset) // n] for i in range(n)])
     return list(zip(x.split(500), y.split(500)))
 

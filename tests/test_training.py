@@ -318,34 +318,32 @@ class Engine:
     def __init__(self):
         self.prepared, self.losses = [], []
 
-    def prepare(self, model, optimizer, data):
-        self.prepared.append((model, optimizer, data))
-        x, y = data.dataset.tensors
-        self.loader = DataLoader(TensorDataset(1 - x, y), batch_size=3)
+    def prepare(self, model, optimizer):
+        self.prepared.append((model, optimizer))
         self.network, self.steps = Wrapped(model), []
         optimizer.register_step_post_hook(lambda *_: self.steps.append(1))
-        return self.network, optimizer, self.loader
+        return self.network, optimizer
 
     def backward(self, loss):
         self.losses.append(loss.item())
         loss.backward()
 
 
-def test_an_engine_owns_the_network_the_loader_and_the_backward_pass():
+def test_an_engine_owns_the_network_and_the_backward_pass():
     engine, model, seen = Engine(), conv_net(), []
 
     def objective(network, x, y):
         seen.append((network, x))
         return clean(network, x, y)
 
-    train = loader(6, batch_size=6)
+    train = loader(6, batch_size=3)
     history = fit(
         model, train, loader(4, seed=1), epochs=3, lr=0.01, objective=objective, engine=engine, progress=False
     )
-    [(given, optimizer, data)] = engine.prepared
-    assert given is model and data is train and isinstance(optimizer, torch.optim.Optimizer)
+    [(given, optimizer)] = engine.prepared
+    assert given is model and isinstance(optimizer, torch.optim.Optimizer)
     assert all(network is engine.network for network, _ in seen)
-    assert torch.equal(torch.cat([x for _, x in seen[:2]]), 1 - images(6))
+    assert torch.equal(torch.cat([x for _, x in seen[:2]]), images(6))
     assert len(engine.losses) == len(engine.steps) == len(seen) == 6
     assert history.forwards == history.backwards == [6, 12, 18]
     assert not model.training

@@ -1,0 +1,359 @@
+"""Training, evaluation and attack from a command line: the functions of the package, with their arguments typed.
+
+Under `torchrun -m advutils ...` or `accelerate launch -m advutils ...` the same commands run in many processes.
+"""
+
+import argparse
+import ast
+import csv
+import importlib
+import inspect
+import io
+import json
+import re
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import nn
+from torch.utils.data import Subset, TensorDataset
+
+from advutils import attacks, checks, objectives, processes, results
+from advutils.data import DATASETS, device, load_data, make_loader, shift, split
+from advutils.evaluation import describe, predict, seeded, survivors, wilson, worst_case
+from advutils.files import ImageFiles, image_loader, read_image, to_levels, write_png
+from advutils.models import Normalize, load_weights, read_tensors, replace_file, save_weights, small_cnn, vgg
+from advutils.trained import initialised
+from advutils.training import fit
+
+ATTACKS = {
+    "fgsm": attacks.fgsm,
+    "pgd": attacks.pgd,
+    "square": attacks.square,
+    "noise": attacks.random_noise,
+    "grey": attacks.grey,
+    "autoattack": attacks.autoattack,
+}
+OBJECTIVES = {
+    "clean": objectives.clean,
+    "joined": objectives.joined,
+    "adversarial": objectives.adversarial,
+    "random-fgsm": objectives.random_fgsm,
+    "n-fgsm": objectives.n_fgsm,
+    "trades": objectives.trades,
+}
+BUILDERS = {"vgg": vgg, "small_cnn": small_cnn}
+COLUMNS = ("file", "label", "labelled_by", "clean_prediction", "adversarial_prediction", "linf", "l2", "success")
+
+
+def main(arguments=None):
+    """Run one command; what is wrong with its arguments is said in one line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["results"]:
+        return results.main(arguments[1:])
+    chosen = parser().parse_args(arguments)
+    processes.meet()
+    try:
+        return chosen.run(chosen)
+    except (FileNotFoundError, ValueError, TypeError, FloatingPointError) as error:
+        if chosen.traceback:
+            raise
+        sys.exit(f"advutils {chosen.command}: {error}")
+
+
+def parser():
+    top = argparse.ArgumentParser(
+        prog="python -m advutils",
+        description="Train an image classifier, evaluate how robust it is, attack it.",
+        epilog="Many processes: torchrun --nproc-per-node 2 -m advutils train ... (accelerate launch works as well).",
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--data",
+        default="mnist-5k",
+        metavar="DATA",
+        help=f"{', '.join(DATASETS)}, a folder of images, or tar files, as in 'shards-*.tar' (default: %(default)s)",
+    )
+    common.add_argument("--size", type=int, help="side in pixels to which images of a folder or tar file are cut")
+    common.add_argument("--channels", type=int, choices=(1, 3), default=3, help="of such images (default: %(default)s)")
+    common.add_argument("--batch-size", type=int, default=128, help="of all processes together (default: %(default)s)")
+    common.add_argument("--workers", type=int, default=0, help="processes that read images ahead (default: none)")
+    common.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    common.add_argument("--limit", type=int, help="only so many images, spread over the data")
+    common.add_argument("--traceback", action="store_true", help="on an error, show where it came from")
+    attacked = argparse.ArgumentParser(add_help=False)
+    attacked.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="a file that `train` wrote, torchvision:NAME (pretrained, as in torchvision:vgg16_bn), or "
+        "module:factory, your own function that returns a model",
+    )
+    attacked.add_argument("--eps", type=number, default=0.1, help="radius in pixel units, 0.1 or 8/255 (default: 0.1)")
+
+    train = commands.add_parser("train", parents=[common], help="train a model and save its weights")
+    train.add_argument("--out", type=Path, required=True, help="the file to write, ending in .safetensors")
+    train.add_argument("--architecture", choices=BUILDERS, default="vgg", help="(default: %(default)s)")
+    train.add_argument("--depth", type=int, choices=(11, 13, 16, 19), default=16, help="of the VGG (default: 16)")
+    train.add_argument("--width", type=float, default=0.25, help="multiplies its channels (default: %(default)s)")
+    train.add_argument("--contrast", type=float, help="slope of a contrast layer in place of the normalisation")
+    train.add_argument("--objective", choices=OBJECTIVES, default="clean", help="(default: %(default)s)")
+    train.add_argument("--eps", type=number, help="radius of the training attack in pixel units, 0.1 or 8/255")
+    train.add_argument("--steps", type=int, help="of the training attack, for adversarial and trades")
+    train.add_argument("--epochs", type=int, default=5, help="(default: %(default)s)")
+    train.add_argument("--lr", type=float, default=3e-3, help="the highest of the cycle (default: %(default)s)")
+    train.add_argument("--ramp", type=float, default=0, help="epochs over which eps grows (default: %(default)s)")
+    train.add_argument("--average", type=float, help="decay of averaged weights, 0.999 for one")
+    train.add_argument("--shift", action="store_true", help="move training images by up to two pixels")
+    train.add_argument("--sync-batchnorm", action="store_true", help="batch norm over all processes; needs GPUs")
+    train.set_defaults(run=train_command)
+
+    evaluate = commands.add_parser("evaluate", parents=[common, attacked], help="measure clean and robust accuracy")
+    evaluate.add_argument(
+        "--attack",
+        action="append",
+        metavar="ATTACK",
+        default=[],
+        help=f"{', '.join(ATTACKS)}, with options as in pgd:steps=40,restarts=2; may be repeated",
+    )
+    evaluate.add_argument("--out", type=Path, help="a JSON file to write")
+    evaluate.set_defaults(run=evaluate_command)
+
+    attack = commands.add_parser("attack", parents=[common, attacked], help="write adversarial images")
+    attack.add_argument("--attack", default="pgd", metavar="ATTACK", help="as for `evaluate` (default: %(default)s)")
+    attack.add_argument("--target", type=int, help="the class that the images are to be taken for")
+    attack.add_argument(
+        "--labels",
+        choices=("data", "model"),
+        help="an image is led away from its class in the data, or from what the model reads in it "
+        "(default: the data's, if there are classes)",
+    )
+    attack.add_argument("--out", type=Path, required=True, help="the folder to write into")
+    attack.set_defaults(run=attack_command)
+    commands.add_parser("results", help="the README's table: models by attacks on whole test sets (own --help)")
+    return top
+
+
+def number(text):
+    """A radius as people write it: 0.1, or a fraction, 8/255."""
+    match = re.fullmatch(r"\s*([\d.eE+-]+)\s*(?:/\s*([\d.eE+-]+)\s*)?", text)
+    try:
+        return float(match[1]) / float(match[2] or 1)
+    except (TypeError, ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"got {text!r}; accepts a number, 0.1, or a fraction, 8/255") from None
+
+
+def attack_of(text):
+    """The attack that "pgd:steps=40,restarts=2" describes, its options bound."""
+    name, _, options = text.partition(":")
+    checks.one_of(name, "--attack", ATTACKS)
+    bound = {}
+    for option in filter(None, options.split(",")):
+        key, _, value = option.partition("=")
+        try:
+            bound[key.strip()] = {"dlr": attacks.dlr, "margin": attacks.margin}.get(value) or ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            bound[key.strip()] = value
+    return partial(ATTACKS[name], **bound) if bound else ATTACKS[name]
+
+
+def model_of(text):
+    """(the model on its device, the size of image that it was made for or None, the size before the cut or None)."""
+    size = resize = None
+    if text.startswith("torchvision:"):
+        name = text.removeprefix("torchvision:")
+        checks.one_of(name, "--model", torchvision.models.list_models(torchvision.models))
+        weights = torchvision.models.get_model_weights(name).DEFAULT
+        try:
+            network = torchvision.models.get_model(name, weights=weights)
+        except OSError as error:
+            where = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+            raise FileNotFoundError(
+                f"--model: got {text!r}, whose weights could not be downloaded ({error}); fetch {weights.url} "
+                f"elsewhere and put it at {where}"
+            ) from error
+        recipe = weights.transforms()
+        size, resize = recipe.crop_size[0], recipe.resize_size[0]
+        network = nn.Sequential(Normalize(recipe.mean, recipe.std), network)
+    elif text.endswith(".safetensors"):
+        config = dict(read_tensors(text, kind="weights")[1]["config"])
+        checks.one_of(config.get("architecture"), "--model: its architecture", BUILDERS)
+        network = BUILDERS[config.pop("architecture")](**config)
+        load_weights(network, text)
+    elif re.fullmatch(r"[\w.]+:\w+", text):
+        module, _, factory = text.partition(":")
+        sys.path.insert(0, "")
+        network = getattr(importlib.import_module(module), factory)()
+        checks.module(network)
+    else:
+        raise ValueError(f"--model: got {text!r}; accepts FILE.safetensors, torchvision:NAME or module:factory")
+    return network.eval().to(device()), size, resize
+
+
+def data_of(chosen, *, train, size=None, resize=None):
+    """The data set that the options describe: tensors for a named one, else images that are read when asked for."""
+    if chosen.data in DATASETS:
+        data = load_data(chosen.data, train=train)
+    else:
+        source = sorted(Path().glob(chosen.data)) if set("*?[") & set(chosen.data) else chosen.data
+        resize = resize if chosen.size is None else None
+        data = ImageFiles(source, size=chosen.size or size, resize=resize, channels=chosen.channels)
+    if chosen.limit is not None and checks.count(chosen.limit, "--limit") < len(data):
+        data = _some(data, torch.arange(chosen.limit) * len(data) // chosen.limit)
+    return data
+
+
+def _some(data, at):
+    return TensorDataset(*data[at]) if isinstance(data, TensorDataset) else Subset(data, at.tolist())
+
+
+def _loader(data, chosen, *, batch_size, shuffle=False):
+    if isinstance(data, TensorDataset):
+        return make_loader(data, batch_size=batch_size, shuffle=shuffle, seed=chosen.seed)
+    return image_loader(data, batch_size=batch_size, shuffle=shuffle, seed=chosen.seed, workers=chosen.workers)
+
+
+def train_command(chosen):
+    if chosen.out.suffix != ".safetensors":
+        raise ValueError(f"--out: got {str(chosen.out)!r}; accepts a name that ends in .safetensors")
+    if (chosen.objective == "clean") != (chosen.eps is None):
+        raise ValueError(
+            f"--eps: got {chosen.eps} with --objective {chosen.objective}; accepts a radius for all but clean"
+        )
+    data = data_of(chosen, train=True)
+    if isinstance(data, TensorDataset):
+        train, val = split(data, 0.1, seed=0)
+    else:
+        shuffled = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+        val, train = (_some(data, part) for part in shuffled.tensor_split([max(1, len(data) // 10)]))
+    labels = data.tensors[1] if isinstance(data, TensorDataset) else torch.tensor(_labels(data))
+    if labels.min() < 0:
+        raise ValueError(
+            f"--data: got {chosen.data!r}, in which some images have no class; accepts a folder for each class"
+        )
+    shape = dict(in_channels=data[0][0].shape[0], num_classes=int(labels.max()) + 1)
+    if chosen.architecture == "vgg":
+        shape |= dict(depth=chosen.depth, width=chosen.width, contrast=chosen.contrast)
+    model = initialised(partial(BUILDERS[chosen.architecture], **shape), seed=chosen.seed).to(device())
+    if chosen.sync_batchnorm:
+        if not torch.cuda.is_available():
+            raise ValueError("--sync-batchnorm: got it without a GPU; PyTorch has it for GPUs only")
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    objective = OBJECTIVES[chosen.objective]
+    if chosen.steps is not None:
+        inner = dict(attack=partial(attacks.pgd, steps=chosen.steps))
+        objective = partial(objective, **(inner if chosen.objective == "adversarial" else dict(steps=chosen.steps)))
+    recipe = {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in vars(chosen).items()
+        if key not in ("run", "traceback")
+    } | dict(processes=processes.count())
+    _say(json.dumps(recipe))
+    state = chosen.out.with_suffix(".state.safetensors")
+    history = fit(
+        model,
+        _loader(train, chosen, batch_size=chosen.batch_size, shuffle=True),
+        _loader(val, chosen, batch_size=min(500, 4 * chosen.batch_size)),
+        epochs=chosen.epochs,
+        lr=chosen.lr,
+        objective=objective,
+        eps=chosen.eps,
+        ramp=chosen.ramp,
+        average=chosen.average,
+        watch={"FGSM": attacks.fgsm} if chosen.eps else None,
+        state=state,
+        augment=shift if chosen.shift else None,
+        seed=chosen.seed,
+        engine=processes.engine(),
+    )
+    if processes.first():
+        save_weights(model, chosen.out, recipe=recipe, history=vars(history))
+        state.unlink()
+    watched = "".join(f", under {label} {values[-1]:.1%}" for label, values in history.watched.items())
+    _say(f"{chosen.out}: validation accuracy {history.val_accuracy[-1]:.1%}{watched}, {history.seconds[-1]:.0f} s")
+
+
+def evaluate_command(chosen):
+    model, size, resize = model_of(chosen.model)
+    loader = _loader(data_of(chosen, train=False, size=size, resize=resize), chosen, batch_size=chosen.batch_size)
+    chosen_attacks = {text: attack_of(text) for text in chosen.attack}
+    if not chosen_attacks:
+        found = {"clean": wilson(survivors(model, loader))}
+    else:
+        worst = worst_case(model, loader, chosen_attacks, eps=chosen.eps)
+        found = worst.alone | {"all together": worst.accuracy}
+    for label, record in found.items():
+        _say(f"{label:40}{record}")
+    if chosen.out and processes.first():
+        rows = {label: record._asdict() for label, record in found.items()}
+        about = dict(model=chosen.model, data=chosen.data, eps=chosen.eps, processes=processes.count(), accuracy=rows)
+        replace_file(chosen.out, (json.dumps(about, indent=1) + "\n").encode())
+
+
+def attack_command(chosen):
+    model, size, resize = model_of(chosen.model)
+    data = data_of(chosen, train=False, size=size, resize=resize)
+    attack = attack_of(chosen.attack)
+    if chosen.target is not None and "target" not in inspect.signature(attack).parameters:
+        raise ValueError(f"--target: got it with --attack {chosen.attack}; accepts pgd")
+    labelled = chosen.labels or ("model" if min(_labels(data)) < 0 else "data")
+    found = {}
+    for index, (x, y) in processes.share(_loader(data, chosen, batch_size=chosen.batch_size)):
+        x = (255 * x).round() / 255  # the clean image as its file holds it
+        x, y = x.to(device()), y.to(device())
+        clean = predict(model, x).argmax(1)
+        label = clean if labelled == "model" else y
+        aimed = {} if chosen.target is None else dict(target=torch.full_like(label, chosen.target))
+        levels = to_levels(seeded(attack, index)(model, x, label, eps=chosen.eps, **aimed), x).cpu()
+        names = [_name(data, index * chosen.batch_size + at) for at in range(len(x))]
+        for name, image, original in zip(names, levels, (255 * x).round().to(torch.uint8).cpu()):
+            write_png(chosen.out / "clean" / f"{name}.png", original)
+            write_png(chosen.out / "adversarial" / f"{name}.png", image)
+        found[index] = _reread(chosen, model, names, label, clean, labelled)
+    rows = [row for part in processes.gathered(found).values() for row in part]
+    if processes.first():
+        sheet = io.StringIO()
+        writer = csv.DictWriter(sheet, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        replace_file(chosen.out / "attack.csv", sheet.getvalue().encode())
+        about = dict(
+            model=chosen.model, data=chosen.data, attack=describe(attack), eps=chosen.eps, target=chosen.target
+        )
+        replace_file(chosen.out / "attack.json", (json.dumps(about, indent=1) + "\n").encode())
+    goal = "taken for the target" if chosen.target is not None else f"no longer read as the {labelled}'s label"
+    _say(f"{chosen.out}: {wilson(torch.tensor([row['success'] for row in rows]))} of the files are {goal}")
+
+
+def _reread(chosen, model, names, label, clean, labelled):
+    """A row of the sheet for each image, from what lies on the disk."""
+    pairs = []
+    for kind in ("clean", "adversarial"):
+        files = [chosen.out / kind / f"{name}.png" for name in names]
+        pairs.append(torch.stack([read_image(file.read_bytes(), file) for file in files]).to(device()))
+    x, x_adv = pairs
+    after, delta = predict(model, x_adv).argmax(1), (x_adv - x).flatten(1)
+    success = after != label if chosen.target is None else after == chosen.target
+    columns = (names, label, [labelled] * len(x), clean, after, delta.abs().amax(1), delta.norm(dim=1), success)
+    rows = zip(*(values.tolist() if isinstance(values, torch.Tensor) else values for values in columns))
+    return [dict(zip(COLUMNS, row)) for row in rows]
+
+
+def _labels(data):
+    if isinstance(data, TensorDataset):
+        return data.tensors[1].tolist()
+    return [data.dataset.labels[at] for at in data.indices] if isinstance(data, Subset) else data.labels
+
+
+def _name(data, at):
+    if isinstance(data, Subset):
+        return _name(data.dataset, data.indices[at])
+    return f"{at:05}" if isinstance(data, TensorDataset) else data.name(at)
+
+
+def _say(text):
+    if processes.first():
+        print(text, flush=True)

@@ -1,0 +1,255 @@
+"""The command line: the package's functions, typed, whose results are those of the files that they leave behind."""
+
+import csv
+import importlib
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import torchvision
+from helpers import digits
+from test_files import encoded
+from test_processes import environment
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from advutils import accuracy, fgsm, load_weights, make_loader, pgd, vgg
+from advutils.commands import attack_of, main, model_of, number, parser
+from advutils.files import read_image
+
+commands = importlib.import_module("advutils.commands")
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+TINY = ("--depth", "11", "--width", "0.05", "--batch-size", "20", "--epochs", "1")
+
+
+@pytest.fixture(autouse=True)
+def few_digits(monkeypatch):
+    monkeypatch.setattr(commands, "load_data", lambda name, *, train: TensorDataset(*digits(120, train=train)))
+
+
+@pytest.fixture
+def weights(tmp_path):
+    main(["train", "--out", str(tmp_path / "vgg.safetensors"), *TINY])
+    return tmp_path / "vgg.safetensors"
+
+
+def sheet(folder):
+    with open(folder / "attack.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# train
+
+
+def test_a_trained_model_carries_its_configuration_and_is_evaluated(weights, capsys, tmp_path):
+    model = vgg(11, width=0.05)
+    saved = load_weights(model, weights)
+    assert saved["recipe"]["epochs"] == 1 and saved["recipe"]["objective"] == "clean"
+    assert len(saved["history"]["val_accuracy"]) == 1 and len(model.trained_on) > 0
+    assert not list(tmp_path.glob("*state*"))
+    main(["evaluate", "--model", str(weights), "--attack", "fgsm", "--attack", "pgd:steps=3", "--eps", "0.05",
+          "--out", str(tmp_path / "found.json")])  # fmt: skip
+    said = capsys.readouterr().out
+    found = json.loads((tmp_path / "found.json").read_text())["accuracy"]
+    assert list(found) == ["clean", "grey", "fgsm", "pgd:steps=3", "all together"]
+    loader = make_loader(TensorDataset(*digits(120, train=False)), batch_size=128)
+    assert found["fgsm"] == accuracy(model.eval(), loader, fgsm, eps=0.05)._asdict()
+    assert all(label in said for label in found)
+
+
+def test_training_prints_its_configuration_and_what_it_reached(tmp_path, capsys):
+    main(["train", "--out", str(tmp_path / "a.safetensors"), *TINY, "--objective", "joined", "--eps", "8/255"])
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert json.loads(first)["eps"] == 8 / 255
+    assert "validation accuracy" in last and "under FGSM" in last
+
+
+def test_a_training_goes_on_where_it_was_broken_off(tmp_path, monkeypatch):
+    def train(name):
+        main(["train", "--out", str(tmp_path / name), *TINY, "--epochs", "2"])
+        return load_state(tmp_path / name)
+
+    def load_state(path):
+        model = vgg(11, width=0.05)
+        load_weights(model, path)
+        return model.state_dict()
+
+    whole, calls = train("whole.safetensors"), []
+
+    def breaks_off(model, x, y):
+        calls.append(1)
+        if len(calls) > 8:
+            raise KeyboardInterrupt
+        return clean(model, x, y)
+
+    clean = commands.OBJECTIVES["clean"]
+    breaks_off.__name__ = "clean"
+    monkeypatch.setitem(commands.OBJECTIVES, "clean", breaks_off)
+    with pytest.raises(KeyboardInterrupt):
+        train("broken.safetensors")
+    assert (tmp_path / "broken.state.safetensors").exists()
+    monkeypatch.setitem(commands.OBJECTIVES, "clean", clean)
+    again = train("broken.safetensors")
+    assert all(torch.equal(again[key], value) for key, value in whole.items())
+
+
+def test_a_folder_of_classes_is_trained_on(tmp_path):
+    for kind in ("cat", "dog"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        for at in range(10):
+            (tmp_path / "data" / kind / f"{at}.png").write_bytes(encoded(at, size=(32, 32)))
+    out = tmp_path / "a.safetensors"
+    main(["train", "--data", str(tmp_path / "data"), "--size", "32", "--out", str(out), *TINY])
+    assert model_of(str(out))[0](torch.rand(2, 3, 32, 32)).shape == (2, 2)
+
+
+# attack
+
+
+def test_the_files_on_disk_hold_the_ball_and_the_reported_success(weights, tmp_path, capsys):
+    out = tmp_path / "attacked"
+    main(["attack", "--model", str(weights), "--eps", "0.1", "--attack", "pgd:steps=3", "--limit", "50",
+          "--out", str(out)])  # fmt: skip
+    rows = sheet(out)
+    assert len(rows) == 50 == len(list((out / "adversarial").rglob("*.png")))
+    model, right = model_of(str(weights))[0], []
+    for row in rows:
+        files = (out / kind / f"{row['file']}.png" for kind in ("clean", "adversarial"))
+        x, x_adv = (read_image(file.read_bytes())[None] for file in files)
+        assert (x_adv - x).abs().max() <= 0.1 + 1e-6
+        assert float(row["linf"]) == pytest.approx((x_adv - x).abs().max().item())
+        assert float(row["l2"]) == pytest.approx((x_adv - x).norm().item(), rel=1e-5)
+        predicted = model(x_adv).argmax(1).item()
+        assert int(row["adversarial_prediction"]) == predicted
+        assert row["success"] == str(predicted != int(row["label"]))
+        right.append(row["success"] == "True")
+    assert f"{sum(right) / 50:6.1%}" in capsys.readouterr().out
+    about = json.loads((out / "attack.json").read_text())
+    assert about["attack"] == "pgd(steps=3)" and about["eps"] == 0.1
+
+
+def test_a_target_is_aimed_at(weights, tmp_path):
+    out = ["--limit", "20", "--out", str(tmp_path / "a")]
+    main(["attack", "--model", str(weights), "--eps", "0.5", "--target", "3", *out])
+    rows = sheet(tmp_path / "a")
+    assert all((row["success"] == "True") == (row["adversarial_prediction"] == "3") for row in rows)
+    assert any(row["success"] == "True" for row in rows)
+
+
+def small_torchvision(monkeypatch, *, fails=False):
+    """torchvision's own loading, up to the download, which is answered by random weights or an error."""
+    kept = torchvision.models.get_model
+
+    def get_model(name, *, weights):
+        if fails:
+            raise OSError("no network")
+        return kept(name, weights=None).eval()
+
+    monkeypatch.setattr(torchvision.models, "get_model", get_model)
+
+
+def photographs(folder, n=3):
+    folder.mkdir()
+    for at in range(n):
+        (folder / f"{at}.jpg").write_bytes(encoded(at, ".jpg", size=(300 + at, 260)))
+    return folder
+
+
+def test_a_torchvision_classifier_is_attacked_on_ones_own_photographs(tmp_path, monkeypatch):
+    small_torchvision(monkeypatch)
+    data, out = photographs(tmp_path / "photos"), tmp_path / "out"
+    main(["attack", "--model", "torchvision:mobilenet_v3_small", "--data", str(data), "--eps", "8/255",
+          "--attack", "fgsm", "--out", str(out)])  # fmt: skip
+    rows = sheet(out)
+    assert [row["file"] for row in rows] == ["0", "1", "2"]
+    assert all(row["labelled_by"] == "model" and row["label"] == row["clean_prediction"] for row in rows)
+    assert all(float(row["linf"]) <= 8 / 255 + 1e-6 for row in rows)
+    assert read_image((out / "adversarial" / "0.png").read_bytes()).shape == (3, 224, 224)
+
+
+def test_normalisation_is_inside_the_torchvision_model(monkeypatch):
+    small_torchvision(monkeypatch)
+    model, size, resize = model_of("torchvision:vgg11_bn")
+    x = torch.rand(1, 3, 64, 64)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    assert (size, resize) == (224, 256)
+    assert torch.allclose(model(x), model[1]((x - mean) / std), atol=1e-5)
+
+
+def test_weights_that_cannot_be_had_say_where_they_belong(tmp_path, monkeypatch, capsys):
+    small_torchvision(monkeypatch, fails=True)
+    with pytest.raises(SystemExit, match=r"no network.*vgg16_bn.*\.pth.*put it at .*checkpoints"):
+        main(["attack", "--model", "torchvision:vgg16_bn", "--data", str(photographs(tmp_path / "p")), "--out", "x"])
+
+
+def test_the_readers_own_factory_makes_a_model(tmp_path, monkeypatch):
+    (tmp_path / "mine_here.py").write_text("from torch import nn\n\ndef make():\n    return nn.Flatten()\n")
+    monkeypatch.chdir(tmp_path)
+    model, size, _ = model_of("mine_here:make")
+    assert isinstance(model, nn.Flatten) and size is None
+    sys.path.remove("")
+
+
+# words
+
+
+@pytest.mark.parametrize("text, value", [("0.1", 0.1), ("8/255", 8 / 255), (" 1e-2 ", 0.01), ("4 / 255", 4 / 255)])
+def test_radii_are_read_as_people_write_them(text, value):
+    assert number(text) == value
+
+
+def test_an_attack_is_read_with_its_options():
+    attack = attack_of("pgd:steps=40,restarts=2,random_start=False,norm=l2,loss=dlr")
+    assert attack.func is pgd
+    assert attack.keywords["steps"] == 40 and attack.keywords["random_start"] is False
+    assert attack.keywords["norm"] == "l2" and attack.keywords["loss"].__name__ == "dlr"
+    assert attack_of("fgsm") is fgsm
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["evaluate", "--model", "nowhere.safetensors"], "there is no file"),
+        (["evaluate", "--model", "vgg"], r"accepts FILE\.safetensors, torchvision:NAME or module:factory"),
+        (["evaluate", "--model", "torchvision:nothing"], "--model"),
+        (["train", "--out", "a.pt"], "safetensors"),
+        (["attack", "--model", "torch.nn:Flatten", "--attack", "fgsm", "--target", "3", "--out", "a"], "accepts pgd"),
+        (["attack", "--model", "torch.nn:Flatten", "--attack", "bim", "--out", "a"], "--attack"),
+        (["train", "--out", "a.safetensors", "--objective", "trades"], "--eps"),
+        (["train", "--out", "a.safetensors", "--eps", "0.1"], "--eps"),
+        (["train", "--out", "a.safetensors", "--data", "nowhere"], "nothing"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(arguments, words):
+    with pytest.raises(SystemExit, match=words) as error:
+        main(arguments)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["attack", "--help"]])
+def test_help_is_there(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 0
+    assert "usage: python -m advutils" in capsys.readouterr().out
+
+
+def test_every_option_has_a_word_of_help():
+    for action in parser()._subparsers._group_actions[0].choices.values():
+        assert all(option.help for option in action._actions)
+
+
+def test_two_processes_write_each_file_once_and_one_sheet(tmp_path):
+    model = tmp_path / "vgg.safetensors"
+    run = [sys.executable, "-m", "advutils"]
+    common = ["--batch-size", "20", "--limit", "310"]
+    subprocess.run([*run, "train", "--out", model, *TINY, "--limit", "310"], env=environment(), check=True, timeout=300)
+    for name, launcher in (("one", run), ("two", [*ACCELERATE, "-m", "advutils"])):
+        command = [*launcher, "attack", "--model", model, *common, "--attack", "pgd:steps=2", "--out", tmp_path / name]
+        subprocess.run(command, env=environment(), check=True, timeout=300)
+    one, two = sheet(tmp_path / "one"), sheet(tmp_path / "two")
+    assert len(one) == 310 and one == two
+    for path in (tmp_path / "one" / "adversarial").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / "adversarial" / path.name).read_bytes()

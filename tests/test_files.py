@@ -1,0 +1,178 @@
+"""Images in folders and tar files: read one at a time, each once; written so that the ball still holds."""
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from advutils import accuracy, fgsm, initialised, vgg
+from advutils.files import ImageFiles, image_loader, read_image, to_levels, write_png
+
+
+def picture(number, *, size=(40, 30), mode="RGB"):
+    generator = torch.Generator().manual_seed(number)
+    shape = (size[1], size[0], 3) if mode == "RGB" else size[::-1]
+    return Image.fromarray(torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).numpy())
+
+
+def encoded(number, ending=".png", **options):
+    content = io.BytesIO()
+    picture(number, **options).save(content, {".png": "PNG", ".jpg": "JPEG"}[ending])
+    return content.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes, five images, one of them deeper and one a JPEG; a text file beside them."""
+    root = tmp_path / "pictures"
+    names = ("cat/1.png", "cat/2.png", "dog/1.png", "dog/deeper/3.png", "dog/4.jpg")
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(encoded(number, "." + name.split(".")[1]))
+    (root / "cat" / "notes.txt").write_text("no image")
+    return root
+
+
+def add(archive, name, content):
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Three tar files of four images each with their classes in .cls files, as WebDataset has them."""
+    for shard in range(3):
+        with tarfile.open(tmp_path / f"shard-{shard}.tar", "w") as archive:
+            for at in range(4):
+                add(archive, f"{shard}{at}.cls", str((shard + at) % 3).encode())
+                add(archive, f"{shard}{at}.png", encoded(4 * shard + at))
+    return [tmp_path / f"shard-{shard}.tar" for shard in range(3)]
+
+
+def test_a_folder_gives_each_image_with_the_number_of_its_class(folder):
+    data = ImageFiles(folder)
+    assert data.classes == ["cat", "dog"]
+    assert [(data.name(at), data[at][1]) for at in range(len(data))] == [
+        ("cat/1", 0), ("cat/2", 0), ("dog/1", 1), ("dog/4", 1), ("dog/deeper/3", 1)
+    ]  # fmt: skip
+    x, _ = data[0]
+    assert x.dtype == torch.float32 and x.shape == (3, 30, 40)
+    expected = torch.frombuffer(bytearray(picture(0).tobytes()), dtype=torch.uint8).view(30, 40, 3)
+    assert torch.equal((255 * x).round().to(torch.uint8).permute(1, 2, 0), expected)
+
+
+def test_images_without_a_class_have_none(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(0))
+    data = ImageFiles(tmp_path)
+    assert data.labels == [-1] and data.classes == []
+
+
+def test_tar_files_are_read_where_they_lie_with_the_numbers_beside_the_images(shards):
+    data = ImageFiles(shards)
+    assert len(data) == 12
+    assert data.labels == [(shard + at) % 3 for shard in range(3) for at in range(4)]
+    for at in range(12):
+        assert torch.equal(data[at][0], read_image(encoded(at)))
+
+
+def test_a_tar_file_of_a_folder_reads_as_the_folder(folder, tmp_path):
+    with tarfile.open(tmp_path / "all.tar", "w") as archive:
+        for path in sorted(folder.rglob("*.*")):
+            archive.add(path, path.relative_to(folder).as_posix())
+    packed, plain = ImageFiles(tmp_path / "all.tar"), ImageFiles(folder)
+    assert [packed.name(at) for at in range(len(packed))] == [plain.name(at) for at in range(len(plain))]
+    assert packed.labels == plain.labels
+    assert all(torch.equal(packed[at][0], plain[at][0]) for at in range(len(plain)))
+
+
+def test_sizes_and_channels(folder):
+    assert ImageFiles(folder, size=16)[0][0].shape == (3, 16, 16)
+    x, _ = ImageFiles(folder, size=16, resize=20, channels=1)[0]
+    assert x.shape == (1, 16, 16)
+    assert torch.equal((255 * x).round() / 255, x)  # whole levels, as a file holds them
+    whole = ImageFiles(folder, size=16)[0][0]
+    assert (whole.mean() - ImageFiles(folder)[0][0].mean()).abs() < 0.05
+
+
+def test_every_image_is_served_once_also_to_several_readers(folder):
+    data = ImageFiles(folder, size=16)
+    for options in (dict(), dict(shuffle=True, seed=3), dict(workers=2)):
+        served = list(image_loader(data, batch_size=2, **options))
+        assert sum(len(x) for x, _ in served) == 5
+        assert sorted(round(float(one.mean()), 4) for x, _ in served for one in x) == sorted(
+            round(float(data[at][0].mean()), 4) for at in range(5)
+        )
+
+
+def test_a_network_is_measured_on_them(folder):
+    model = initialised(lambda: vgg(11, width=0.05, in_channels=3, num_classes=2), seed=0).eval()
+    assert accuracy(model, image_loader(ImageFiles(folder, size=32), batch_size=2), fgsm, eps=0.1).n == 5
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    code = """
+import json, resource, sys
+from advutils.files import ImageFiles, image_loader
+data = ImageFiles(sys.argv[1], size=32)
+peaks = []
+for _ in range(4):
+    for x, y in image_loader(data, batch_size=10):
+        pass
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(json.dumps(peaks))
+"""
+    for number in range(30):
+        (tmp_path / f"{number}.png").write_bytes(encoded(number, size=(500, 400)))
+    run = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    peaks = json.loads(run.stdout)
+    assert peaks[-1] - peaks[0] < 8 * 1024  # kilobytes; all images at once would be 70 times as much
+
+
+@pytest.mark.parametrize("source, words", [("nothing-here", "where there is nothing"), (".", "no image")])
+def test_a_source_without_images_is_named(tmp_path, monkeypatch, source, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((FileNotFoundError, ValueError), match=words):
+        ImageFiles(source)
+
+
+def test_a_broken_image_is_named(folder):
+    (folder / "cat" / "1.png").write_bytes(encoded(0)[:200])
+    with pytest.raises(ValueError, match=r"cat/1\.png.*cannot be read"):
+        ImageFiles(folder)[0]
+
+
+images = st.integers(0, 2**31).map(lambda seed: torch.Generator().manual_seed(seed))
+
+
+@given(generator=images, eps=st.floats(0.001, 0.5))
+def test_rounding_to_levels_keeps_the_ball_and_loses_less_than_a_level(generator, eps):
+    x = torch.randint(0, 256, (2, 3, 5, 5), generator=generator) / 255
+    moved = x + eps * torch.empty_like(x).uniform_(-1, 1, generator=generator).sign()
+    levels = to_levels(moved.clamp(0, 1), x)
+    assert levels.dtype == torch.uint8
+    assert ((levels / 255 - x).abs() <= eps + 1e-6).all()
+    assert ((levels / 255 - moved.clamp(0, 1)).abs() < 1 / 255 + 1e-6).all()
+
+
+@pytest.mark.parametrize("eps", [1 / 255, 2 / 255, 8 / 255, 0.1, 0.3])
+def test_a_radius_of_whole_levels_is_used_up(eps):
+    x = torch.full((1, 1, 2, 2), 100 / 255)
+    assert (to_levels(x + eps, x).int() - 100).unique().tolist() == [int(255 * eps + 1e-6)]
+    assert (100 - to_levels(x - eps, x).int()).unique().tolist() == [int(255 * eps + 1e-6)]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_written_is_read_again(tmp_path, channels):
+    levels = torch.randint(0, 256, (channels, 7, 9), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    write_png(tmp_path / "deep" / "a.png", levels)
+    again = read_image((tmp_path / "deep" / "a.png").read_bytes())
+    assert torch.equal((255 * again).round().to(torch.uint8), levels)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.png"]
