@@ -143,6 +143,8 @@ def pixels(picture):
     """Raise for an opened Pillow image of more than 50 million pixels, before they are unpacked."""
     if picture.width * picture.height > 50_000_000:
         raise ValueError(f"source: got {picture.width}x{picture.height} pixels; accepts up to 50 million")
+    if picture.mode.startswith(("I", "F")):  # Pillow would cut them off at 255
+        raise ValueError(f"source: got pixels of more than 8 bits ({picture.mode}); accepts 8 bits for each channel")
 
 
 def one_of(value, name, choices):

@@ -12,6 +12,7 @@ import io
 import json
 import re
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 from advutils import attacks, checks, objectives, processes, results
-from advutils.data import DATASETS, device, load_data, make_loader, shift, split
+from advutils.data import DATASETS, device, load_data, make_loader, shift, split, writable
 from advutils.evaluation import describe, predict, seeded, survivors, wilson, worst_case
 from advutils.files import ImageFiles, image_loader, read_image, to_levels, write_png
 from advutils.models import Normalize, load_weights, read_tensors, replace_file, save_weights, small_cnn, vgg
@@ -57,7 +58,7 @@ def main(arguments=None):
     processes.meet()
     try:
         return chosen.run(chosen)
-    except (FileNotFoundError, ValueError, TypeError, FloatingPointError) as error:
+    except (OSError, ValueError, TypeError, FloatingPointError) as error:
         if chosen.traceback:
             raise
         sys.exit(f"advutils {chosen.command}: {error}")
@@ -155,7 +156,7 @@ def attack_of(text):
         key, _, value = option.partition("=")
         try:
             bound[key.strip()] = {"dlr": attacks.dlr, "margin": attacks.margin}.get(value) or ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             bound[key.strip()] = value
     return partial(ATTACKS[name], **bound) if bound else ATTACKS[name]
 
@@ -219,6 +220,7 @@ def _loader(data, chosen, *, batch_size, shuffle=False):
 def train_command(chosen):
     if chosen.out.suffix != ".safetensors":
         raise ValueError(f"--out: got {str(chosen.out)!r}; accepts a name that ends in .safetensors")
+    writable(chosen.out.absolute().parent)
     if (chosen.objective == "clean") != (chosen.eps is None):
         raise ValueError(
             f"--eps: got {chosen.eps} with --objective {chosen.objective}; accepts a radius for all but clean"
@@ -271,7 +273,7 @@ def train_command(chosen):
     )
     if processes.first():
         save_weights(model, chosen.out, recipe=recipe, history=vars(history))
-        state.unlink()
+        state.unlink(missing_ok=True)
     watched = "".join(f", under {label} {values[-1]:.1%}" for label, values in history.watched.items())
     _say(f"{chosen.out}: validation accuracy {history.val_accuracy[-1]:.1%}{watched}, {history.seconds[-1]:.0f} s")
 
@@ -299,6 +301,9 @@ def attack_command(chosen):
     attack = attack_of(chosen.attack)
     if chosen.target is not None and "target" not in inspect.signature(attack).parameters:
         raise ValueError(f"--target: got it with --attack {chosen.attack}; accepts pgd")
+    [(name, times)] = Counter(_name(data, at) for at in range(len(data))).most_common(1)
+    if times > 1:
+        raise ValueError(f"--data: got {times} images of the name {name!r}; accepts one, as each becomes a file")
     labelled = chosen.labels or ("model" if min(_labels(data)) < 0 else "data")
     found = {}
     for index, (x, y) in processes.share(_loader(data, chosen, batch_size=chosen.batch_size)):

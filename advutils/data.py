@@ -3,13 +3,15 @@
 import functools
 import hashlib
 import os
+import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
 import platformdirs
 import torch
 import torchvision
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
@@ -37,6 +39,18 @@ IDX_MD5 = {  # of the unpacked files; torchvision checks only the archives, on t
 def cache_dir():
     """The folder for downloaded data and trained models: $ADVUTILS_CACHE, else the user's cache folder."""
     return Path(os.environ.get("ADVUTILS_CACHE") or platformdirs.user_cache_dir("advutils"))
+
+
+def writable(folder):
+    """Raise, before an hour is spent on what is to lie there, unless files can be written into the folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"{folder}: nothing can be written there ({error}); accepts a folder of yours (set ADVUTILS_CACHE to one)"
+        ) from error
 
 
 def load_data(name, *, train):
@@ -151,9 +165,18 @@ def read_digit(source, *, invert=None):
     """
     if not (isinstance(source, str | os.PathLike) or hasattr(source, "read")):
         raise TypeError(f"source: got {type(source).__name__}; accepts a path or a binary file object")
-    with Image.open(source, formats=FORMATS) as file:
-        checks.pixels(file)
-        upright = ImageOps.exif_transpose(file).convert("LA")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(source, formats=FORMATS) as file:
+                checks.pixels(file)
+                upright = ImageOps.exif_transpose(file).convert("LA")
+    except (FileNotFoundError, UnidentifiedImageError):
+        raise
+    except Exception as error:  # Pillow raises many kinds for files that somebody damaged
+        raise ValueError(
+            f"source: got a file that cannot be read ({error}); accepts whole {', '.join(FORMATS)} files"
+        ) from error
     grey, opaque = (np.asarray(band, dtype=np.float32) / 255 for band in upright.split())
     ground = 0 if np.average(grey, weights=opaque + 1e-6) > 0.5 and opaque.min() < 0.5 else 1  # of what is transparent
     grey = grey * opaque + ground * (1 - opaque)
@@ -222,6 +245,11 @@ def _downloaded(name, train):
                 f"({(str(error).strip() or type(error).__name__).splitlines()[-1]}); 'mnist-5k' works without a network"
             ) from error
         _missing(files)
+    old = root / kinds[name] / "processed"
+    if old.exists():
+        raise ValueError(
+            f"{old}: got files of an old torchvision, unverified, which it would prefer; delete the folder"
+        )
     return kind(root, train=train)
 
 

@@ -151,18 +151,26 @@ def _folder(root):
 
 def _tar(path):
     """(path, name, start, length, class) of each image in a tar file, which is read where it lies, never unpacked."""
-    images, numbers = [], {}
+    images, numbers, end = [], {}, 0
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
+                if member.size < 0 or archive.offset <= end:  # it would be read again and again
+                    raise ValueError(f"{member.name!r} ends before it begins")
+                end = archive.offset
                 stem, ending = os.path.splitext(member.name)
                 if not member.isreg() or member.sparse is not None:
                     continue
                 if ending.lower() in IMAGES:
+                    if Path(member.name).is_absolute() or ".." in Path(member.name).parts:
+                        raise ValueError(f"{member.name!r} leads out of it")
                     images.append((stem, member.name, member.offset_data, member.size))
                 elif ending == ".cls" and member.size < 20:
                     numbers[stem] = int(archive.extractfile(member).read())
-    except (tarfile.TarError, ValueError, EOFError) as error:
+            archive.fileobj.seek(archive.offset)
+            if archive.fileobj.read(512) != bytes(512):  # tarfile itself takes a spoilt header for the end
+                raise ValueError("it breaks off")
+    except Exception as error:  # tarfile raises many kinds for files that somebody damaged
         raise ValueError(
             f"source: got {str(path)!r}, no whole tar file ({error}); accepts tar files, uncompressed"
         ) from error

@@ -273,6 +273,10 @@ def load_weights(model, path):
     Taught in 01_train_vgg.ipynb.
     """
     tensors, saved = read_tensors(path, kind="weights")
+    if saved.keys() != {"config", "recipe", "fingerprint", "history"} or "trained_on" not in tensors:
+        raise ValueError(
+            f"path: got {str(path)!r}, which lacks a part of what save_weights writes; accepts a whole file"
+        )
     if saved["config"] != _config(model):
         raise ValueError(
             f"path: got {str(path)!r} with weights of {saved['config']}; accepts those of {_config(model)}"
@@ -321,7 +325,10 @@ def read_tensors(path, *, kind):
         )
     if metadata.pop("sha256", None) != _digest(tensors, metadata):
         raise ValueError(f"path: got {str(path)!r}, whose contents were altered since they were saved")
-    return tensors, {key: json.loads(value) for key, value in metadata.items() if key != "format"}
+    try:
+        return tensors, {key: json.loads(value) for key, value in metadata.items() if key != "format"}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"path: got {str(path)!r}, whose metadata are no JSON; accepts what {writer} wrote") from error
 
 
 def tagged(tag, tensors):
@@ -345,8 +352,10 @@ def replace_file(path, data):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say where it is
         raise
 
 

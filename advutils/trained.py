@@ -11,7 +11,7 @@ import torch
 
 from advutils import checks, processes
 from advutils.attacks import fgsm, pgd
-from advutils.data import cache_dir, device, load_data, make_loader, shift, split
+from advutils.data import cache_dir, device, load_data, make_loader, shift, split, writable
 from advutils.models import load_weights, save_weights, small_cnn, vgg
 from advutils.objectives import adversarial, clean, joined, n_fgsm, random_fgsm, trades
 from advutils.training import History, fit
@@ -76,8 +76,14 @@ def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, pr
     stamp = fingerprint(dict(name=name, dataset=dataset, config=model.config, **recipe))
     path = cache_dir() / "models" / f"{name}-{dataset}-{stamp[:16]}.safetensors"
     if processes.agreed(path.exists()):
-        model.history = History(**load_weights(model, path)["history"])
+        saved = load_weights(model, path)
+        if saved["fingerprint"] != stamp:
+            raise ValueError(
+                f"{path}: got a file of another recipe or version under this name; delete it and call again"
+            )
+        model.history = History(**saved["history"])
         return model.eval()
+    writable(path.parent)
     train, val = split(images, 0.1, seed=0)
     state = path.with_suffix(".state.safetensors")
     model.history = fit(
@@ -100,7 +106,7 @@ def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, pr
     if processes.first():
         about = dict(name=name, dataset=dataset, config=model.config, **recipe)
         save_weights(model, path, recipe=about, fingerprint=stamp, history=vars(model.history))
-        state.unlink()
+        state.unlink(missing_ok=True)  # another program that trained the same may have been first
     return model
 
 

@@ -226,7 +226,12 @@ class Kept:
         """The history so far, with everything put back where it was; a new one where there is no state yet."""
         if path is None or not Path(path).exists():
             return History()
-        tensors, about = read_tensors(path, kind="state")
+        try:
+            tensors, about = read_tensors(path, kind="state")
+        except FileNotFoundError:  # another program that trains the same has just ended, and removed it
+            if Path(path).exists():
+                raise
+            return History()
         ours = json.loads(json.dumps(self.run))
         if about["run"] != ours:
             theirs = ", ".join(key for key, value in about["run"].items() if value != ours.get(key))

@@ -36,10 +36,10 @@ noisy = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about wha
 def damaged(draw, whole):
     """The bytes of a file after a few accidents: some put in, taken out or changed, the end lost."""
     data = bytearray(whole)
-    for _ in range(draw(st.integers(1, 4))):
-        at, length = draw(st.integers(0, len(data))), draw(st.integers(0, 16))
-        data[at : at + length] = draw(st.binary(max_size=16))
-    return bytes(data[: draw(st.none() | st.integers(0, len(data)))])
+    for _ in range(draw(st.sampled_from([1, 1, 2, 4]))):
+        at, new = draw(st.integers(0, len(data))), draw(st.binary(max_size=16))
+        data[at : at + draw(st.sampled_from([len(new), len(new), 0, 16]))] = new
+    return bytes(data[: draw(st.sampled_from([None, None, None, draw(st.integers(0, len(data)))]))])
 
 
 @contextlib.contextmanager
@@ -445,6 +445,15 @@ def test_a_damaged_tar_file_is_read_or_refused(content, folder):
     images_of(put(folder / "x.tar", content))
 
 
+def sparse(whole, holes):
+    """A member with holes in it: the end of its header says where, and how large it is with them."""
+    whole = bytearray(whole)
+    whole[386:495] = holes
+    whole[148:156] = b" " * 8
+    whole[148:156] = b"%06o\0 " % sum(whole[:512])
+    return bytes(whole)
+
+
 SIZES = st.integers(0, 2000) | st.integers(-(2**80), 2**80) | st.integers(0, 80).flatmap(
     lambda bits: st.sampled_from([2**bits, -(2**bits), 512 - 2**bits])
 )  # fmt: skip
@@ -468,17 +477,15 @@ def headers(draw):
         whole = bytearray(member(name.replace("\0", "0"), content, size=size, kind=kind))
     except ValueError:  # a size that the format has no room for
         assume(False)
-    if kind == b"S":  # where its holes are
-        whole[386:495] = draw(st.binary(min_size=109, max_size=109))
-    whole[148:156] = b" " * 8
-    whole[148:156] = b"%06o\0 " % sum(whole[:512])
-    return bytes(whole)
+    return sparse(whole, draw(st.binary(min_size=109, max_size=109))) if kind == b"S" else bytes(whole)
 
 
 @many
 @given(parts=st.lists(headers() | st.sampled_from(MEMBERS), min_size=1, max_size=5))
 @example(parts=[member("x.png", flat(1), size=-512)])
 @example(parts=[MEMBERS[0], member("x.txt", size=-512)])
+@example(parts=[MEMBERS[0], sparse(member("x.png", size=-512, kind=tarfile.GNUTYPE_SPARSE), bytes(109))])
+@example(parts=[MEMBERS[0], sparse(member("x.png", kind=tarfile.GNUTYPE_SPARSE), b"0" * 109)])
 @example(parts=[member("x.png", flat(1), size=2**70)])
 @example(parts=[member("x.png", flat(1), size=2**45, kind=tarfile.GNUTYPE_LONGNAME)])
 @example(parts=[member("x", b"y.png", kind=tarfile.GNUTYPE_LONGNAME)] * 2000)
