@@ -45,6 +45,7 @@ OBJECTIVES = {
     "n-fgsm": objectives.n_fgsm,
     "trades": objectives.trades,
 }
+GIVEN = {"model", "x", "y", "eps", "target", "generator"}  # what an attack gets from elsewhere
 BUILDERS = {"vgg": vgg, "small_cnn": small_cnn}
 COLUMNS = ("file", "label", "labelled_by", "clean_prediction", "adversarial_prediction", "linf", "l2", "success")
 
@@ -149,15 +150,18 @@ def number(text):
 
 def attack_of(text):
     """The attack that "pgd:steps=40,restarts=2" describes, its options bound."""
-    name, _, options = text.partition(":")
+    name, _, said = text.partition(":")
     checks.one_of(name, "--attack", ATTACKS)
     bound = {}
-    for option in filter(None, options.split(",")):
+    for option in filter(None, said.split(",")):
         key, _, value = option.partition("=")
         try:
             bound[key.strip()] = {"dlr": attacks.dlr, "margin": attacks.margin}.get(value) or ast.literal_eval(value)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             bound[key.strip()] = value
+    options = sorted(inspect.signature(ATTACKS[name]).parameters.keys() - GIVEN)
+    for key in bound:
+        checks.one_of(key, f"--attack {name}: its option", options)
     return partial(ATTACKS[name], **bound) if bound else ATTACKS[name]
 
 

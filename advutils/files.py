@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, default_collate
 from torchvision.transforms.v2 import functional as transforms
 
@@ -96,7 +96,7 @@ def read_image(content, name="the image", *, channels=None):
             picture = Image.open(io.BytesIO(content), formats=FORMATS)
             checks.pixels(picture)
             grey = channels == 1 or channels is None and picture.mode in ("1", "L")
-            picture = picture.convert("L" if grey else "RGB")
+            picture = ImageOps.exif_transpose(picture).convert("L" if grey else "RGB")
     except Exception as error:  # Pillow raises many kinds for files that somebody damaged
         raise ValueError(
             f"{name}: cannot be read as an image ({error}); accepts whole {', '.join(FORMATS)} files"

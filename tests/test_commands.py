@@ -217,6 +217,8 @@ def test_an_attack_is_read_with_its_options():
         (["train", "--out", "a.pt"], "safetensors"),
         (["attack", "--model", "torch.nn:Flatten", "--attack", "fgsm", "--target", "3", "--out", "a"], "accepts pgd"),
         (["attack", "--model", "torch.nn:Flatten", "--attack", "bim", "--out", "a"], "--attack"),
+        (["evaluate", "--model", "torch.nn:Flatten", "--attack", "pgd:eps=0.5"], "--attack pgd: its option: got 'eps'"),
+        (["evaluate", "--model", "torch.nn:Flatten", "--attack", "pgd:step=5"], "accepts one of .*'steps'"),
         (["train", "--out", "a.safetensors", "--objective", "trades"], "--eps"),
         (["train", "--out", "a.safetensors", "--eps", "0.1"], "--eps"),
         (["train", "--out", "a.safetensors", "--data", "nowhere"], "nothing"),

@@ -136,6 +136,14 @@ print(json.dumps(peaks))
     assert peaks[-1] - peaks[0] < 8 * 1024  # kilobytes; all images at once would be 70 times as much
 
 
+def test_a_photograph_that_was_taken_sideways_is_upright(tmp_path):
+    sideways = picture(0)
+    exif = sideways.getexif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    sideways.save(tmp_path / "a.png", exif=exif)
+    assert ImageFiles(tmp_path)[0][0].shape == (3, 40, 30)
+
+
 @pytest.mark.parametrize("source, words", [("nothing-here", "where there is nothing"), (".", "no image")])
 def test_a_source_without_images_is_named(tmp_path, monkeypatch, source, words):
     monkeypatch.chdir(tmp_path)
