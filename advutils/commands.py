@@ -131,7 +131,7 @@ def parser():
         "--labels",
         choices=("data", "model"),
         help="an image is led away from its class in the data, or from what the model reads in it "
-        "(default: the data's, if there are classes)",
+        "(default: the data's, if they are the model's)",
     )
     attack.add_argument("--out", type=Path, required=True, help="the folder to write into")
     attack.set_defaults(run=attack_command)
@@ -285,6 +285,10 @@ def train_command(chosen):
 def evaluate_command(chosen):
     model, size, resize = model_of(chosen.model)
     loader = _loader(data_of(chosen, train=False, size=size, resize=resize), chosen, batch_size=chosen.batch_size)
+    if not _fits(loader.dataset, model):
+        raise ValueError(
+            f"--data: got {chosen.data!r}, whose folders are not the model's classes; accepts one for each"
+        )
     chosen_attacks = {text: attack_of(text) for text in chosen.attack}
     if not chosen_attacks:
         found = {"clean": wilson(survivors(model, loader))}
@@ -308,7 +312,9 @@ def attack_command(chosen):
     [(name, times)] = Counter(_name(data, at) for at in range(len(data))).most_common(1)
     if times > 1:
         raise ValueError(f"--data: got {times} images of the name {name!r}; accepts one, as each becomes a file")
-    labelled = chosen.labels or ("model" if min(_labels(data)) < 0 else "data")
+    labelled = chosen.labels or ("data" if _fits(data, model) else "model")
+    if labelled == "data" and not _fits(data, model):
+        raise ValueError(f"--labels: got data, but {chosen.data!r} has other classes than the model; accepts model")
     found = {}
     for index, (x, y) in processes.share(_loader(data, chosen, batch_size=chosen.batch_size)):
         x = (255 * x).round() / 255  # the clean image as its file holds it
@@ -349,6 +355,13 @@ def _reread(chosen, model, names, label, clean, labelled):
     columns = (names, label, [labelled] * len(x), clean, after, delta.abs().amax(1), delta.norm(dim=1), success)
     rows = zip(*(values.tolist() if isinstance(values, torch.Tensor) else values for values in columns))
     return [dict(zip(COLUMNS, row)) for row in rows]
+
+
+def _fits(data, model):
+    """Whether the data's classes are the model's: every image has one, and folders are as many as the logits."""
+    images = data.dataset if isinstance(data, Subset) else data
+    folders = getattr(images, "classes", [])
+    return min(_labels(data)) >= 0 and len(folders) in (0, predict(model, data[0][0][None].to(device())).shape[1])
 
 
 def _labels(data):

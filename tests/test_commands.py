@@ -169,6 +169,18 @@ def test_a_torchvision_classifier_is_attacked_on_ones_own_photographs(tmp_path, 
     assert read_image((out / "adversarial" / "0.png").read_bytes()).shape == (3, 224, 224)
 
 
+def test_folders_that_are_not_the_models_classes_give_no_labels(tmp_path, monkeypatch):
+    small_torchvision(monkeypatch)
+    (tmp_path / "photos").mkdir()
+    photographs(tmp_path / "photos" / "holiday")
+    common = ["--model", "torchvision:mobilenet_v3_small", "--data", str(tmp_path / "photos")]
+    main(["attack", *common, "--attack", "fgsm", "--eps", "1/255", "--out", str(tmp_path / "out")])
+    assert all(row["labelled_by"] == "model" for row in sheet(tmp_path / "out"))
+    for command in (["attack", *common, "--labels", "data", "--out", "a"], ["evaluate", *common]):
+        with pytest.raises(SystemExit, match="classes"):
+            main(command)
+
+
 def test_normalisation_is_inside_the_torchvision_model(monkeypatch):
     small_torchvision(monkeypatch)
     model, size, resize = model_of("torchvision:vgg11_bn")
