@@ -12,6 +12,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 from datetime import UTC, datetime
 from functools import partial
@@ -478,16 +479,20 @@ def figure(found):
     import matplotlib.pyplot as plt
 
     rows = [line for line in found["rows"] if line["bar"] and line["machine"] == list(found["machines"])[-1]]
-    fig, ax = plt.subplots(figsize=(8, 0.32 * len(rows) + 1.2), layout="constrained")
+    fig, ax = plt.subplots(figsize=(8, 0.34 * len(rows) + 1), layout="constrained")
     for at, line in enumerate(reversed(rows)):
         bar, upward = float(line["bar"].split()[-1]), line["bar"].startswith("at least")
         gains = [line[key] / bar if upward else bar / max(line[key], 1e-3) for key in ("value", "low", "high")]
+        value, *ends = (min(4.0, max(0.5, gain)) for gain in gains)
         color = "#0072B2" if line["holds"] else "#D55E00"
-        ax.plot([max(1e-2, gain) for gain in gains[1:]], [at, at], color=color, lw=2)
-        ax.plot(max(1e-2, gains[0]), at, "o" if line["holds"] else "X", color=color)
+        ax.plot(ends, [at, at], color=color, lw=2)
+        ax.plot(value, at, ">" if gains[0] > 4 else "o" if line["holds"] else "X", color=color)
     ax.axvline(1, color="#666666", lw=1)
-    ax.set(xscale="log", yticks=range(len(rows)), xlabel="times better than the bar; right of the line it holds")
-    ax.set_yticklabels([line["name"] for line in reversed(rows)], fontsize=7)
+    ax.set(xscale="log", xlim=(0.48, 4.2), yticks=range(len(rows)), ylim=(-0.7, len(rows) - 0.3))
+    ax.set(xlabel="times better than the bar (an arrow: beyond 4)")
+    ax.set_xticks([0.5, 1, 2, 4], ["0.5", "1", "2", "4"])
+    ax.minorticks_off()
+    ax.set_yticklabels([textwrap.fill(line["name"], 58) for line in reversed(rows)], fontsize=7)
     return fig
 
 
