@@ -6,6 +6,9 @@ writes FOLDER/RANK.pt from each process.
 """
 
 import contextlib
+import importlib
+import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -17,7 +20,19 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchvision.ops import FrozenBatchNorm2d
 
-from advutils import accuracy_vs_eps, fgsm, fit, initialised, make_loader, pgd, processes, survivors, vgg, worst_case
+from advutils import (
+    accuracy_vs_eps,
+    fgsm,
+    fit,
+    initialised,
+    make_loader,
+    pgd,
+    processes,
+    results,
+    survivors,
+    vgg,
+    worst_case,
+)
 from advutils.attacks import random_noise
 from advutils.models import prepared
 from advutils.objectives import adversarial, clean, joined, random_fgsm
@@ -140,6 +155,20 @@ def talk():
     return found
 
 
+def rows(folder):
+    """What the results command writes for a tiny model under two attacks: trained, cached, attacked part by part."""
+    os.environ["ADVUTILS_CACHE"] = str(folder / "cache")
+    for module in ("results", "trained"):
+        module = importlib.import_module(f"advutils.{module}")
+        module.load_data = lambda name, *, train: TensorDataset(*digits(60 if train else 30, train=train))
+    results.DEFENCES = {"FGSM": ("fgsm", dict(depth=11, width=0.05, batch_size=12, epochs=1))}
+    results.ATTACKS, results.PART = {"clean": (None, None), "PGD": (partial(pgd, steps=2), 13)}, 8
+    for _ in range(2):  # the second time everything is there already
+        results.main(["--file", str(folder / "rows.json")])
+    files = sorted(path.name for path in folder.rglob("*") if path.is_file())
+    return dict(rows=json.loads((folder / "rows.json").read_text()), files=files)
+
+
 def main(folder):
     torch.set_num_threads(1)
     processes.meet()
@@ -147,6 +176,7 @@ def main(folder):
     found["steps"] = {"clean": one_step(clean), "adversarial": one_step(partial(adversarial, eps=0.1, attack=fgsm))}
     found["training"] = training(folder / "whole.safetensors")
     found["continued"] = training(folder / "broken.safetensors", broken_off_at=8)  # in the second epoch
+    found["results"] = rows(folder / "results")
     torch.save(found, folder / f"{processes.rank()}-of-{processes.count()}.pt")
 
 

@@ -81,6 +81,16 @@ def test_the_networks_of_two_processes_learn_what_the_one_does(answers):
         assert first["history"][key][-1] == pytest.approx(alone["history"][key][-1], rel=0.2)
 
 
+def test_the_results_command_works_in_two_processes(answers):
+    alone, *both = (answer["results"] for answer in answers)
+    assert [(row["attack"], row["n"]) for row in alone["rows"]] == [("clean", 30), ("PGD", 13)]
+    for other in both:
+        assert [(row["attack"], row["n"], row["fingerprint"]) for row in other["rows"]] == [
+            (row["attack"], row["n"], row["fingerprint"]) for row in alone["rows"]
+        ]
+        assert other["files"] == alone["files"]
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_run_within_seconds_and_the_run_goes_on(tmp_path, victim):
     command = [*TORCHRUN, "-m", "advutils", "train", "--data", "mnist-5k", "--limit", "600", "--depth", "11", "--width",
