@@ -10,7 +10,6 @@ import signal
 import struct
 import tarfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -620,8 +619,8 @@ OPTIONS = ["{[]}", "{{}}", "[" * 300, "-" * 100_000 + "1", "(" * 100, "\0", "1_0
 def test_an_attack_is_read_or_refused(name, options):
     try:
         assert callable(attack_of(f"{name}:{options}"))
-    except ValueError:
-        assert f"{name}:{options}".partition(":")[0] not in ATTACKS
+    except ValueError as error:
+        assert "--attack" in str(error)
 
 
 @pytest.mark.parametrize("value", OPTIONS, ids=range(len(OPTIONS)))
@@ -639,8 +638,8 @@ PAYLOADS = ["__import__('os').system('touch it-ran')", "open('it-ran','w')", "()
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_an_option_is_never_evaluated_as_code(payload, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    bound = attack_of(f"pgd:steps={payload}").keywords
-    assert all(isinstance(value, str) for value in bound.values()) and not Path("it-ran").exists()
     with pytest.raises((TypeError, ValueError)):
-        attack_of(f"pgd:steps={payload}")(conv_net(), *loader().dataset[:], eps=0.1)
+        attack = attack_of(f"pgd:steps={payload}")
+        assert all(isinstance(value, str) for value in attack.keywords.values())
+        attack(conv_net(), *loader().dataset[:], eps=0.1)
     assert list(tmp_path.iterdir()) == []
