@@ -66,11 +66,9 @@ def row(name, values, *, unit="x", least=None, most=None, note=""):
 
 
 def level_row(name, ratios, note):
-    """A row that asks whether a ratio is below one, which needs the whole 95% interval of its median to be there."""
-    ranked, edge = sorted(ratios), int(len(ratios) / 2 - 0.98 * len(ratios) ** 0.5)
-    found = row(name, ratios, least=1, note=note)
-    low, high = ranked[edge - 1], ranked[-edge]
-    return found | dict(low=low, high=high, holds=bool(high >= 1))
+    """A row of paired ratios, none of which may be below one on the whole; its ends are the median's 95% interval."""
+    ranked, edge = sorted(ratios), int(len(ratios) / 2 - 0.98 * len(ratios) ** 0.5)  # by the signs alone
+    return row(name, ratios, least=1, note=note) | dict(low=ranked[edge - 1], high=ranked[-edge])
 
 
 def over(slow, fast):
