@@ -396,9 +396,10 @@ def climb(model, x, y, loss, *, away=True):
         checks.logits(z, len(x))
         checks.classes(y, z.shape[1])
         total = loss(z, y).sum()
-        gradient = torch.zeros_like(x)  # and so it stays where no path leads from the pixels to the loss
         if total.requires_grad:
             gradient = torch.autograd.grad(total, x, allow_unused=True, materialize_grads=True)[0]
+        else:  # no path leads from the pixels to the loss
+            gradient = torch.zeros_like(x)
     return (gradient if away else -gradient), z.detach()
 
 

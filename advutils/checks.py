@@ -61,12 +61,12 @@ def logits(z, rows):
     """Raise unless `z` is what a classifier owes for `rows` images: finite logits (rows, K)."""
     if not isinstance(z, torch.Tensor) or not z.is_floating_point():
         raise TypeError(f"model: got {_kind(z)} from its forward pass; accepts one float tensor of logits (N, K)")
-    if z.ndim != 2 or len(z) != rows:
+    if z.ndim != 2 or len(z) != rows or z.numel() == 0:
         raise ValueError(f"model: got an output of shape {tuple(z.shape)}; accepts logits ({rows}, K), a row per image")
-    flat = z.detach()
-    if not flat.isfinite().all():
+    low, high = (v.item() for v in z.detach().aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("model: got NaN or infinite logits from its forward pass; accepts finite ones")
-    if (flat >= 0).all() and (flat.sum(1) - 1).abs().max() < 1e-4:
+    if low >= 0 and (z.detach().sum(1) - 1).abs().max() < 1e-4:
         raise ValueError(
             "model: got rows that are probabilities (no negative entry, sum 1); accepts logits, so leave the final "
             "softmax out: its saturation hides gradients"
@@ -75,9 +75,10 @@ def logits(z, rows):
 
 def classes(y, k, name="y"):
     """Raise unless every label of `y` is one of the `k` classes of the model."""
-    bad = (y < 0) | (y >= k)
-    if bad.any():
-        raise ValueError(f"{name}: got label {y[bad][0].item()}; accepts 0 to {k - 1}, the {k} classes of the model")
+    low, high = (v.item() for v in y.aminmax())
+    if low < 0 or high >= k:
+        bad = low if low < 0 else high
+        raise ValueError(f"{name}: got label {bad}; accepts 0 to {k - 1}, the {k} classes of the model")
 
 
 def eps(value, name="eps", *, norm="linf"):

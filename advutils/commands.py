@@ -174,11 +174,11 @@ def model_of(text):
         weights = torchvision.models.get_model_weights(name).DEFAULT
         try:
             network = torchvision.models.get_model(name, weights=weights)
-        except OSError as error:
+        except (OSError, RuntimeError, EOFError) as error:
             where = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
             raise FileNotFoundError(
-                f"--model: got {text!r}, whose weights could not be downloaded ({error}); fetch {weights.url} "
-                f"elsewhere and put it at {where}"
+                f"--model: got {text!r}, whose weights could not be had ({error}); fetch {weights.url} "
+                f"elsewhere and put it at {where}, in place of what may lie there"
             ) from error
         recipe = weights.transforms()
         size, resize = recipe.crop_size[0], recipe.resize_size[0]

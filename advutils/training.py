@@ -95,8 +95,8 @@ def fit(
             and kept; its batch norm is re-estimated on the last batches that the network was trained on.
         watch: None, or {label: attack}: robust validation accuracy after each epoch, on at most 1,000 images. The last
             of these attacks picks the epoch whose weights are kept; without any, it is the last epoch.
-        state: None, or a path: all that is needed to continue is written there after each epoch, and a training that
-            finds its own state there continues, to the same weights to the bit.
+        state: None, or a path: all that is needed to continue is written there before the first epoch and after each,
+            and a training that finds its own state there continues, to the same weights to the bit.
         weight_decay: of AdamW.
         augment: None, or a callable that is given a batch of images and returns one of the same shape.
         seed: of dropout, augmentation and random starts; the caller's own random state is left alone.
@@ -144,6 +144,8 @@ def fit(
         torch.manual_seed(seed)
         history = kept.read(state, spent)
         done = len(history.val_loss)
+        if not done:
+            kept.write(state, history)
         bar.update(done * len(served))
         images, seconds = (history.images[-1], history.seconds[-1]) if done else (0, 0.0)
         images *= processes.first()
@@ -214,7 +216,7 @@ class Kept:
             tensors |= tagged(f"optimizer.{number}", values)
         if self.averaged is not None:
             tensors |= tagged("averaged", self.averaged.state_dict())
-        tensors |= {"trained_on": self.model.trained_on, "random.torch": torch.get_rng_state()}
+        tensors |= {"trained_on": getattr(self.model, "trained_on", NOTHING), "random.torch": torch.get_rng_state()}
         if self.generator is not None:
             tensors["random.order"] = self.generator.get_state()
         if torch.cuda.is_available():
@@ -253,7 +255,7 @@ class Kept:
         for number, drawn in untagged("random.cuda", tensors).items():
             torch.cuda.set_rng_state(drawn, int(number))
         history = History(**about["history"])
-        if processes.first():  # the counts are those of all processes
+        if processes.first() and history.forwards:  # the counts are those of all processes
             spent.forwards, spent.backwards = history.forwards[-1], history.backwards[-1]
         return history
 

@@ -138,13 +138,13 @@ def test_a_target_is_aimed_at(weights, tmp_path):
     assert any(row["success"] == "True" for row in rows)
 
 
-def small_torchvision(monkeypatch, *, fails=False):
+def small_torchvision(monkeypatch, failure=None):
     """torchvision's own loading, up to the download, which is answered by random weights or an error."""
     kept = torchvision.models.get_model
 
     def get_model(name, *, weights):
-        if fails:
-            raise OSError("no network")
+        if failure is not None:
+            raise failure
         return kept(name, weights=None).eval()
 
     monkeypatch.setattr(torchvision.models, "get_model", get_model)
@@ -190,9 +190,10 @@ def test_normalisation_is_inside_the_torchvision_model(monkeypatch):
     assert torch.allclose(model(x), model[1]((x - mean) / std), atol=1e-5)
 
 
-def test_weights_that_cannot_be_had_say_where_they_belong(tmp_path, monkeypatch, capsys):
-    small_torchvision(monkeypatch, fails=True)
-    with pytest.raises(SystemExit, match=r"no network.*vgg16_bn.*\.pth.*put it at .*checkpoints"):
+@pytest.mark.parametrize("failure", [OSError("no network"), RuntimeError("invalid hash value"), EOFError("cut off")])
+def test_weights_that_cannot_be_had_say_where_they_belong(failure, tmp_path, monkeypatch):
+    small_torchvision(monkeypatch, failure)
+    with pytest.raises(SystemExit, match=rf"{failure}.*vgg16_bn.*\.pth.*put it at .*checkpoints"):
         main(["attack", "--model", "torchvision:vgg16_bn", "--data", str(photographs(tmp_path / "p")), "--out", "x"])
 
 

@@ -111,6 +111,20 @@ def test_a_training_that_was_broken_off_continues_to_the_same_weights_to_the_bit
     assert not any(module.training for module in continued.modules())
 
 
+@pytest.mark.parametrize("build, objective, options", RUNS.values(), ids=RUNS)
+def test_a_cell_interrupted_in_the_first_epoch_and_run_again_begins_anew(build, objective, options, tmp_path):
+    others = {key: value for key, value in options.items() if key != "data"}
+    loaders = [options["data"]() if "data" in options else None for _ in range(2)]
+    loaders = [data or make_loader(dataset(24), batch_size=5, shuffle=True) for data in loaders]
+    whole, again, state = build(), build(), tmp_path / "state"
+    expected = train(whole, objective=objective, data=loaders[0], **others)
+    with pytest.raises(KeyboardInterrupt):
+        train(again, objective=BreaksOff(objective, 3), data=loaders[1], state=state, **others)
+    history = train(again, objective=objective, data=loaders[1], state=state, **others)
+    assert measured(history) == measured(expected) and torch.equal(weights(again), weights(whole))
+    assert torch.equal(whole.trained_on, again.trained_on)
+
+
 def test_a_training_broken_off_again_and_again_ends_all_the_same(tmp_path):
     whole, calls = conv_net(), 0
     expected = train(whole, objective=watched_joined, **ROBUST)
