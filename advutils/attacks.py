@@ -62,7 +62,7 @@ def fgsm(model, x, y, *, eps):
 
 def fgsm_step(x, gradient, eps):
     """Clip(x + eps sign(gradient)): the part of FGSM that depends on eps, so one gradient serves any number of them."""
-    return (x.detach() + eps * gradient.sign()).clamp(0, 1)
+    return x.detach().add(gradient.sign(), alpha=eps).clamp_(0, 1)
 
 
 def _fgsm_sweep(model, x, y, eps_values):
