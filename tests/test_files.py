@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -119,21 +120,26 @@ def test_a_network_is_measured_on_them(folder):
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     code = """
-import json, resource, sys
+import json, psutil, sys
 from advutils.files import ImageFiles, image_loader
-data = ImageFiles(sys.argv[1], size=32)
 peaks = []
-for _ in range(4):
+for folder in sys.argv[1:]:
+    data, most = ImageFiles(folder, size=32), 0
     for x, y in image_loader(data, batch_size=10):
-        pass
-    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        most = max(most, psutil.Process().memory_info().rss)
+    peaks.append((len(data), most))
 print(json.dumps(peaks))
 """
-    for number in range(30):
-        (tmp_path / f"{number}.png").write_bytes(encoded(number, size=(500, 400)))
-    run = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
-    peaks = json.loads(run.stdout)
-    assert peaks[-1] - peaks[0] < 8 * 1024  # kilobytes; all images at once would be 70 times as much
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(encoded(0, size=(500, 400)))
+    folders = [tmp_path / "few", tmp_path / "many"]
+    for folder, n in zip(folders, (30, 600)):
+        folder.mkdir()
+        for number in range(n):
+            os.link(picture, folder / f"{number}.png")
+    run = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True, check=True)
+    (few, before), (many, after) = json.loads(run.stdout)
+    assert (few, many) == (30, 600) and after - before < 20e6  # their bytes alone, at 8 bits, would be 340 MB more
 
 
 def test_a_photograph_that_was_taken_sideways_is_upright(tmp_path):

@@ -5,13 +5,16 @@ median of what the repetitions gave, between the smallest and the largest. Rows 
 """
 
 import argparse
+import contextlib
 import copy
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from datetime import UTC, datetime
@@ -425,19 +428,23 @@ def memory():
 
 @group
 def series():
-    """The peak of each notebook's kernel; it runs them all, so it is not part of `all`."""
-    import nbclient
-    import nbformat
-
+    """The largest peak of any notebook's kernel while their tests run, models trained anew; not part of `all`."""
     peaks = {}
-    for path in sorted((HOME.parent.parent / "notebooks").glob("[0-9]*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
-        code = "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
-        notebook.cells.append(nbformat.v4.new_code_cell(code))  # of Linux; ru_maxrss would count the parent's memory
-        nbclient.NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(path.parent)}}).execute()
-        peaks[path.stem] = int(notebook.cells[-1].outputs[0].text) * 1024 / 1e6
-    largest = max(peaks, key=peaks.get)
-    return [row("peak memory of the series", [peaks[largest]], unit="MB", most=2000, note=largest)]
+    with tempfile.TemporaryDirectory() as cache:
+        command = [sys.executable, "-m", "pytest", "-q", "notebooks"]
+        tests = subprocess.Popen(command, cwd=HOME.parent.parent, env=os.environ | {"ADVUTILS_CACHE": cache})
+        while tests.poll() is None:
+            for process in psutil.Process(tests.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess, OSError):  # it has just ended
+                    if "ipykernel_launcher" in process.cmdline():
+                        status = Path(f"/proc/{process.pid}/status").read_text()  # Linux keeps the peak there
+                        if found := re.search(r"VmHWM:\s+(\d+) kB", status):
+                            peaks[process.pid] = int(found[1]) * 1024 / 1e6
+            time.sleep(0.2)
+    if tests.returncode:
+        sys.exit(f"series: the notebooks' tests ended with {tests.returncode}")
+    note = f"the largest of {len(peaks)} kernels, each from its start to its end, while the notebooks are tested"
+    return [row("peak memory of the series", [max(peaks.values())], unit="MB", most=2000, note=note)]
 
 
 @group
