@@ -229,6 +229,10 @@ def train_command(chosen):
         raise ValueError(
             f"--eps: got {chosen.eps} with --objective {chosen.objective}; accepts a radius for all but clean"
         )
+    if chosen.steps is not None and chosen.objective not in ("adversarial", "trades"):
+        raise ValueError(
+            f"--steps: got {chosen.steps} with --objective {chosen.objective}; accepts adversarial, trades"
+        )
     data = data_of(chosen, train=True)
     if isinstance(data, TensorDataset):
         train, val = split(data, 0.1, seed=0)

@@ -64,7 +64,7 @@ class ImageFiles(Dataset):
 
     def __getitem__(self, at):
         if isinstance(at, list):  # a whole batch, as `image_loader` asks for
-            return default_collate([self[one] for one in at])
+            return _batch([self[one] for one in at])
         path, name, start, length = self.places[at]
         with open(path, "rb") as file:
             file.seek(start)
@@ -115,7 +115,16 @@ def image_loader(dataset, *, batch_size, shuffle=False, seed=0, workers=0):
     order = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
     own = torch.Generator().manual_seed(seed)  # so that the global random state is left alone
     batch_size = checks.count(batch_size, "batch_size")
-    return DataLoader(dataset, batch_size=batch_size, sampler=order, num_workers=workers, generator=own)
+    return DataLoader(
+        dataset, batch_size=batch_size, sampler=order, num_workers=workers, generator=own, collate_fn=_batch
+    )
+
+
+def _batch(images):
+    shapes = sorted({tuple(x.shape) for x, _ in images})
+    if len(shapes) > 1:
+        raise ValueError(f"size: got None for images of shapes {shapes[0]} and {shapes[-1]}; accepts a side in pixels")
+    return default_collate(images)
 
 
 def to_levels(x_adv, x):

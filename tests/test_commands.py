@@ -235,6 +235,7 @@ def test_an_attack_is_read_with_its_options():
         (["train", "--out", "a.safetensors", "--objective", "trades"], "--eps"),
         (["train", "--out", "a.safetensors", "--eps", "0.1"], "--eps"),
         (["train", "--out", "a.safetensors", "--data", "nowhere"], "nothing"),
+        (["train", "--out", "a.safetensors", "--steps", "3"], "--steps: got 3 with --objective clean"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(arguments, words):

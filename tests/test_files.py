@@ -118,6 +118,20 @@ def test_a_network_is_measured_on_them(folder):
     assert accuracy(model, image_loader(ImageFiles(folder, size=32), batch_size=2), fgsm, eps=0.1).n == 5
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_of_many_sizes_need_one(workers, tmp_path):
+    for number, size in enumerate([(40, 30), (30, 40)]):
+        (tmp_path / f"{number}.png").write_bytes(encoded(number, size=size))
+    with pytest.raises(ValueError, match=r"size: got None for images of shapes \(3, 30, 40\) and \(3, 40, 30\)"):
+        next(iter(image_loader(ImageFiles(tmp_path), batch_size=2, workers=workers)))
+    with pytest.raises(ValueError, match="size: got None"):
+        ImageFiles(tmp_path)[[0, 1]]
+    assert next(iter(image_loader(ImageFiles(tmp_path, size=32), batch_size=2, workers=workers)))[0].shape[2:] == (
+        32,
+        32,
+    )
+
+
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     code = """
 import json, psutil, sys
