@@ -104,18 +104,24 @@ def test_result_is_detached_and_owns_its_memory(attack):
     assert x.max() > 0
 
 
+class ToDouble(nn.Module):
+    """So that a batch of another size is not rounded to the other side of a ReLU or of a tie between two classes."""
+
+    def forward(self, x):
+        return x.double()
+
+
 @pytest.mark.parametrize("name", DETERMINISTIC)
 @few
 @given(seed=seeds, n=st.integers(2, 5), eps=radii)
 def test_a_batch_equals_its_images_one_by_one(name, seed, n, eps):
-    attack, model = ATTACKS[name], conv_net()
+    attack, model = ATTACKS[name], nn.Sequential(ToDouble(), conv_net().double())
     x, y = batch(n, seed=seed)
     together = attack(model, x, y, eps=eps)
     alone = torch.cat([attack(model, x[i : i + 1], y[i : i + 1], eps=eps) for i in range(n)])
     sure = clear(input_gradient(model, x, y))
     same = (together - alone).abs() < 1e-5
-    # one pass is rounded otherwise than the other, so near a kink of the network a few signs may differ
-    assert same.float().mean() > 0.9 and (name != "fgsm" or same[sure].all())
+    assert same.float().mean() > 0.99 and (name != "fgsm" or same[sure].all())
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
@@ -194,9 +200,11 @@ def test_l2_eps_zero_is_the_identity(attack, seed, n):
 
 @every_l2_attack
 def test_an_l2_attack_uses_its_ball(attack):
-    x, y = batch()
-    lengths = (attack(conv_net(), x, y, eps=0.5) - x).flatten(1).norm(dim=1)
-    assert lengths.max() > 0.3 and lengths.min() > 0.001
+    (x, y), model = batch(), conv_net()
+    with torch.no_grad():
+        model[-1].bias[0] += 10  # so sure of class 0 that no attack that stops at its success ever stops
+    lengths = (attack(model, x, torch.zeros_like(y), eps=0.5) - x).flatten(1).norm(dim=1)
+    assert lengths.min() > 0.3
 
 
 @every_l2_attack
