@@ -17,8 +17,6 @@ from torch.nn import functional as F
 from advutils import checks
 from advutils.models import evaluating
 
-PART = 64  # images, at least, of a batch that are differentiated at a time
-
 
 def input_gradient(model, x, y, loss=None):
     """The gradient of each image's own loss with respect to its pixels: grad_x CE(model(x), y).
@@ -386,33 +384,23 @@ def dlr(logits, y):
     return margin(logits, y) / (first - third).clamp_min(1e-12)
 
 
-def climb(model, x, y, loss, *given, away=True):
-    """The direction in which to move each x, and the logits there: (grad_x loss(model(x), y, *given), model(x)).
+def climb(model, x, y, loss, *, away=True):
+    """The direction in which to move each x, and the logits there: (grad_x loss(model(x), y), model(x)).
 
     The one place where the package differentiates for pixels. Checks the logits, not x: a caller may stand outside
-    [0, 1]. `given` is whatever else the loss needs, tensors of one row for each image. With `away=False` the loss is
-    descended: the direction leads towards y.
+    [0, 1]. With `away=False` the loss is descended: the direction leads towards y.
     """
     with evaluating(model) as model, torch.inference_mode(False), torch.enable_grad():
-        # activations that fit a CPU's caches make the slim VGG-16 1.1 times as fast, and need less memory
-        parts = len(x) // PART if x.device.type == "cpu" else 1
-        rows = zip(*(each.tensor_split(max(1, parts)) for each in (x, y, *given)))
-        gradients, logits = zip(*(_climb(model, loss, *part) for part in rows))
-        gradient, logits = torch.cat(gradients), torch.cat(logits)
-    return (gradient if away else -gradient), logits
-
-
-def _climb(model, loss, x, y, *given):
-    x, y = x.detach().clone().requires_grad_(), y.clone()  # copies are free of a caller's inference mode
-    z = model(x)
-    checks.logits(z, len(x))
-    checks.classes(y, z.shape[1])
-    total = loss(z, y, *given).sum()
-    if total.requires_grad:
-        gradient = torch.autograd.grad(total, x, allow_unused=True, materialize_grads=True)[0]
-    else:  # no path leads from the pixels to the loss
-        gradient = torch.zeros_like(x)
-    return gradient, z.detach()
+        x, y = x.detach().clone().requires_grad_(), y.clone()  # copies are free of a caller's inference mode
+        z = model(x)
+        checks.logits(z, len(x))
+        checks.classes(y, z.shape[1])
+        total = loss(z, y).sum()
+        if total.requires_grad:
+            gradient = torch.autograd.grad(total, x, allow_unused=True, materialize_grads=True)[0]
+        else:  # no path leads from the pixels to the loss
+            gradient = torch.zeros_like(x)
+    return (gradient if away else -gradient), z.detach()
 
 
 def _direction(gradient, norm):

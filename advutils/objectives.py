@@ -123,7 +123,7 @@ def trades(model, x, y, *, eps, beta=6.0, steps=10, step_size=None):
         p = twin(x).softmax(1)
     x_adv = x + 0.001 * torch.randn_like(x)
     for _ in range(steps):
-        gradient, _ = climb(twin, x_adv, y, lambda logits, _, p: _divergence(logits, p), p)
+        gradient, _ = climb(twin, x_adv, y, lambda logits, _: _divergence(logits, p))
         x_adv = project(x_adv + (2.5 * eps / steps if step_size is None else step_size) * gradient.sign(), x, eps)
     z, z_adv = model(x), model(x_adv)
     return F.cross_entropy(z, y) + beta * _divergence(z_adv, z.softmax(1)).mean()
