@@ -9,11 +9,13 @@ Every row of the file it writes says how it was measured, and by which command i
 """
 
 import argparse
+import collections
 import datetime
 import json
 import platform
 import shlex
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +44,7 @@ DEFENCES = {  # {label: (name for `trained` without the radius, its settings)}
     "PGD-5": ("pgd", AVERAGED | dict(epochs=20)),
     "PGD-5, contrast": ("pgd", AVERAGED | dict(epochs=20, contrast=16)),
     "PGD-5, contrast, 30 epochs": ("pgd", AVERAGED | dict(epochs=30, contrast=16)),
+    "PGD-10, contrast": ("pgd", AVERAGED | dict(epochs=20, contrast=16, steps=10)),
 }
 OTHERWISE = {"cifar10": dict(depth=16, width=0.5, epochs=30)}  # what a data set changes in every model's settings
 ATTACKS = {  # {label: (attack, images of the test set: None for all, else so many drawn at random, always the same)}
@@ -51,6 +54,7 @@ ATTACKS = {  # {label: (attack, images of the test set: None for all, else so ma
     "AutoAttack": (autoattack, 1000),
     "APGD-CE and APGD-T": (partial(autoattack, only=["apgd-ce", "apgd-t"]), None),
 }
+BATCH = 250  # images that an attack sees at once
 PART = 1000  # images that are attacked between two looks at the clock: what is lost when the command is broken off
 
 
@@ -76,13 +80,17 @@ def measure(dataset, model, attack, seed, *, progress=True):
         some = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:n].sort().values
         x, y = x[some], y[some]
     stamp = stamp_of(dataset, model, attack, seed)
-    kept = cache_dir() / "results" / f"{stamp[:16]}.json"
-    alive = processes.agreed(json.loads(kept.read_text()) if kept.exists() else [])
+    kept = cache_dir() / "results" / f"{stamp[:16]}.parts.json"
+    alive, warned = processes.agreed(json.loads(kept.read_text()) if kept.exists() else ([], []))
     for start in range(len(alive), len(x), PART):
-        part = make_loader(TensorDataset(x[start : start + PART], y[start : start + PART]), batch_size=250)
-        alive += survivors(network, part, run, eps=None if run is None else eps).tolist()
+        part = make_loader(TensorDataset(x[start : start + PART], y[start : start + PART]), batch_size=BATCH)
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            alive += survivors(network, part, run, eps=None if run is None else eps).tolist()
+        said = processes.gathered({processes.rank(): [str(warning.message) for warning in heard]})
+        warned += sum(said.values(), [])
         if processes.first():
-            replace_file(kept, json.dumps(alive).encode())
+            replace_file(kept, json.dumps([alive, warned]).encode())
         if progress and processes.first():
             print(f"{dataset}, {model}, seed {seed}, {attack}: {len(alive)} of {len(x)}, {wilson(torch.tensor(alive))}")
     record, history = wilson(torch.tensor(alive)), network.history
@@ -97,6 +105,7 @@ def measure(dataset, model, attack, seed, *, progress=True):
         accuracy=record.value,
         low=record.low,
         high=record.high,
+        warnings=warned,
         seed=seed,
         train_seconds=round(history.seconds[-1], 1),
         images=history.images[-1],
@@ -169,11 +178,11 @@ def table(rows):
         for row in here:
             lines.setdefault((row["model"], row["seed"]), {})[row["attack"]] = row
         eps, sizes = max(row["eps"] for row in here), {attack: f"n = {row['n']:,}" for attack, row in attacks.items()}
-        machines, dates = ({row[key] for row in here} for key in ("machine", "date"))
+        machines, dates = (sorted({row[key] for row in here}) for key in ("machine", "date"))
         head = ["model", "seed", *(f"{attack}, {sizes[attack]}" for attack in attacks), "training"]
         parts += [
             f"**{dataset}**, l_inf {eps:.4g}. `python -m advutils.results --dataset {dataset}`, {'; '.join(machines)}, "
-            f"{min(dates)}" + (f" to {max(dates)}" if len(dates) > 1 else "") + ".",
+            f"{dates[0]}" + (f" to {dates[-1]}" if len(dates) > 1 else "") + ".",
             "\n".join(
                 [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
                 + [
@@ -186,7 +195,19 @@ def table(rows):
                 ]
             ),
         ]
+        if warned := [row for row in here if row.get("warnings")]:
+            parts += [
+                f"Warned of by the attacks themselves, batch of {BATCH} by batch: "
+                + "; ".join(f"{row['model']}, seed {row['seed']}: {_said(row)}" for row in warned)
+                + "."
+            ]
     return "\n\n".join(parts)
+
+
+def _said(row):
+    """The warnings of a row, the first sentence of each, with how often it came."""
+    counts = collections.Counter(warning.split(". ")[0].rstrip(".") for warning in row["warnings"])
+    return ", ".join(sentence if n == 1 else f"{sentence} ({n} times)" for sentence, n in counts.items())
 
 
 def _percent(row, head):

@@ -73,6 +73,9 @@ CELLS = [
     ("trained name", "trained", "print('VGG-13: 0.98 [0.97, 0.99]')", [printed(ACCURACY)], "+VGG-13"),
     ("trained to nan", "trained", "print('VGG-16: nan [0.97, 0.99]')", [printed(ACCURACY)], "+VGG-16: nan"),
     ("trained, one more number", "trained", "print('VGG-16: 0.98 [0.97, 0.99] 3')", [printed(ACCURACY)], "+VGG-16"),
+    ("trained verdict", "trained", "print('LOOK  Square finds 1%')", [printed("ok    Square finds 0%\n")], None),
+    ("trained, verdict gone", "trained", "print('Square  LOOK')", [printed("Square  ok\n")], "+Square  LOOK"),
+    ("close verdict", "close", "print('LOOK  Square')", [printed("ok    Square\n")], "+LOOK  Square"),
     (
         "trained, picture missing",
         "trained",

@@ -3,6 +3,7 @@
 import importlib
 import json
 import shlex
+import warnings
 from functools import partial
 
 import pytest
@@ -93,6 +94,27 @@ def test_a_measurement_that_was_broken_off_goes_on_at_the_next_part(path, monkey
     assert not path.exists()
     (row,) = run(path, *chosen)
     assert seen == [8, 8, 8, 8, 6] and row["n"] == 30
+
+
+def test_what_an_attack_warned_of_stands_in_the_row_and_under_the_table(path, monkeypatch):
+    def doubtful(model, x, y, *, eps):
+        if len(x) == 4 and not resumed:
+            raise KeyboardInterrupt
+        warnings.warn("It may be unreliable. Consider another attack.", stacklevel=2)
+        return x
+
+    resumed = []
+    monkeypatch.setitem(results.ATTACKS, "doubtful", (doubtful, 12))
+    chosen = ("--model", "clean", "--attack", "doubtful", "--attack", "clean")
+    with pytest.raises(KeyboardInterrupt):
+        run(path, *chosen)
+    resumed.append(True)
+    quiet, row = run(path, *chosen)
+    assert quiet["warnings"] == []
+    assert row["warnings"] == 2 * ["It may be unreliable. Consider another attack."]  # before the break and after it
+    text = results.table([quiet, row])
+    assert "batch of 250 by batch: clean, seed 0: It may be unreliable (2 times)." in text
+    assert "Warned" not in results.table([quiet])
 
 
 def test_rows_of_other_code_are_refused_then_dropped_on_request(path, monkeypatch, capsys):
