@@ -26,7 +26,7 @@ from advutils.data import DATASETS, device, load_data, make_loader, shift, split
 from advutils.evaluation import describe, predict, seeded, survivors, wilson, worst_case
 from advutils.files import ImageFiles, image_loader, read_image, to_levels, write_png
 from advutils.models import Normalize, load_weights, read_tensors, replace_file, save_weights, small_cnn, vgg
-from advutils.trained import initialised
+from advutils.trained import WATCH, initialised
 from advutils.training import fit
 
 ATTACKS = {
@@ -273,7 +273,7 @@ def train_command(chosen):
         eps=chosen.eps,
         ramp=chosen.ramp,
         average=chosen.average,
-        watch={"FGSM": attacks.fgsm} if chosen.eps else None,
+        watch=WATCH if chosen.eps else None,
         state=state,
         augment=shift if chosen.shift else None,
         seed=chosen.seed,
@@ -282,8 +282,12 @@ def train_command(chosen):
     if processes.first():
         save_weights(model, chosen.out, recipe=recipe, history=vars(history))
         state.unlink(missing_ok=True)
-    watched = "".join(f", under {label} {values[-1]:.1%}" for label, values in history.watched.items())
-    _say(f"{chosen.out}: validation accuracy {history.val_accuracy[-1]:.1%}{watched}, {history.seconds[-1]:.0f} s")
+    kept = history.picked - 1
+    watched = "".join(f", under {label} {values[kept]:.1%}" for label, values in history.watched.items())
+    _say(
+        f"{chosen.out}: validation accuracy {history.val_accuracy[kept]:.1%}{watched} after epoch {history.picked} of "
+        f"{chosen.epochs}, {history.seconds[-1]:.0f} s"
+    )
 
 
 def evaluate_command(chosen):

@@ -5,6 +5,7 @@ import importlib
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from advutils import accuracy, fgsm, load_weights, make_loader, pgd, vgg
 from advutils.commands import attack_of, main, model_of, number, parser
 from advutils.files import read_image
 
-commands = importlib.import_module("advutils.commands")
+commands, training = (importlib.import_module(f"advutils.{name}") for name in ("commands", "training"))
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
 TINY = ("--depth", "11", "--width", "0.05", "--batch-size", "20", "--epochs", "1")
 
@@ -63,7 +64,19 @@ def test_training_prints_its_configuration_and_what_it_reached(tmp_path, capsys)
     main(["train", "--out", str(tmp_path / "a.safetensors"), *TINY, "--objective", "joined", "--eps", "8/255"])
     first, *_, last = capsys.readouterr().out.splitlines()
     assert json.loads(first)["eps"] == 8 / 255
-    assert "validation accuracy" in last and "under FGSM" in last
+    history = load_weights(vgg(11, width=0.05), tmp_path / "a.safetensors")["history"]
+    found = [f"{100 * values[0]:.1f}%" for values in (history["val_accuracy"], *history["watched"].values())]
+    assert "validation accuracy {}, under FGSM {}, under PGD {} after epoch 1 of 1".format(*found) in last
+
+
+def test_the_epoch_that_is_kept_is_the_one_that_pgd_leaves_most(tmp_path, monkeypatch, capsys):
+    left = iter([0.9, 0.5, 0.8, 0.7, 0.95, 0.6])  # FGSM, PGD of three epochs: FGSM alone would keep the last
+    monkeypatch.setattr(training, "accuracy", lambda *given, **how: SimpleNamespace(value=next(left)))
+    out = tmp_path / "a.safetensors"
+    main(["train", "--out", str(out), *TINY, "--objective", "random-fgsm", "--eps", "0.1", "--epochs", "3"])
+    said = capsys.readouterr().out
+    assert load_weights(vgg(11, width=0.05), out)["history"]["picked"] == 2
+    assert "under FGSM 80.0%, under PGD 70.0% after epoch 2 of 3" in said
 
 
 def test_a_training_goes_on_where_it_was_broken_off(tmp_path, monkeypatch):
