@@ -6,6 +6,7 @@ Under `torchrun -m advutils ...` or `accelerate launch -m advutils ...` the same
 import argparse
 import ast
 import csv
+import glob
 import importlib
 import inspect
 import io
@@ -45,7 +46,9 @@ OBJECTIVES = {
     "n-fgsm": objectives.n_fgsm,
     "trades": objectives.trades,
 }
-GIVEN = {"model", "x", "y", "eps", "target", "generator"}  # what an attack gets from elsewhere
+GIVEN = {"model", "x", "y", "eps", "target", "generator", "flags"}  # what an attack gets from elsewhere
+WORDS = {"dlr": attacks.dlr, "margin": attacks.margin, "true": True, "false": False, "none": None}
+ACCEPTED = f"{', '.join(DATASETS)}, a folder of images, or tar files"
 BUILDERS = {"vgg": vgg, "small_cnn": small_cnn}
 COLUMNS = ("file", "label", "labelled_by", "clean_prediction", "adversarial_prediction", "linf", "l2", "success")
 
@@ -59,10 +62,10 @@ def main(arguments=None):
     processes.meet()
     try:
         return chosen.run(chosen)
-    except (OSError, ValueError, TypeError, FloatingPointError) as error:
+    except (OSError, ValueError, TypeError, FloatingPointError, RuntimeError, ImportError) as error:
         if chosen.traceback:
             raise
-        sys.exit(f"advutils {chosen.command}: {error}")
+        sys.exit(f"advutils {chosen.command}: {' '.join(str(error).split())}")
 
 
 def parser():
@@ -77,13 +80,12 @@ def parser():
         "--data",
         default="mnist-5k",
         metavar="DATA",
-        help=f"{', '.join(DATASETS)}, a folder of images, or tar files, as in 'shards-*.tar' (default: %(default)s)",
+        help=f"{ACCEPTED}, as in 'shards-*.tar' (default: %(default)s)",
     )
     common.add_argument("--size", type=int, help="side in pixels to which images of a folder or tar file are cut")
-    common.add_argument("--channels", type=int, choices=(1, 3), default=3, help="of such images (default: %(default)s)")
+    common.add_argument("--channels", type=int, choices=(1, 3), help="of such images (default: the model's, else 3)")
     common.add_argument("--batch-size", type=int, default=128, help="of all processes together (default: %(default)s)")
     common.add_argument("--workers", type=int, default=0, help="processes that read images ahead (default: none)")
-    common.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     common.add_argument("--limit", type=int, help="only so many images, spread over the data")
     common.add_argument("--traceback", action="store_true", help="on an error, show where it came from")
     attacked = argparse.ArgumentParser(add_help=False)
@@ -110,6 +112,7 @@ def parser():
     train.add_argument("--ramp", type=float, default=0, help="epochs over which eps grows (default: %(default)s)")
     train.add_argument("--average", type=float, help="decay of averaged weights, 0.999 for one")
     train.add_argument("--shift", action="store_true", help="move training images by up to two pixels")
+    train.add_argument("--seed", type=int, default=0, help="of weights, order and noise (default: %(default)s)")
     train.add_argument("--sync-batchnorm", action="store_true", help="batch norm over all processes; needs GPUs")
     train.set_defaults(run=train_command)
 
@@ -119,7 +122,8 @@ def parser():
         action="append",
         metavar="ATTACK",
         default=[],
-        help=f"{', '.join(ATTACKS)}, with options as in pgd:steps=40,restarts=2; may be repeated",
+        help=f"{', '.join(ATTACKS)}, with options as in pgd:steps=40,restarts=2; may be repeated, and grey is always "
+        "among them",
     )
     evaluate.add_argument("--out", type=Path, help="a JSON file to write")
     evaluate.set_defaults(run=evaluate_command)
@@ -152,22 +156,25 @@ def attack_of(text):
     """The attack that "pgd:steps=40,restarts=2" describes, its options bound."""
     name, _, said = text.partition(":")
     checks.one_of(name, "--attack", ATTACKS)
-    bound = {}
+    bound, parameters = {}, inspect.signature(ATTACKS[name]).parameters
     for option in filter(None, said.split(",")):
         key, _, value = option.partition("=")
         try:
-            bound[key.strip()] = {"dlr": attacks.dlr, "margin": attacks.margin}.get(value) or ast.literal_eval(value)
+            bound[key.strip()] = WORDS[value.lower()] if value.lower() in WORDS else ast.literal_eval(value)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             bound[key.strip()] = value
-    options = sorted(inspect.signature(ATTACKS[name]).parameters.keys() - GIVEN)
-    for key in bound:
-        checks.one_of(key, f"--attack {name}: its option", options)
+    for key, value in bound.items():
+        checks.one_of(key, f"--attack {name}: its option", sorted(parameters.keys() - GIVEN))
+        if isinstance(parameters[key].default, bool) and not isinstance(value, bool):
+            raise ValueError(f"--attack {name}: its option {key}: got {value!r}; accepts true, false")
+    if "only" in bound:
+        bound["only"] = str(bound["only"]).split("+")
     return partial(ATTACKS[name], **bound) if bound else ATTACKS[name]
 
 
 def model_of(text):
-    """(the model on its device, the size of image that it was made for or None, the size before the cut or None)."""
-    size = resize = None
+    """The model on its device, and what of `ImageFiles` (size, resize, channels) suits it."""
+    suits = {}
     if text.startswith("torchvision:"):
         name = text.removeprefix("torchvision:")
         checks.one_of(name, "--model", torchvision.models.list_models(torchvision.models))
@@ -181,31 +188,38 @@ def model_of(text):
                 f"elsewhere and put it at {where}, in place of what may lie there"
             ) from error
         recipe = weights.transforms()
-        size, resize = recipe.crop_size[0], recipe.resize_size[0]
+        suits = dict(size=recipe.crop_size[0], resize=recipe.resize_size[0], channels=3)
         network = nn.Sequential(Normalize(recipe.mean, recipe.std), network)
     elif text.endswith(".safetensors"):
         config = dict(read_tensors(text, kind="weights")[1]["config"])
         checks.one_of(config.get("architecture"), "--model: its architecture", BUILDERS)
         network = BUILDERS[config.pop("architecture")](**config)
-        load_weights(network, text)
+        made = load_weights(network, text)["recipe"] or {}
+        suits = dict(size=made.get("size"), channels=made.get("channels"))
     elif re.fullmatch(r"[\w.]+:\w+", text):
         module, _, factory = text.partition(":")
         sys.path.insert(0, "")
-        network = getattr(importlib.import_module(module), factory)()
+        try:
+            network = getattr(importlib.import_module(module), factory)()
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"--model: got {text!r} ({error}); accepts module:factory that can be called") from error
         checks.module(network)
     else:
         raise ValueError(f"--model: got {text!r}; accepts FILE.safetensors, torchvision:NAME or module:factory")
-    return network.eval().to(device()), size, resize
+    return network.eval().to(device()), suits
 
 
-def data_of(chosen, *, train, size=None, resize=None):
+def data_of(chosen, suits, *, train):
     """The data set that the options describe: tensors for a named one, else images that are read when asked for."""
     if chosen.data in DATASETS:
         data = load_data(chosen.data, train=train)
     else:
-        source = sorted(Path().glob(chosen.data)) if set("*?[") & set(chosen.data) else chosen.data
-        resize = resize if chosen.size is None else None
-        data = ImageFiles(source, size=chosen.size or size, resize=resize, channels=chosen.channels)
+        source = chosen.data if Path(chosen.data).exists() else sorted(glob.glob(chosen.data))
+        if not source:
+            raise FileNotFoundError(f"--data: got {chosen.data!r}, where there is nothing; accepts {ACCEPTED}")
+        said = {key: vars(chosen)[key] for key in ("size", "channels") if vars(chosen)[key] is not None}
+        suits = suits if chosen.size is None else suits | dict(resize=None)
+        data = ImageFiles(source, **dict(channels=3) | {k: v for k, v in (suits | said).items() if v is not None})
     if chosen.limit is not None and checks.count(chosen.limit, "--limit") < len(data):
         data = _some(data, torch.arange(chosen.limit) * len(data) // chosen.limit)
     return data
@@ -215,10 +229,10 @@ def _some(data, at):
     return TensorDataset(*data[at]) if isinstance(data, TensorDataset) else Subset(data, at.tolist())
 
 
-def _loader(data, chosen, *, batch_size, shuffle=False):
+def _loader(data, chosen, *, batch_size, shuffle=False, seed=0):
     if isinstance(data, TensorDataset):
-        return make_loader(data, batch_size=batch_size, shuffle=shuffle, seed=chosen.seed)
-    return image_loader(data, batch_size=batch_size, shuffle=shuffle, seed=chosen.seed, workers=chosen.workers)
+        return make_loader(data, batch_size=batch_size, shuffle=shuffle, seed=seed)
+    return image_loader(data, batch_size=batch_size, shuffle=shuffle, seed=seed, workers=chosen.workers)
 
 
 def train_command(chosen):
@@ -233,7 +247,7 @@ def train_command(chosen):
         raise ValueError(
             f"--steps: got {chosen.steps} with --objective {chosen.objective}; accepts adversarial, trades"
         )
-    data = data_of(chosen, train=True)
+    data = data_of(chosen, {}, train=True)
     if isinstance(data, TensorDataset):
         train, val = split(data, 0.1, seed=0)
     else:
@@ -244,7 +258,7 @@ def train_command(chosen):
         raise ValueError(
             f"--data: got {chosen.data!r}, in which some images have no class; accepts a folder for each class"
         )
-    shape = dict(in_channels=data[0][0].shape[0], num_classes=int(labels.max()) + 1)
+    shape = dict(in_channels=data[0][0].shape[0], num_classes=max(int(labels.max()) + 1, _classes(data)))
     if chosen.architecture == "vgg":
         shape |= dict(depth=chosen.depth, width=chosen.width, contrast=chosen.contrast)
     model = initialised(partial(BUILDERS[chosen.architecture], **shape), seed=chosen.seed).to(device())
@@ -260,12 +274,12 @@ def train_command(chosen):
         key: str(value) if isinstance(value, Path) else value
         for key, value in vars(chosen).items()
         if key not in ("run", "traceback")
-    } | dict(processes=processes.count())
+    } | dict(processes=processes.count(), channels=shape["in_channels"])
     _say(json.dumps(recipe))
     state = chosen.out.with_suffix(".state.safetensors")
     history = fit(
         model,
-        _loader(train, chosen, batch_size=chosen.batch_size, shuffle=True),
+        _loader(train, chosen, batch_size=chosen.batch_size, shuffle=True, seed=chosen.seed),
         _loader(val, chosen, batch_size=min(500, 4 * chosen.batch_size)),
         epochs=chosen.epochs,
         lr=chosen.lr,
@@ -291,18 +305,20 @@ def train_command(chosen):
 
 
 def evaluate_command(chosen):
-    model, size, resize = model_of(chosen.model)
-    loader = _loader(data_of(chosen, train=False, size=size, resize=resize), chosen, batch_size=chosen.batch_size)
+    chosen_attacks = {text: attack_of(text) for text in chosen.attack if text != "grey"}  # that is always run
+    model, suits = model_of(chosen.model)
+    loader = _loader(data_of(chosen, suits, train=False), chosen, batch_size=chosen.batch_size)
     if not _fits(loader.dataset, model):
         raise ValueError(
-            f"--data: got {chosen.data!r}, whose folders are not the model's classes; accepts one for each"
+            f"--data: got {chosen.data!r}, whose classes are not the model's; accepts as many, in the same order"
         )
-    chosen_attacks = {text: attack_of(text) for text in chosen.attack}
-    if not chosen_attacks:
-        found = {"clean": wilson(survivors(model, loader))}
-    else:
+    if chosen_attacks:
         worst = worst_case(model, loader, chosen_attacks, eps=chosen.eps)
         found = worst.alone | {"all together": worst.accuracy}
+    else:
+        found = {"clean": wilson(survivors(model, loader))}
+        if chosen.attack:
+            found["grey"] = wilson(survivors(model, loader, attacks.grey, eps=chosen.eps))
     for label, record in found.items():
         _say(f"{label:40}{record}")
     if chosen.out and processes.first():
@@ -312,9 +328,9 @@ def evaluate_command(chosen):
 
 
 def attack_command(chosen):
-    model, size, resize = model_of(chosen.model)
-    data = data_of(chosen, train=False, size=size, resize=resize)
     attack = attack_of(chosen.attack)
+    model, suits = model_of(chosen.model)
+    data = data_of(chosen, suits, train=False)
     if chosen.target is not None and "target" not in inspect.signature(attack).parameters:
         raise ValueError(f"--target: got it with --attack {chosen.attack}; accepts pgd")
     [(name, times)] = Counter(_name(data, at) for at in range(len(data))).most_common(1)
@@ -323,6 +339,11 @@ def attack_command(chosen):
     labelled = chosen.labels or ("data" if _fits(data, model) else "model")
     if labelled == "data" and not _fits(data, model):
         raise ValueError(f"--labels: got data, but {chosen.data!r} has other classes than the model; accepts model")
+    about = dict(
+        model=chosen.model, data=chosen.data, attack=describe(attack), eps=chosen.eps, target=chosen.target,
+        labels=labelled, limit=chosen.limit, batch_size=chosen.batch_size, size=chosen.size, channels=chosen.channels,
+    )  # fmt: skip
+    _claim(chosen.out, about)
     found = {}
     for index, (x, y) in processes.share(_loader(data, chosen, batch_size=chosen.batch_size)):
         x = (255 * x).round() / 255  # the clean image as its file holds it
@@ -343,12 +364,19 @@ def attack_command(chosen):
         writer.writeheader()
         writer.writerows(rows)
         replace_file(chosen.out / "attack.csv", sheet.getvalue().encode())
-        about = dict(
-            model=chosen.model, data=chosen.data, attack=describe(attack), eps=chosen.eps, target=chosen.target
-        )
-        replace_file(chosen.out / "attack.json", (json.dumps(about, indent=1) + "\n").encode())
     goal = "taken for the target" if chosen.target is not None else f"no longer read as the {labelled}'s label"
     _say(f"{chosen.out}: {wilson(torch.tensor([row['success'] for row in rows]))} of the files are {goal}")
+
+
+def _claim(out, about):
+    """Write what the folder is to hold before it does; one that holds another attack's images is refused, not mixed."""
+    there = processes.agreed((out / "attack.json").read_text() if (out / "attack.json").exists() else None)
+    text = json.dumps(about, indent=1) + "\n"
+    if there not in (None, text):
+        raise ValueError(f"--out: got {str(out)!r}, which holds the images of another attack; accepts a new folder")
+    if processes.first():
+        (out / "attack.csv").unlink(missing_ok=True)  # of the same command, which may be broken off this time
+        replace_file(out / "attack.json", text.encode())
 
 
 def _reread(chosen, model, names, label, clean, labelled):
@@ -366,10 +394,14 @@ def _reread(chosen, model, names, label, clean, labelled):
 
 
 def _fits(data, model):
-    """Whether the data's classes are the model's: every image has one, and folders are as many as the logits."""
+    """Whether the data's classes are the model's: every image has one, and they are as many as the logits."""
+    return min(_labels(data)) >= 0 and _classes(data) in (0, predict(model, data[0][0][None].to(device())).shape[1])
+
+
+def _classes(data):
+    """How many classes the whole data set has; 0 where it does not say. Each of `DATASETS` has ten."""
     images = data.dataset if isinstance(data, Subset) else data
-    folders = getattr(images, "classes", [])
-    return min(_labels(data)) >= 0 and len(folders) in (0, predict(model, data[0][0][None].to(device())).shape[1])
+    return 10 if isinstance(images, TensorDataset) else len(images.classes)
 
 
 def _labels(data):

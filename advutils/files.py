@@ -152,8 +152,12 @@ def write_png(path, levels):
 
 def _folder(root):
     """(path, name, start, length, class) of each image under a folder."""
-    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGES and path.is_file())
-    for path in found:
+    found = []
+    for here, folders, files in os.walk(root, followlinks=True):
+        real = Path(here).resolve()
+        folders[:] = [name for name in folders if not real.is_relative_to(Path(here, name).resolve())]  # no circles
+        found += [path for path in map(Path(here).joinpath, files) if path.suffix.lower() in IMAGES and path.is_file()]
+    for path in sorted(found):
         name = path.relative_to(root)
         yield path, name.as_posix(), 0, None, name.parts[0] if len(name.parts) > 1 else None
 
@@ -169,6 +173,8 @@ def _tar(path):
                 end = archive.offset
                 stem, ending = os.path.splitext(member.name)
                 if not member.isreg() or member.sparse is not None:
+                    if ending.lower() in IMAGES and not member.isdir():
+                        raise ValueError(f"{member.name!r} is a link or has holes; accepts the images themselves")
                     continue
                 if ending.lower() in IMAGES:
                     if Path(member.name).is_absolute() or ".." in Path(member.name).parts:

@@ -116,7 +116,7 @@ def trades(model, x, y, *, eps, beta=6.0, steps=10, step_size=None):
 
     Zhang et al., 2019, arXiv:1901.08573. Taught in 08_robust_training.ipynb.
     """
-    eps = checks.eps(eps)
+    eps, steps = checks.eps(eps), checks.count(steps, "steps")
     checks.images(x)
     twin = prepared(model)
     with evaluating(twin), torch.no_grad():

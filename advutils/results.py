@@ -10,6 +10,7 @@ Every row of the file it writes says how it was measured, and by which command i
 
 import argparse
 import collections
+import contextlib
 import datetime
 import json
 import platform
@@ -20,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch.utils.data import TensorDataset
 
 from advutils import processes
@@ -45,6 +47,7 @@ DEFENCES = {  # {label: (name for `trained` without the radius, its settings)}
     "PGD-5, contrast": ("pgd", AVERAGED | dict(epochs=20, contrast=16)),
     "PGD-5, contrast, 30 epochs": ("pgd", AVERAGED | dict(epochs=30, contrast=16)),
     "PGD-10, contrast": ("pgd", AVERAGED | dict(epochs=20, contrast=16, steps=10)),
+    "PGD-3, contrast, width 1/4": ("pgd", AVERAGED | dict(epochs=10, contrast=16, steps=3, width=0.25)),
 }
 OTHERWISE = {"cifar10": dict(depth=16, width=0.5, epochs=30)}  # what a data set changes in every model's settings
 ATTACKS = {  # {label: (attack, images of the test set: None for all, else so many drawn at random, always the same)}
@@ -80,8 +83,8 @@ def measure(dataset, model, attack, seed, *, progress=True):
         some = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:n].sort().values
         x, y = x[some], y[some]
     stamp = stamp_of(dataset, model, attack, seed)
-    kept = cache_dir() / "results" / f"{stamp[:16]}.parts.json"
-    alive, warned = processes.agreed(json.loads(kept.read_text()) if kept.exists() else ([], []))
+    kept = parts_of(stamp)
+    alive, warned, where = processes.agreed(json.loads(kept.read_text()) if kept.exists() else ([], [], []))
     for start in range(len(alive), len(x), PART):
         part = make_loader(TensorDataset(x[start : start + PART], y[start : start + PART]), batch_size=BATCH)
         with warnings.catch_warnings(record=True) as heard:
@@ -89,8 +92,9 @@ def measure(dataset, model, attack, seed, *, progress=True):
             alive += survivors(network, part, run, eps=None if run is None else eps).tolist()
         said = processes.gathered({processes.rank(): [str(warning.message) for warning in heard]})
         warned += sum(said.values(), [])
+        where = sorted({*where, machine()})
         if processes.first():
-            replace_file(kept, json.dumps([alive, warned]).encode())
+            replace_file(kept, json.dumps([alive, warned, where]).encode())
         if progress and processes.first():
             print(f"{dataset}, {model}, seed {seed}, {attack}: {len(alive)} of {len(x)}, {wilson(torch.tensor(alive))}")
     record, history = wilson(torch.tensor(alive)), network.history
@@ -112,7 +116,8 @@ def measure(dataset, model, attack, seed, *, progress=True):
         forwards=history.forwards[-1],
         backwards=history.backwards[-1],
         command=command(dataset, model, attack, seed),
-        machine=machine(),
+        machine="; ".join(where),
+        processes=processes.count(),
         date=datetime.date.today().isoformat(),
         fingerprint=stamp,
     )
@@ -124,19 +129,29 @@ def recipe(dataset, model):
     return name, settings | OTHERWISE.get(dataset, {})
 
 
-def stamp_of(dataset, model, attack, seed):
-    """What a row depends on: the package's numeric code, the recipe, the attack and the data, as one hash."""
+def stamp_of(dataset, model, attack, seed, several=None):
+    """What a row depends on, as one hash: numeric code, recipe, attack, data, and how many processes trained."""
     run, n = ATTACKS[attack]
-    return fingerprint(dataset, EPS[dataset], *recipe(dataset, model), attack, describe(run), n, seed)
+    several = processes.count() if several is None else several  # as many networks as there are such counts
+    ours = fingerprint(dataset, EPS[dataset], *recipe(dataset, model), attack, describe(run), n, seed, BATCH, PART)
+    return ours if several == 1 else f"{ours}-{several}"
+
+
+def parts_of(stamp):
+    """The file that keeps the images attacked so far, until their row is complete."""
+    return cache_dir() / "results" / f"{stamp[:16]}{stamp[64:]}.parts.json"
 
 
 def command(dataset, model, attack, seed):
     chosen = dict(dataset=dataset, model=model, attack=attack, seed=str(seed))
-    return "python -m advutils.results " + " ".join(f"--{key} {shlex.quote(value)}" for key, value in chosen.items())
+    several = processes.count()
+    launcher = "python" if several == 1 else f"torchrun --nproc-per-node {several}"
+    options = " ".join(f"--{key} {shlex.quote(value)}" for key, value in chosen.items())
+    return f"{launcher} -m advutils.results {options}"
 
 
 def machine():
-    """The processor, the number of threads and the version of PyTorch."""
+    """The processor, the number of threads and the version of PyTorch, for one of the processes."""
     cpus = Path("/proc/cpuinfo")
     lines = cpus.read_text().splitlines() if cpus.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -151,8 +166,17 @@ def load(path=FILE):
 
 def add(row, path=FILE):
     """Put a row into the file, in the order of `key`; it replaces the row that measured the same."""
-    rows = [other for other in load(path) if key(other) != key(row)] + [row]
-    replace_file(path, (json.dumps(sorted(rows, key=key), indent=1) + "\n").encode())
+    with changing(path):
+        rows = [other for other in load(path) if key(other) != key(row)] + [row]
+        replace_file(path, (json.dumps(sorted(rows, key=key), indent=1) + "\n").encode())
+
+
+@contextlib.contextmanager
+def changing(path):
+    """Nobody else changes the file inside the block: two commands may measure at once, and end at once."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        yield
 
 
 def key(row):
@@ -164,7 +188,11 @@ def key(row):
 def stale(rows):
     """Rows that other code, another recipe or other data measured, or that no recipe here stands behind any more."""
     known = [r for r in rows if r["dataset"] in EPS and r["model"] in DEFENCES and r["attack"] in ATTACKS]
-    current = [r for r in known if r["fingerprint"] == stamp_of(r["dataset"], r["model"], r["attack"], r["seed"])]
+    current = [
+        r
+        for r in known
+        if r["fingerprint"] == stamp_of(r["dataset"], r["model"], r["attack"], r["seed"], r.get("processes", 1))
+    ]
     return [r for r in rows if r not in current]
 
 
@@ -181,8 +209,9 @@ def table(rows):
         machines, dates = (sorted({row[key] for row in here}) for key in ("machine", "date"))
         head = ["model", "seed", *(f"{attack}, {sizes[attack]}" for attack in attacks), "training"]
         parts += [
-            f"**{dataset}**, l_inf {eps:.4g}. `python -m advutils.results --dataset {dataset}`, {'; '.join(machines)}, "
-            f"{dates[0]}" + (f" to {dates[-1]}" if len(dates) > 1 else "") + ".",
+            f"**{dataset}**, l_inf {eps:.4g}; {'; '.join(machines)}; {dates[0]}"
+            + (f" to {dates[-1]}" if len(dates) > 1 else "")
+            + f". Each row has its command in `notebooks/results/robustness.json`, as `{here[-1]['command']}`.",
             "\n".join(
                 [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
                 + [
@@ -270,10 +299,12 @@ def main(arguments=None):
             f"{chosen.file} holds {len(old)} rows that other code, another recipe or other data measured, and rows are "
             "never mixed: --list shows them, --renew drops them and measures on."
         )
-    for row in old:
-        rows.remove(row)
+    rows = [row for row in rows if row not in old]
     if old and processes.first():
-        replace_file(chosen.file, (json.dumps(rows, indent=1) + "\n").encode())
+        with changing(chosen.file):
+            replace_file(chosen.file, (json.dumps(rows, indent=1) + "\n").encode())
+    if chosen.publish:
+        return publish(chosen.file)
     done = {row["fingerprint"] for row in rows}
     for seed in chosen.seed or [0]:
         for model in chosen.model or DEFENCES:
@@ -282,6 +313,7 @@ def main(arguments=None):
                     row = measure(chosen.dataset, model, attack, seed)
                     if processes.first():
                         add(row, chosen.file)
+                        parts_of(row["fingerprint"]).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,8 @@ def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, pr
     slim = partial(vgg, depth, width=width, in_channels=channels, contrast=contrast)
     build = partial(small_cnn, in_channels=channels) if kind == "clean-small-cnn" else slim
     model = initialised(build, seed=recipe["seed"]).to(device())
-    stamp = fingerprint(dict(name=name, dataset=dataset, config=model.config, **recipe))
+    several = {} if processes.count() == 1 else dict(processes=processes.count())  # other batch norm, so other weights
+    stamp = fingerprint(dict(name=name, dataset=dataset, config=model.config, **recipe, **several))
     path = cache_dir() / "models" / f"{name}-{dataset}-{stamp[:16]}.safetensors"
     if processes.agreed(path.exists()):
         saved = load_weights(model, path)

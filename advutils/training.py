@@ -136,6 +136,7 @@ def fit(
     run = dict(epochs=epochs, lr=lr, objective=describe(objective), eps=eps, ramp=ramp, average=average,
                watch={label: describe(attack) for label, attack in (watch or {}).items()}, steps=steps,
                weight_decay=weight_decay, augment=describe(augment), seed=seed, network=_shapes(model),
+               layers=repr(model), batch_size=_batch_size(train), processes=processes.count(),
                data=_key(train.dataset))  # fmt: skip
     kept = Kept(model, optimizer, schedule, averaged, _shuffler(train), run)
     probe, watching = _spread(train.dataset, len(val.dataset)), _spread(val.dataset, WATCHED)
@@ -236,7 +237,7 @@ class Kept:
             return History()
         ours = json.loads(json.dumps(self.run))
         if about["run"] != ours:
-            theirs = ", ".join(key for key, value in about["run"].items() if value != ours.get(key))
+            theirs = ", ".join(key for key in about["run"] | ours if about["run"].get(key) != ours.get(key))
             raise ValueError(
                 f"state: got {str(path)!r}, of a training with other {theirs}; accepts the state of this one, or a "
                 "new path"
@@ -326,6 +327,10 @@ def _shapes(model):
     return {key: list(value.shape) for key, value in model.state_dict().items()}
 
 
+def _batch_size(loader):
+    return getattr(loader.sampler, "batch_size", None) or loader.batch_size  # of `make_loader`, else of any other
+
+
 def _key(dataset):
     """A key of the data set, from its length and some of its images."""
     x, y = zip(*_spread(dataset, 100))
@@ -365,7 +370,14 @@ def _batches(loader, model, classes):
 def _spread(dataset, n):
     """Up to n examples at even distances through the data set, as a list of batches; fewer if they are very large."""
     n = min(n, len(dataset), max(2, HELD // dataset[0][0].numel()))
-    x, y = default_collate([dataset[i * len(dataset) // n] for i in range(n)])
+    chosen = [dataset[i * len(dataset) // n] for i in range(n)]
+    shapes = sorted({tuple(x.shape) for x, _ in chosen})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"loader's images: got shapes {shapes[0]} and {shapes[-1]}; accepts images of one size, as `ImageFiles` "
+            "and --size cut them"
+        )
+    x, y = default_collate(chosen)
     return list(zip(x.split(500), y.split(500)))
 
 

@@ -165,7 +165,7 @@ def rows(folder):
     results.ATTACKS, results.PART = {"clean": (None, None), "PGD": (partial(pgd, steps=2), 13)}, 8
     for _ in range(2):  # the second time everything is there already
         results.main(["--file", str(folder / "rows.json")])
-    files = sorted(path.name for path in folder.rglob("*") if path.is_file())
+    files = sorted(path.name.split("-")[0] for path in folder.rglob("*") if path.is_file())
     return dict(rows=json.loads((folder / "rows.json").read_text()), files=files)
 
 

@@ -22,7 +22,14 @@ from advutils import fingerprint
 PACKAGE = Path(advutils.__file__).parent
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 CELL_SECONDS = 1200
-CALLS = {"plots.": ["plots"], "checklist(": ["checklist"], "advutils.widgets": ["widgets", "panel", "plots"]}
+CALLS = {  # what of the package a notebook uses beside the numeric code, by the words that it uses it with
+    "plots.": ["plots"],
+    "checklist(": ["checklist"],
+    "advutils.widgets": ["widgets", "panel", "plots"],
+    "advutils.files": ["files"],
+    "advutils.commands": ["commands", "files"],
+    "-m advutils": ["commands", "files"],
+}
 
 
 def main(paths):

@@ -5,6 +5,7 @@ import importlib
 import json
 import subprocess
 import sys
+import tarfile
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,7 @@ from test_processes import environment
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from advutils import accuracy, fgsm, load_weights, make_loader, pgd, vgg
+from advutils import accuracy, fgsm, fit, load_weights, make_loader, pgd, vgg
 from advutils.commands import attack_of, main, model_of, number, parser
 from advutils.files import read_image
 
@@ -108,14 +109,63 @@ def test_a_training_goes_on_where_it_was_broken_off(tmp_path, monkeypatch):
     assert all(torch.equal(again[key], value) for key, value in whole.items())
 
 
-def test_a_folder_of_classes_is_trained_on(tmp_path):
-    for kind in ("cat", "dog"):
-        (tmp_path / "data" / kind).mkdir(parents=True)
-        for at in range(10):
-            (tmp_path / "data" / kind / f"{at}.png").write_bytes(encoded(at, size=(32, 32)))
-    out = tmp_path / "a.safetensors"
-    main(["train", "--data", str(tmp_path / "data"), "--size", "32", "--out", str(out), *TINY])
-    assert model_of(str(out))[0](torch.rand(2, 3, 32, 32)).shape == (2, 2)
+def pets(folder, kinds=("cat", "dog"), numbers=range(10), **options):
+    for kind in kinds:
+        (folder / kind).mkdir(parents=True)
+        for at in numbers:
+            (folder / kind / f"{at}.png").write_bytes(encoded(at, **options))
+    return folder
+
+
+def test_a_folder_of_classes_is_trained_on_and_evaluated_at_the_size_of_the_training(tmp_path):
+    data, out = pets(tmp_path / "data", size=(50, 40)), tmp_path / "a.safetensors"
+    main(["train", "--data", str(data), "--size", "32", "--channels", "1", "--out", str(out), *TINY])
+    model, suits = model_of(str(out))
+    assert model(torch.rand(2, 1, 32, 32)).shape == (2, 2) and suits == dict(size=32, channels=1)
+    unseen = pets(tmp_path / "unseen", numbers=range(10, 20), size=(50, 40))
+    served = {}
+    for name, said in {"silent": [], "said": ["--size", "32", "--channels", "1"], "other": ["--size", "40"]}.items():
+        chosen = parser().parse_args(["evaluate", "--model", str(out), "--data", str(unseen), *said])
+        served[name] = commands.data_of(chosen, suits, train=False)[0][0]
+    assert torch.equal(served["silent"], served["said"]) and served["other"].shape == (1, 40, 40)
+    main(["evaluate", "--model", str(out), "--data", str(unseen), "--out", str(tmp_path / "found.json")])
+    assert json.loads((tmp_path / "found.json").read_text())["accuracy"]["clean"]["n"] == 20
+
+
+def test_a_class_that_the_limit_leaves_out_keeps_its_logit(tmp_path):
+    data = pets(tmp_path / "data", ("a", "b", "c"), range(4), size=(32, 32))
+    main(["train", "--data", str(data), "--limit", "6", "--out", str(tmp_path / "a.safetensors"), *TINY])
+    for path in (data / "c").iterdir():
+        path.unlink()
+    (data / "c" / "0.png").write_bytes(encoded(0, size=(32, 32)))
+    main(["train", "--data", str(data), "--limit", "3", "--out", str(tmp_path / "b.safetensors"), *TINY])
+    for name in "ab":
+        assert model_of(str(tmp_path / f"{name}.safetensors"))[0](torch.rand(1, 3, 32, 32)).shape == (1, 3)
+
+
+def test_tar_files_are_named_by_a_pattern(tmp_path, weights, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set [1]").mkdir()
+    for at in range(3):
+        (tmp_path / "set [1]" / f"{at}.png").write_bytes(encoded(at, size=(28, 28)))
+        with tarfile.open(tmp_path / f"shard-{at}.tar", "w") as archive:
+            archive.add(tmp_path / "set [1]" / f"{at}.png", f"{at}.png")
+    for nth, data in enumerate(("shard-*.tar", f"{tmp_path}/shard-*.tar", "set [1]")):
+        out = tmp_path / f"out{nth}"
+        main(["attack", "--model", str(weights), "--data", data, "--attack", "fgsm", "--out", str(out)])
+        assert len(sheet(out)) == 3
+
+
+def test_another_contrast_is_another_training(tmp_path):
+    out = ["--out", str(tmp_path / "a.safetensors")]
+    state = tmp_path / "a.state.safetensors"
+    main(["train", *out, *TINY, "--contrast", "16"])
+    kept = load_weights(vgg(11, width=0.05, contrast=16), tmp_path / "a.safetensors")["history"]
+    assert len(kept["val_loss"]) == 1 and not state.exists()
+    fit(vgg(11, width=0.05, contrast=16), *(make_loader(TensorDataset(*digits(120)), batch_size=20),) * 2, epochs=1,
+        lr=3e-3, state=state, progress=False)  # fmt: skip
+    with pytest.raises(SystemExit, match="of a training with other"):
+        main(["train", *out, *TINY])
 
 
 # attack
@@ -141,6 +191,40 @@ def test_the_files_on_disk_hold_the_ball_and_the_reported_success(weights, tmp_p
     assert f"{sum(right) / 50:6.1%}" in capsys.readouterr().out
     about = json.loads((out / "attack.json").read_text())
     assert about["attack"] == "pgd(steps=3)" and about["eps"] == 0.1
+
+
+def test_a_folder_that_holds_another_attack_is_refused_and_the_same_one_is_made_again(weights, tmp_path, monkeypatch):
+    common = ["attack", "--model", str(weights), "--attack", "fgsm", "--limit", "30", "--batch-size", "10"]
+    common += ["--out", str(tmp_path / "a")]
+    main([*common, "--eps", "0.1"])
+    before, rows = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*.*")}, sheet(tmp_path / "a")
+    for other in (["--eps", "0.2"], ["--eps", "0.1", "--limit", "20"]):
+        with pytest.raises(SystemExit, match="images of another attack; accepts a new folder"):
+            main([*common, *other])
+    assert before == {path: path.read_bytes() for path in (tmp_path / "a").rglob("*.*")}
+    reread, left = commands._reread, [1, 1]
+
+    def broken(*given):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return reread(*given)
+
+    monkeypatch.setattr(commands, "_reread", broken)
+    with pytest.raises(KeyboardInterrupt):
+        main([*common, "--eps", "0.1"])
+    assert not (tmp_path / "a" / "attack.csv").exists()  # no sheet speaks of files that are not its own
+    monkeypatch.setattr(commands, "_reread", reread)
+    main([*common, "--eps", "0.1"])
+    assert sheet(tmp_path / "a") == rows
+
+
+def test_grey_is_always_run_and_may_be_asked_for(weights, capsys):
+    main(["evaluate", "--model", str(weights), "--attack", "grey"])
+    alone = capsys.readouterr().out.splitlines()
+    main(["evaluate", "--model", str(weights), "--attack", "fgsm", "--attack", "grey"])
+    assert [line.split()[0] for line in alone] == ["clean", "grey"]
+    assert capsys.readouterr().out.splitlines()[:2] == alone
 
 
 def test_a_target_is_aimed_at(weights, tmp_path):
@@ -196,10 +280,10 @@ def test_folders_that_are_not_the_models_classes_give_no_labels(tmp_path, monkey
 
 def test_normalisation_is_inside_the_torchvision_model(monkeypatch):
     small_torchvision(monkeypatch)
-    model, size, resize = model_of("torchvision:vgg11_bn")
+    model, suits = model_of("torchvision:vgg11_bn")
     x = torch.rand(1, 3, 64, 64)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-    assert (size, resize) == (224, 256)
+    assert suits == dict(size=224, resize=256, channels=3)
     assert torch.allclose(model(x), model[1]((x - mean) / std), atol=1e-5)
 
 
@@ -213,8 +297,8 @@ def test_weights_that_cannot_be_had_say_where_they_belong(failure, tmp_path, mon
 def test_the_readers_own_factory_makes_a_model(tmp_path, monkeypatch):
     (tmp_path / "mine_here.py").write_text("from torch import nn\n\ndef make():\n    return nn.Flatten()\n")
     monkeypatch.chdir(tmp_path)
-    model, size, _ = model_of("mine_here:make")
-    assert isinstance(model, nn.Flatten) and size is None
+    model, suits = model_of("mine_here:make")
+    assert isinstance(model, nn.Flatten) and suits == {}
     sys.path.remove("")
 
 
@@ -232,6 +316,8 @@ def test_an_attack_is_read_with_its_options():
     assert attack.keywords["steps"] == 40 and attack.keywords["random_start"] is False
     assert attack.keywords["norm"] == "l2" and attack.keywords["loss"].__name__ == "dlr"
     assert attack_of("fgsm") is fgsm
+    assert attack_of("pgd:random_start=false,early_exit=TRUE").keywords == dict(random_start=False, early_exit=True)
+    assert attack_of("autoattack:only=apgd-ce+square").keywords == dict(only=["apgd-ce", "square"])
 
 
 @pytest.mark.parametrize(
@@ -249,12 +335,27 @@ def test_an_attack_is_read_with_its_options():
         (["train", "--out", "a.safetensors", "--eps", "0.1"], "--eps"),
         (["train", "--out", "a.safetensors", "--data", "nowhere"], "nothing"),
         (["train", "--out", "a.safetensors", "--steps", "3"], "--steps: got 3 with --objective clean"),
+        (["evaluate", "--model", "torch.nn:Flatten", "--attack", "pgd:random_start=no"], "random_start: got 'no'"),
+        (["evaluate", "--model", "nowhere_at_all:make"], "No module named 'nowhere_at_all'"),
+        (["evaluate", "--model", "torch.nn:Nothing"], "has no attribute 'Nothing'"),
+        (["evaluate", "--model", "torch.nn:Flatten", "--data", "x-*.tar"], r"--data: got 'x-\*\.tar', where there is"),
+        (["evaluate", "--model", "torch.nn:Flatten"], "classes are not the model's"),  # 784 of them
+        (["evaluate", "--model", "torchvision.models:vgg11", "--limit", "2"], "expected input.* to have 3 channels"),
+        (["train", "--out", "a.safetensors", "--objective", "trades", "--eps", "0.1", "--steps", "0"], "steps: got 0"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(arguments, words):
+def test_what_is_wrong_is_said_in_one_line(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=words) as error:
         main(arguments)
     assert "\n" not in str(error.value)
+
+
+def test_images_of_many_sizes_are_not_trained_on(tmp_path):
+    data = pets(tmp_path / "data", numbers=range(5), size=(32, 32))
+    (data / "cat" / "0.png").write_bytes(encoded(0, size=(40, 32)))
+    with pytest.raises(SystemExit, match="got shapes .3, 32, 32. and .3, 32, 40.; accepts images of one size"):
+        main(["train", "--data", str(data), "--out", str(tmp_path / "a.safetensors"), *TINY])
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["attack", "--help"]])

@@ -194,6 +194,18 @@ def test_the_state_of_another_network_is_refused(build, tmp_path):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+def test_the_state_of_layers_that_only_act_otherwise_is_refused(tmp_path):
+    train(vgg(11, width=0.03, num_classes=4, contrast=10), epochs=1, state=tmp_path / "state")
+    with refused("state", "layers"):
+        train(vgg(11, width=0.03, num_classes=4), epochs=1, state=tmp_path / "state")
+
+
+def test_the_state_of_another_batch_size_is_refused_though_the_steps_are_as_many(tmp_path):
+    train(conv_net(), epochs=1, state=tmp_path / "state", data=loader(24, batch_size=9))
+    with refused("state", "batch_size"):
+        train(conv_net(), epochs=1, state=tmp_path / "state", data=loader(24, batch_size=10))
+
+
 def test_a_spoilt_state_is_named_not_used(tmp_path):
     path = tmp_path / "state"
     train(conv_net(), epochs=1, state=path)

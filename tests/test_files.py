@@ -70,6 +70,29 @@ def test_a_folder_gives_each_image_with_the_number_of_its_class(folder):
     assert torch.equal((255 * x).round().to(torch.uint8).permute(1, 2, 0), expected)
 
 
+def test_links_to_folders_and_images_are_followed_but_not_in_circles(folder, tmp_path):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "bird").symlink_to(folder / "cat", target_is_directory=True)
+    (linked / "dog").mkdir()
+    (linked / "dog" / "5.png").symlink_to(folder / "dog" / "1.png")
+    (linked / "dog" / "again").symlink_to(linked, target_is_directory=True)
+    data = ImageFiles(linked)
+    assert data.classes == ["bird", "dog"]
+    assert [data.name(at) for at in range(len(data))] == ["bird/1", "bird/2", "dog/5"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_a_link_to_an_image_in_a_tar_file_is_refused_not_dropped(kind, tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        add(archive, "cat/1.png", encoded(0))
+        link = tarfile.TarInfo("cat/2.png")
+        link.type, link.linkname = kind, "cat/1.png"
+        archive.addfile(link)
+    with pytest.raises(ValueError, match=r"cat/2\.png.*is a link"):
+        ImageFiles(tmp_path / "a.tar")
+
+
 def test_images_without_a_class_have_none(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(0))
     data = ImageFiles(tmp_path)

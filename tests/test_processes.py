@@ -85,10 +85,15 @@ def test_the_results_command_works_in_two_processes(answers):
     alone, *both = (answer["results"] for answer in answers)
     assert [(row["attack"], row["n"]) for row in alone["rows"]] == [("clean", 30), ("PGD", 13)]
     for other in both:
-        assert [(row["attack"], row["n"], row["fingerprint"]) for row in other["rows"]] == [
-            (row["attack"], row["n"], row["fingerprint"]) for row in alone["rows"]
+        assert [(row["attack"], row["n"]) for row in other["rows"]] == [
+            (row["attack"], row["n"]) for row in alone["rows"]
         ]
         assert other["files"] == alone["files"]
+        assert other["rows"] == both[0]["rows"]
+    for one, two in zip(alone["rows"], both[0]["rows"]):  # two processes train another network: it is no row of one
+        assert (one["processes"], two["processes"]) == (1, 2)
+        assert two["fingerprint"] == f"{one['fingerprint']}-2"
+        assert one["command"].startswith("python -m") and two["command"].startswith("torchrun --nproc-per-node 2 -m")
 
 
 @pytest.mark.parametrize("victim", [0, 1])

@@ -4,6 +4,7 @@ import importlib
 import json
 import shlex
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -63,13 +64,54 @@ def test_the_intervals_are_those_of_the_counts(path):
         assert wilson(right)[:3] == pytest.approx((row["accuracy"], row["low"], row["high"]))
 
 
-def test_the_command_of_a_row_measures_it_again(path, tmp_path):
+def test_the_command_of_a_row_measures_it_again(path, tmp_path, monkeypatch):
     row = run(path, "--model", "FGSM", "--attack", "PGD", "--seed", "3")[0]
     module, *arguments = shlex.split(row["command"])[2:]
     assert module == "advutils.results"
+    monkeypatch.setenv("ADVUTILS_CACHE", str(tmp_path / "another"))  # neither the weights nor a part is there
     again = run(tmp_path / "again.json", *arguments)[0]
     unlike = {key for key in row if row[key] != again[key]}
-    assert unlike <= {"date"}
+    assert unlike <= {"date", "train_seconds"}
+
+
+def test_nothing_that_was_measured_once_is_passed_off_as_new(path, tmp_path, monkeypatch):
+    chosen = ("--model", "clean", "--attack", "FGSM")
+    run(path, *chosen)
+    assert not list((tmp_path / "cache" / "results").iterdir())
+    monkeypatch.setattr(results, "survivors", lambda model, loader, attack, *, eps: torch.zeros(len(loader.dataset)))
+    path.unlink()
+    assert run(path, *chosen)[0]["accuracy"] == 0
+
+
+def test_a_row_names_every_machine_that_had_a_part_in_it(path, monkeypatch):
+    machines, original = iter(["one", "one", "other", "other"]), results.survivors
+
+    def broken(model, loader, attack, *, eps):
+        if len(seen) == 2 and seen.append(0) is None:
+            raise KeyboardInterrupt
+        seen.append(0)
+        return original(model, loader, attack, eps=eps)
+
+    seen = []
+    monkeypatch.setattr(results, "survivors", broken)
+    monkeypatch.setattr(results, "machine", lambda: next(machines))
+    chosen = ("--model", "clean", "--attack", "FGSM")
+    with pytest.raises(KeyboardInterrupt):
+        run(path, *chosen)
+    assert run(path, *chosen)[0]["machine"] == "one; other"
+
+
+def test_two_commands_that_end_at_once_both_keep_their_row(path):
+    first, second = run(path, "--model", "clean", "--attack", "clean", "--attack", "FGSM")
+    path.unlink()
+    with ThreadPoolExecutor(1) as other:
+        with results.changing(path):
+            waiting = other.submit(results.add, second, path)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.3)
+            results.replace_file(path, json.dumps([first]).encode())
+        waiting.result(timeout=10)
+    assert results.load(path) == [first, second]
 
 
 def test_what_is_there_is_not_measured_again(path, monkeypatch):
@@ -138,9 +180,21 @@ def test_another_attack_or_radius_is_another_measurement(change, monkeypatch):
     assert results.stamp_of("mnist", "clean", "FGSM", 0) != before
 
 
-def test_all_test_images_or_the_same_random_ones(path):
+def test_all_test_images_or_the_same_random_ones(path, monkeypatch):
+    seen, original = [], results.survivors
+
+    def watched(model, loader, attack, *, eps):
+        seen.append(loader.dataset.tensors[0])
+        return original(model, loader, attack, eps=eps)
+
+    monkeypatch.setattr(results, "survivors", watched)
+    monkeypatch.setattr(results, "PART", 30)
     rows = run(path, "--model", "clean", "--attack", "PGD", "--seed", "0", "--seed", "1")
     assert [row["seed"] for row in rows] == [0, 1] and {row["n"] for row in rows} == {12}
+    assert len(seen) == 2 and torch.equal(*seen) and len(seen[0]) == 12
+    x = results.load_data("mnist", train=False).tensors[0]
+    at = [int((x == image).flatten(1).all(1).nonzero()) for image in seen[0]]
+    assert at == sorted(at) and at != list(range(12))
 
 
 @pytest.mark.parametrize("bad", [("--model", "none"), ("--attack", "none"), ("--dataset", "none"), ("--seed", "x")])
@@ -188,7 +242,7 @@ def test_the_table_says_what_the_rows_say(path):
     assert len(lines) == 2 + 4  # a head, its rule, two models with two seeds each
     assert "clean, n = 30" in lines[0] and "PGD, n = 12" in lines[0]
     assert len({line.count("|") for line in lines}) == 1
-    assert "python -m advutils.results --dataset mnist" in text
+    assert rows[-1]["command"] in text
 
 
 def test_a_row_of_another_n_says_so_and_a_missing_one_is_left_empty(path):
@@ -225,6 +279,16 @@ def test_stale_rows_are_not_published(path, monkeypatch):
     monkeypatch.setattr(results, "publish", None)
     with pytest.raises(SystemExit, match="never mixed"):
         run(path, "--publish")
+
+
+def test_stale_rows_are_dropped_before_a_publication_if_asked(path, home, monkeypatch):
+    run(path, "--model", "clean", "--model", "FGSM", "--attack", "clean")
+    other = dict(results.DEFENCES, clean=("clean", results.DEFENCES["clean"][1] | dict(epochs=2)))
+    monkeypatch.setattr(results, "DEFENCES", other)
+    monkeypatch.setattr(results, "measure", None)
+    monkeypatch.setattr(results, "publish", partial(results.publish, home=home))
+    rows = run(path, "--publish", "--renew")
+    assert [row["model"] for row in rows] == ["FGSM"] and results.table(rows) in (home / "README.md").read_text()
 
 
 def test_the_readme_holds_the_table_of_the_committed_rows():
