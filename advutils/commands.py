@@ -137,7 +137,7 @@ def parser():
         help="an image is led away from its class in the data, or from what the model reads in it "
         "(default: the data's, if they are the model's)",
     )
-    attack.add_argument("--out", type=Path, required=True, help="the folder to write into")
+    attack.add_argument("--out", type=Path, required=True, help="the folder to write; another attack's is refused")
     attack.set_defaults(run=attack_command)
     commands.add_parser("results", help="the README's table: models by attacks on whole test sets (own --help)")
     return top
