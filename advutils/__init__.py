@@ -5,6 +5,7 @@ nor ipywidgets.
 """
 
 import importlib
+import os
 
 from advutils.attacks import (
     autoattack,
@@ -39,6 +40,10 @@ from advutils.models import Contrast, Normalize, evaluating, load_weights, prepa
 from advutils.objectives import adversarial, clean, joined, n_fgsm, random_fgsm, trades
 from advutils.trained import fingerprint, initialised, trained
 from advutils.training import History, fit, ledger
+
+# PyTorch then asks Linux for pages of 2 MB, so that a tensor takes a few page faults, not thousands: what that gains is
+# in tests/benchmarks/README.md. The variable is read at the first tensor, not when torch is imported.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __all__ = [
     "Accuracy", "Checklist", "Contrast", "History", "Normalize", "WorstCase", "accuracy", "accuracy_vs_eps",

@@ -151,12 +151,16 @@ def command(dataset, model, attack, seed):
 
 
 def machine():
-    """The processor, the number of threads and the version of PyTorch, for one of the processes."""
+    """The processor, what it computes with, the number of threads and PyTorch's version, for one of the processes."""
     cpus = Path("/proc/cpuinfo")
     lines = cpus.read_text().splitlines() if cpus.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else (names or [platform.machine()])[0]
-    return f"{where}, {torch.get_num_threads()} threads, PyTorch {torch.__version__.split('+')[0]}"
+    known = (names or [platform.machine()])[0]  # a virtual machine may leave the model out, so its instructions tell
+    where = f"{known} ({torch.backends.cpu.get_cpu_capability()})"
+    if torch.cuda.is_available():
+        where = torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return f"{where}, {threads} thread{'s' * (threads > 1)}, PyTorch {torch.__version__.split('+')[0]}"
 
 
 def load(path=FILE):

@@ -168,6 +168,13 @@ def test_another_contrast_is_another_training(tmp_path):
         main(["train", *out, *TINY])
 
 
+def test_statistics_over_all_processes_are_for_gpus(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="--sync-batchnorm: got it without a GPU"):
+        main(["train", "--out", str(tmp_path / "vgg.safetensors"), *TINY, "--sync-batchnorm"])
+    assert not any(tmp_path.iterdir())
+
+
 # attack
 
 

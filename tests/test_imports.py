@@ -1,6 +1,7 @@
 """The rooms of the package: imports only point downwards, and what is heavy waits until it is needed."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -110,3 +111,22 @@ def test_importing_the_package_loads_neither_matplotlib_nor_ipywidgets():
     code = f"import advutils, sys; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(not HUGE.exists() or "[madvise]" not in HUGE.read_text(), reason="no large pages on request")
+def test_memory_comes_in_large_pages_unless_the_user_said_otherwise():
+    def faults(**setting):
+        code = """
+import resource, torch, advutils
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+        environment = {key: value for key, value in os.environ.items() if key != "THP_MEM_ALLOC_ENABLE"} | setting
+        command = [sys.executable, "-c", code]
+        return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+    assert faults() < faults(THP_MEM_ALLOC_ENABLE="0") / 2

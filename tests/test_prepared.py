@@ -9,7 +9,20 @@ from helpers import batch, images, same_state, state
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from advutils import Contrast, adversarial, evaluating, fgsm, input_gradient, ledger, make_loader, pgd, small_cnn, vgg
+from advutils import (
+    Contrast,
+    adversarial,
+    evaluating,
+    fgsm,
+    input_gradient,
+    ledger,
+    load_weights,
+    make_loader,
+    pgd,
+    save_weights,
+    small_cnn,
+    vgg,
+)
 from advutils.evaluation import survivors
 from advutils.models import prepared
 
@@ -148,3 +161,17 @@ def test_a_twin_survives_a_copy_and_names_what_it_was_trained_on():
     x, y = batch(3)
     assert input_gradient(twin, x, y).shape == x.shape
     assert isinstance(prepared(vgg(11, width=0.05, contrast=3))[1], Contrast)
+
+
+def test_batch_norm_over_all_processes_answers_and_is_saved_as_the_plain_one(tmp_path):
+    plain = vgg(11, width=0.05).train()
+    plain(images(16, size=32))
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(plain.eval()))
+    assert any(isinstance(layer, nn.SyncBatchNorm) for layer in synchronised.modules())
+    x = images(8, size=32)
+    with evaluating(synchronised) as twin, torch.no_grad():
+        assert torch.allclose(twin(x), plain(x), rtol=1e-4, atol=1e-4)
+    save_weights(synchronised, tmp_path / "weights.safetensors")
+    loaded = vgg(11, width=0.05).eval()
+    assert load_weights(loaded, tmp_path / "weights.safetensors")["config"] == plain.config
+    assert same_state(state(loaded), state(plain))
