@@ -6,6 +6,7 @@ from pathlib import Path
 import browser as chromium
 import matplotlib
 import pytest
+import torch
 from hypothesis import settings
 
 # In this process only: the notebooks' kernels must go on drawing inline, so this is no environment variable.
@@ -17,6 +18,12 @@ settings.load_profile("series")
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 FAILED = pytest.StashKey[bool]()
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """A network that a test builds starts from the same weights, whichever tests ran before."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="module")
