@@ -10,6 +10,7 @@ import torch
 from helpers import digits, refused
 from torch.utils.data import TensorDataset
 
+import advutils.results as results
 from advutils import (
     Contrast,
     accuracy,
@@ -18,14 +19,18 @@ from advutils import (
     fgsm,
     fingerprint,
     initialised,
+    load_data,
+    load_weights,
     make_loader,
     n_fgsm,
+    pgd,
     predict,
     random_fgsm,
     small_cnn,
     trained,
     vgg,
 )
+from advutils.commands import model_of
 
 module = sys.modules["advutils.trained"]  # the attribute of that name is the function
 NAMES = ["clean", "clean-small-cnn", "joined-fgsm-0.1"]
@@ -365,3 +370,19 @@ def test_a_fresh_network_depends_on_its_seed_alone(build):
     with torch.random.fork_rng():
         torch.manual_seed(11)
         assert same(first, initialised(build, seed=3)) and not same(first, initialised(build, seed=4))
+
+
+def test_the_published_weights_are_those_of_their_rows_and_hold():
+    path = results.HOME / "notebooks" / "results" / "mnist-pgd-3-contrast-quarter.safetensors"
+    model, _ = model_of(str(path))
+    saved = load_weights(model, path)
+    made, cost = saved["recipe"] | saved["recipe"]["config"], saved["history"]
+    label = "PGD-3, contrast, width 1/4"
+    name, settings = results.recipe("mnist", label)
+    assert made["name"] == f"{name}-0.3" and made["dataset"] == "mnist" and settings.items() <= made.items()
+    rows = [row for row in results.load() if (row["model"], row["seed"]) == (label, made["seed"])]
+    assert {"PGD-40", "AutoAttack"} <= {row["attack"] for row in rows}
+    assert {(row["forwards"], row["backwards"]) for row in rows} == {(cost["forwards"][-1], cost["backwards"][-1])}
+    x, y = load_data("mnist-5k", train=False)[:200]
+    x_adv = pgd(model, x, y, eps=0.3, steps=10)
+    assert (predict(model, x_adv).argmax(1) == y).float().mean() > 0.85
