@@ -48,6 +48,7 @@ DEFENCES = {  # {label: (name for `trained` without the radius, its settings)}
     "PGD-5, contrast, 30 epochs": ("pgd", AVERAGED | dict(epochs=30, contrast=16)),
     "PGD-10, contrast": ("pgd", AVERAGED | dict(epochs=20, contrast=16, steps=10)),
     "PGD-3, contrast, width 1/4": ("pgd", AVERAGED | dict(epochs=10, contrast=16, steps=3, width=0.25)),
+    "PGD-5, contrast, width 1/4": ("pgd", AVERAGED | dict(epochs=20, contrast=16, width=0.25)),
 }
 OTHERWISE = {"cifar10": dict(depth=16, width=0.5, epochs=30)}  # what a data set changes in every model's settings
 ATTACKS = {  # {label: (attack, images of the test set: None for all, else so many drawn at random, always the same)}
