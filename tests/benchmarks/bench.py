@@ -121,13 +121,13 @@ def one_step():
     x, y = digits(BATCH)
     rows = []
     for width, model in (("slim", slim()), ("full width", full())):
-        twin, pairs = prepared(model), 1000 if width == "slim" else 100
+        twin, pairs = prepared(model), 1000 if width == "slim" else 200
         ours = partial(fgsm, twin, x, y, eps=0.1)
         theirs = {name: partial(peer(name, as_built(model), eps=0.1), x, y) for name in NAMES}
         contenders = {"ours": ours} | theirs | {"floor": gradient_only(twin, x, y)}
         taken = seconds_of(contenders, REPEATS * (3 if width == "slim" else 1))
         fastest = min(theirs, key=lambda name: statistics.median(taken[name]))
-        level = {name: paired(ours, partial(peer(name, twin, eps=0.1), x, y), pairs if name == fastest else pairs // 5)
+        level = {name: paired(ours, partial(peer(name, twin, eps=0.1), x, y), pairs if name == fastest else pairs // 10)
                  for name in NAMES}  # fmt: skip
         others = ", ".join(f"{name} {statistics.median(level[name]):.3f}" for name in NAMES if name != fastest)
         middle = [statistics.median(times) for times in zip(*(taken[name] for name in theirs))]
