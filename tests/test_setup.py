@@ -99,6 +99,7 @@ def test_no_file_knows_this_machine_or_a_registry(tracked):
     hosts = "|".join(map(re.escape, REGISTRIES))
     foreign = re.compile(rf"(?<![\w./-])(?:{folders})(?![\w-])|{hosts}")
     present = [ROOT / name for name in tracked if (ROOT / name).exists()]
-    texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in present}  # weights have a header of text
+    # Of what is no text, weights have a header that is.
+    texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in present}
     found = {str(path.relative_to(ROOT)): foreign.search(text) for path, text in texts.items()}
     assert not {name: match[0] for name, match in found.items() if match}
