@@ -65,12 +65,11 @@ def fgsm_step(x, gradient, eps):
     return x.detach().add(gradient.sign(), alpha=eps).clamp_(0, 1)
 
 
-def _fgsm_sweep(model, x, y, eps_values):
-    gradient = input_gradient(model, x, y)
-    return (fgsm_step(x, gradient, eps) for eps in eps_values)
-
-
-fgsm.sweep = _fgsm_sweep  # evaluation takes this road when an attack has it: one gradient for the whole sweep
+def fgsm_sweep(model, x, y, eps_values):
+    """(x_adv, logits or None) for each eps: at 0, where x_adv is x, the gradient's forward pass has brought them."""
+    _check(model, x, y)
+    gradient, logits = climb(model, x, y, cross_entropy)
+    return ((fgsm_step(x, gradient, eps), None if eps else logits) for eps in eps_values)
 
 
 def random_noise(model, x, y, *, eps, generator=None):

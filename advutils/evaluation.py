@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import RandomSampler
 
 from advutils import checks, processes
-from advutils.attacks import grey
+from advutils.attacks import fgsm, fgsm_sweep, grey
 from advutils.models import NOTHING, evaluating, image_keys, prepared, trained_keys
 
 
@@ -93,8 +93,8 @@ def survivors(model, loader, attack=None, *, eps=None):
 def accuracy_vs_eps(model, loader, attack, eps_values):
     """Accuracy under an attack at each of several radii, in one pass over the loader.
 
-    An attack that carries a `sweep(model, x, y, eps_values)` is asked for all radii at once: FGSM, whose direction does
-    not depend on eps, so takes one gradient an image for the whole curve.
+    FGSM, whose direction does not depend on eps, takes one gradient an image for the whole curve, and the accuracy at
+    eps = 0 comes with it.
 
     Args:
         model, loader, attack: as for `accuracy`.
@@ -248,10 +248,11 @@ def _sweep(model, loader, attack, eps_values):
             device = checks.device_of(model) or x.device
             found[index] = [image_keys(x)] if len(trained_on) else [NOTHING]
             x, y = x.to(device), y.to(device)
-            for eps, x_adv in zip(eps_values, _attacked(attack, network, x, y, eps_values, index)):
+            for eps, (x_adv, logits) in zip(eps_values, _attacked(attack, network, x, y, eps_values, index)):
                 if attack is not None:
                     _check_attacked(x_adv, x, eps, norm)
-                logits = _logits(network, x_adv)
+                if logits is None:
+                    logits = _logits(network, x_adv)
                 checks.classes(y, logits.shape[1])
                 found[index].append((logits.argmax(1) == y).cpu())
     found = processes.gathered(found)
@@ -264,11 +265,12 @@ def _sweep(model, loader, attack, eps_values):
 
 
 def _attacked(attack, model, x, y, eps_values, index):
+    """(x_adv, logits or None) for each eps: only FGSM's sweep has logits to give, those of eps = 0."""
     if attack is None:
-        return [x for _ in eps_values]
-    if hasattr(attack, "sweep"):
-        return attack.sweep(model, x, y, eps_values)
-    return (seeded(attack, index)(model, x, y, eps=eps) for eps in eps_values)
+        return [(x, None) for _ in eps_values]
+    if attack is fgsm:
+        return fgsm_sweep(model, x, y, eps_values)
+    return ((seeded(attack, index)(model, x, y, eps=eps), None) for eps in eps_values)
 
 
 def seeded(attack, seed):

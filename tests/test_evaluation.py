@@ -4,7 +4,20 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import batch, conv_net, dataset, few, images, labels, linear, loader, mixed_modes, refused, untouched
+from helpers import (
+    batch,
+    conv_net,
+    dataset,
+    digits,
+    few,
+    images,
+    labels,
+    linear,
+    loader,
+    mixed_modes,
+    refused,
+    untouched,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -35,10 +48,12 @@ from advutils import (
     square,
     survivors,
     targeted,
+    vgg,
     wilson,
     worst_case,
 )  # fmt: skip
-from advutils.models import image_keys
+from advutils.attacks import fgsm_sweep
+from advutils.models import image_keys, prepared
 
 
 class Brightness(nn.Module):
@@ -180,9 +195,21 @@ def test_a_known_curve():
 
 def test_fgsm_takes_one_gradient_an_image_for_the_whole_sweep():
     model, data = conv_net(), loader(11)
-    with ledger(model) as spent:
-        accuracy_vs_eps(model, data, fgsm, [0, 0.05, 0.1, 0.2, 0.3])
-    assert (spent.backwards, spent.forwards) == (11, 11 * (1 + 5))
+    for radii, forwards in (([0, 0.05, 0.1, 0.2, 0.3], 1 + 4), ([0.1, 0.2], 1 + 2), ([0.0], 1)):
+        with ledger(model) as spent:
+            accuracy_vs_eps(model, data, fgsm, radii)
+        assert (spent.backwards, spent.forwards) == (11, 11 * forwards)
+
+
+@pytest.mark.parametrize("n", [1, 7, 64, 250])
+def test_the_logits_that_come_with_the_gradient_are_those_of_a_pass_of_their_own(n):
+    x, y = digits(n)
+    for model in (conv_net().eval(), vgg(11, width=0.125).eval(), prepared(vgg(16, width=0.25).eval())):
+        pairs = list(fgsm_sweep(model, x, y % 4, [0.1, 0.0, 0.2]))  # one of them knows four classes
+        assert [logits is None for _, logits in pairs] == [True, False, True]
+        x_adv, logits = pairs[1]
+        with torch.no_grad():
+            assert torch.equal(x_adv, x) and torch.equal(logits, model(x))
 
 
 def test_what_other_measurements_cost():
