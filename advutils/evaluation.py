@@ -141,7 +141,7 @@ class WorstCase(NamedTuple):
 
 
 def worst_case(model, loader, attacks, *, eps):
-    """For each image the worst of several attacks, its clean version and the constant grey image included.
+    """For each image the worst of several attacks, its clean version and the step towards grey (`grey`) included.
 
     Args:
         model, loader: as for `accuracy`.

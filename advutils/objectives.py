@@ -82,9 +82,10 @@ def random_fgsm(model, x, y, *, eps, alpha=1.25):
 
 
 def n_fgsm(model, x, y, *, eps, k=2.0):
-    """Noise of +-k eps, then a step of eps, and no projection: CE(model(x + u + eps sign(grad CE(x + u))), y).
+    """Noise of +-k eps, then a step of eps, and no projection: CE(model(x_u + eps sign(grad CE(x_u))), y), x_u = x + u.
 
-    The training images leave the eps-ball and [0, 1] on purpose: they are training inputs, no attack's result.
+    The training images leave the eps-ball on purpose: they are training inputs, no attack's result. Both steps are
+    clipped to [0, 1], as the authors' code does.
 
     Args:
         model, x, y, eps: as for `joined`.
@@ -96,9 +97,9 @@ def n_fgsm(model, x, y, *, eps, k=2.0):
     """
     eps = checks.eps(eps)
     checks.images(x)
-    noisy = x + k * eps * (2 * torch.rand_like(x) - 1)
+    noisy = (x + k * eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
     gradient, _ = climb(prepared(model), noisy, y, cross_entropy)
-    return F.cross_entropy(model(noisy + eps * gradient.sign()), y)
+    return F.cross_entropy(model((noisy + eps * gradient.sign()).clamp(0, 1)), y)
 
 
 def trades(model, x, y, *, eps, beta=6.0, steps=10, step_size=None):

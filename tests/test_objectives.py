@@ -123,22 +123,23 @@ def test_the_step_of_random_fgsm_is_alpha_eps(alpha):
 
 
 @pytest.mark.parametrize("k", [2.0, 0.5])
-def test_n_fgsm_trains_on_noisy_images_that_leave_the_ball(k):
+def test_n_fgsm_trains_on_noisy_images_that_leave_the_ball_and_stay_images(k):
     model, (x, y), eps = linear(), batch(60), 0.1
     torch.manual_seed(0)
     [seen] = learnt_from(model, n_fgsm, x, y, eps=eps, k=k)
     torch.manual_seed(0)
-    noise = k * eps * (2 * torch.rand_like(x) - 1)
-    rest = seen - x - noise
-    torch.testing.assert_close(rest.abs(), torch.full_like(x, eps), rtol=0, atol=1e-6)
-    longest = (seen - x).abs().max()
-    assert eps < longest <= (k + 1) * eps + 1e-6 and longest > (k + 0.95) * eps
-    assert seen.min() < -0.1 and seen.max() > 1.1  # x has black and white pixels: nothing is clipped
+    noisy = (x + k * eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
     weight = model[1].weight.detach()
-    p = F.softmax((x + noise).flatten(1) @ weight.T + model[1].bias.detach(), 1) - F.one_hot(y, 4)
+    p = F.softmax(noisy.flatten(1) @ weight.T + model[1].bias.detach(), 1) - F.one_hot(y, 4)
     uphill = (p @ weight).view_as(x)
     sure = uphill.abs() > 1e-5
-    assert torch.equal(rest[sure].sign(), uphill[sure].sign())
+    stepped = (noisy + eps * uphill.sign()).clamp(0, 1)
+    torch.testing.assert_close(seen[sure], stepped[sure], rtol=0, atol=1e-6)
+    assert seen.min() == 0 and seen.max() == 1 and (seen - x).abs().max() > eps
+    x, y = many_grey()
+    [seen] = learnt_from(model, n_fgsm, x, y, eps=eps, k=k)
+    longest = (seen - x).abs().max()
+    assert (k + 0.95) * eps < longest <= (k + 1) * eps + 1e-6
 
 
 def kl(p, logits):

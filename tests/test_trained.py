@@ -372,16 +372,17 @@ def test_a_fresh_network_depends_on_its_seed_alone(build):
         assert same(first, initialised(build, seed=3)) and not same(first, initialised(build, seed=4))
 
 
-def test_the_published_weights_are_those_of_their_rows_and_hold():
-    path = results.HOME / "notebooks" / "results" / "mnist-pgd-3-contrast-quarter.safetensors"
+@pytest.mark.parametrize("steps", [3, 5])
+def test_the_published_weights_are_those_of_their_rows_and_hold(steps):
+    path = results.HOME / "notebooks" / "results" / f"mnist-pgd-{steps}-contrast-quarter.safetensors"
     model, _ = model_of(str(path))
     saved = load_weights(model, path)
     made, cost = saved["recipe"] | saved["recipe"]["config"], saved["history"]
-    label = "PGD-3, contrast, width 1/4"
+    label = f"PGD-{steps}, contrast, width 1/4"
     name, settings = results.recipe("mnist", label)
     assert made["name"] == f"{name}-0.3" and made["dataset"] == "mnist" and settings.items() <= made.items()
     rows = [row for row in results.load() if (row["model"], row["seed"]) == (label, made["seed"])]
-    assert {"PGD-40", "AutoAttack"} <= {row["attack"] for row in rows}
+    assert {"PGD-40", "APGD-CE and APGD-T"} <= {row["attack"] for row in rows}
     assert {(row["forwards"], row["backwards"]) for row in rows} == {(cost["forwards"][-1], cost["backwards"][-1])}
     x, y = load_data("mnist-5k", train=False)[:200]
     x_adv = pgd(model, x, y, eps=0.3, steps=10)
