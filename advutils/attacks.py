@@ -174,13 +174,16 @@ def pgd(
         for _ in range(steps):
             aim = y[going] if target is None else target[going]
             gradient, logits = climb(model, x_adv[going], aim, loss, away=target is None)
+            if target is not None:
+                checks.classes(y[going], logits.shape[1])
             if early_exit:
                 open_ = _lead(logits, y[going], None if target is None else target[going]) <= 0
                 going, gradient = going[open_], gradient[open_]
                 if len(going) == 0:
                     break
             if momentum:
-                velocity[going] = gradient = momentum * velocity[going] + gradient / _length(gradient, 1)
+                gradient = momentum * velocity[going] + gradient / _length(gradient, 1)
+                velocity[going] = gradient
             step = step_size * _direction(gradient, norm)
             x_adv[going] = project(x_adv[going] + step, x[going], eps, norm)
         left = going if early_exit else left
@@ -196,8 +199,8 @@ def targeted(model, x, y, *, eps, attack=pgd, targets=9, early_exit=False, gener
         model, x, y, eps: as for `pgd`.
         attack: `pgd`, or a partial of it, that takes a `target`.
         targets: how many wrong classes to try; all of them where there are fewer.
-        early_exit: leave an image as soon as it is misclassified.
-        generator: torch.Generator to draw the starts from; the global one if None.
+        early_exit: aim an image that is misclassified already at no further class; handed on to `attack` as well.
+        generator: torch.Generator to draw the starts from; that of `attack` if None.
 
     Returns:
         Adversarial images, shaped like x.
@@ -208,6 +211,8 @@ def targeted(model, x, y, *, eps, attack=pgd, targets=9, early_exit=False, gener
     Taught in 06_strong_attacks.ipynb.
     """
     targets = checks.count(targets, "targets")
+    options = dict(early_exit=True) if early_exit else {}  # what is left out stays as it is bound to the attack
+    options |= {} if generator is None else dict(generator=generator)
     _check(model, x, y)
     with evaluating(model) as model, torch.no_grad():
         logits = _answer(model, x, y)
@@ -215,9 +220,7 @@ def targeted(model, x, y, *, eps, attack=pgd, targets=9, early_exit=False, gener
     runs, left = [x.detach().clone()], torch.arange(len(x), device=x.device)
     for rank in range(min(targets, by_rank.shape[1])):
         x_adv = x.detach().clone()
-        x_adv[left] = attack(
-            model, x[left], y[left], eps=eps, target=by_rank[left, rank], early_exit=early_exit, generator=generator
-        )
+        x_adv[left] = attack(model, x[left], y[left], eps=eps, target=by_rank[left, rank], **options)
         runs.append(x_adv)
         if early_exit:
             with evaluating(model) as model, torch.no_grad():
@@ -393,7 +396,7 @@ def climb(model, x, y, loss, *, away=True):
         x, y = x.detach().clone().requires_grad_(), y.clone()  # copies are free of a caller's inference mode
         z = model(x)
         checks.logits(z, len(x))
-        checks.classes(y, z.shape[1])
+        checks.classes(y, z.shape[1], "y" if away else "target")
         total = loss(z, y).sum()
         if total.requires_grad:
             gradient = torch.autograd.grad(total, x, allow_unused=True, materialize_grads=True)[0]
@@ -403,7 +406,10 @@ def climb(model, x, y, loss, *, away=True):
 
 
 def _direction(gradient, norm):
-    return gradient.sign() if norm == "linf" else gradient / _length(gradient, 2)
+    if norm == "linf":
+        return gradient.sign()
+    largest = gradient.abs().amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
+    return gradient / largest / _length(gradient / largest, 2)  # scaled up first, as tiny numbers have no squares
 
 
 def _length(delta, p):

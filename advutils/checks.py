@@ -113,6 +113,18 @@ def loader(value, name):
         raise ValueError(f"{name}: got an empty loader; accepts one with at least one batch")
 
 
+def whole(loader, name):
+    """Raise unless the loader serves all examples of a data set that can be indexed."""
+    sampler, data = getattr(loader.sampler, "sampler", loader.sampler), loader.dataset
+    if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+        raise TypeError(f"{name}: got a loader of {_kind(data)}; accepts one of a data set with a length and an index")
+    if len(sampler) != len(data):
+        raise ValueError(
+            f"{name}: got a loader that draws {len(sampler)} of the {len(data)} examples of its data set; accepts one "
+            "that serves them all (torch.utils.data.Subset cuts out a part)"
+        )
+
+
 def count(value, name, *, least=1):
     """Return `value`; raise unless it is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
@@ -122,12 +134,13 @@ def count(value, name, *, least=1):
     return int(value)
 
 
-def positive(value, name):
-    """Return `value` as a float; raise unless it is a finite number above 0."""
+def positive(value, name, *, zero=False):
+    """Return `value` as a float; raise unless it is a finite number above 0, or 0 where that is allowed."""
+    least = "of at least 0" if zero else "above 0"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: got {_kind(value)}; accepts a number above 0")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}: got {value!r}; accepts a finite number above 0")
+        raise TypeError(f"{name}: got {_kind(value)}; accepts a number {least}")
+    if not 0 <= value < math.inf or not (value or zero):
+        raise ValueError(f"{name}: got {value!r}; accepts a finite number {least}")
     return float(value)
 
 

@@ -148,7 +148,7 @@ def shift(x, pixels=2):
 
 
 def read_digit(source, *, invert=None):
-    """Read an image file of one digit as MNIST would have it: white on black, 20 pixels high, centred by mass in 28x28.
+    """Read an image file of one digit as MNIST would have it: white on black, 20 pixels long, centred by mass in 28x28.
 
     Args:
         source: a path, or a binary file object, of a PNG, JPEG, WebP, GIF, BMP or TIFF file of up to 50 million pixels.
@@ -159,7 +159,7 @@ def read_digit(source, *, invert=None):
 
     Raises:
         FileNotFoundError, PIL.UnidentifiedImageError: no file, or no image.
-        ValueError: an image of a single colour, or one with more pixels.
+        TypeError, ValueError: no path and no file; an image of a single colour, or one with more pixels.
 
     LeCun et al., 1998, doi:10.1109/5.726791. Taught in 01_train_vgg.ipynb.
     """

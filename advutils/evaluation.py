@@ -10,7 +10,6 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch.utils.data import RandomSampler
 
 from advutils import checks, processes
 from advutils.attacks import fgsm, fgsm_sweep, grey
@@ -87,7 +86,7 @@ def survivors(model, loader, attack=None, *, eps=None):
         raise ValueError(f"attack: got None with eps={eps}; accepts an attack whenever eps is given")
     if attack is not None:
         checks.attack(attack)
-    return _sweep(model, loader, attack, [0.0 if attack is None else eps])[0]
+    return _sweep(model, loader, attack, [0.0 if attack is None else eps])[1]
 
 
 def accuracy_vs_eps(model, loader, attack, eps_values):
@@ -114,7 +113,7 @@ def accuracy_vs_eps(model, loader, attack, eps_values):
     eps_values = list(eps_values)
     if not eps_values:
         raise ValueError("eps_values: got none; accepts at least one radius in pixel units")
-    return [wilson(alive) for alive in _sweep(model, loader, attack, eps_values)]
+    return [wilson(alive) for alive in _sweep(model, loader, attack, eps_values)[1:]]
 
 
 class WorstCase(NamedTuple):
@@ -160,15 +159,17 @@ def worst_case(model, loader, attacks, *, eps):
         raise TypeError(f"attacks: got {attacks!r}; accepts a dict of attacks by label, without 'clean' and 'grey'")
     for attack in attacks.values():
         checks.attack(attack)
-    sampler = getattr(loader, "sampler", None)
-    if isinstance(getattr(sampler, "sampler", sampler), RandomSampler):
-        raise ValueError("loader: got one that shuffles; accepts a loader with a fixed order, as attacks are paired")
     norms = {norm_of(attack) for attack in attacks.values()}
     if len(norms) > 1:
         raise ValueError(f"attacks: got attacks of different norms, {', '.join(sorted(norms))}; accepts those of one")
-    survived = {"clean": survivors(model, loader)}
+    keys, clean = _sweep(model, loader, None, [0.0], keyed=True)
+    survived = {"clean": clean}
     for label, attack in ({"grey": partial(grey, norm=norms.pop())} | attacks).items():
-        survived[label] = survivors(model, loader, attack, eps=eps)
+        order, survived[label] = _sweep(model, loader, attack, [eps], keyed=True)
+        if not torch.equal(order, keys):  # at the second pass, which costs little
+            raise ValueError(
+                "loader: got one that shuffles; accepts a loader with a fixed order, as attacks are paired"
+            )
     alive, together = torch.ones_like(survived["clean"]), {}
     for label, those in survived.items():
         alive = alive & those
@@ -214,9 +215,8 @@ def describe(function):
     """A function in words, with what `functools.partial` bound to it: "pgd(steps=40, loss=dlr)"."""
     if isinstance(function, partial):
         plain = (bool, int, float, str, list, tuple, type(None))
-        words = (
-            f"{key}={v!r}" if isinstance(v, plain) else f"{key}={describe(v)}" for key, v in function.keywords.items()
-        )
+        bound = [("", v) for v in function.args] + [(f"{key}=", v) for key, v in function.keywords.items()]
+        words = (name + (repr(v) if isinstance(v, plain) else describe(v)) for name, v in bound)
         return f"{describe(function.func)}({', '.join(words)})"
     return "none" if function is None else getattr(function, "__name__", type(function).__name__)
 
@@ -234,8 +234,8 @@ def wilson(correct, z=1.96):
     return Accuracy(p, max(0.0, centre - half) if k else 0.0, min(1.0, centre + half) if k < n else 1.0, n)
 
 
-def _sweep(model, loader, attack, eps_values):
-    """For each eps, which images survive: a list of bool tensors (n,)."""
+def _sweep(model, loader, attack, eps_values, *, keyed=False):
+    """Tensors (n,): the `image_keys`, if asked for or needed, and for each eps which images survive."""
     checks.module(model)
     attack, norm = _hurried(attack), norm_of(attack)
     eps_values = [checks.eps(eps, norm=norm) for eps in eps_values]
@@ -246,7 +246,7 @@ def _sweep(model, loader, attack, eps_values):
             checks.images(x, "loader's images")
             checks.labels(y, x, "loader's labels")
             device = checks.device_of(model) or x.device
-            found[index] = [image_keys(x)] if len(trained_on) else [NOTHING]
+            found[index] = [image_keys(x) if keyed or len(trained_on) else NOTHING]
             x, y = x.to(device), y.to(device)
             for eps, (x_adv, logits) in zip(eps_values, _attacked(attack, network, x, y, eps_values, index)):
                 if attack is not None:
@@ -259,9 +259,8 @@ def _sweep(model, loader, attack, eps_values):
     if not found:
         raise ValueError("loader: got no images; accepts at least one")
     keys, *alive = map(torch.cat, zip(*found.values()))
-    if len(trained_on):
-        checks.unseen(keys, trained_on)
-    return alive
+    checks.unseen(keys, trained_on)
+    return keys, *alive
 
 
 def _attacked(attack, model, x, y, eps_values, index):

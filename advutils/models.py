@@ -100,16 +100,18 @@ def vgg(depth=16, *, width=1.0, in_channels=1, num_classes=10, contrast=None):
     Simonyan and Zisserman, 2015, arXiv:1409.1556. Taught in 01_train_vgg.ipynb.
     """
     checks.one_of(depth, "depth", VGG_BLOCKS)
-    checks.positive(width, "width")
-    channels = checks.count(in_channels, "in_channels")
-    layers = [PadTo(32), Normalize() if contrast is None else Contrast(checks.positive(contrast, "contrast"))]
+    width = checks.positive(width, "width")
+    contrast = None if contrast is None else checks.positive(contrast, "contrast")
+    channels = in_channels = checks.count(in_channels, "in_channels")
+    num_classes = checks.count(num_classes, "num_classes")
+    layers = [PadTo(32), Normalize() if contrast is None else Contrast(contrast)]
     for convolutions, full in zip(VGG_BLOCKS[depth], VGG_CHANNELS):
         for _ in range(convolutions):
             out = max(1, round(full * width))
             layers += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
             channels = out
         layers += [nn.MaxPool2d(2)]
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, checks.count(num_classes, "num_classes"))]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)]
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out")
@@ -139,13 +141,14 @@ def small_cnn(*, in_channels=1, num_classes=10):
 
     Taught in 02_fgsm_attack.ipynb.
     """
+    in_channels, num_classes = checks.count(in_channels, "in_channels"), checks.count(num_classes, "num_classes")
     layers = [
         Normalize(),
-        nn.Conv2d(checks.count(in_channels, "in_channels"), 32, 3), nn.ReLU(),
+        nn.Conv2d(in_channels, 32, 3), nn.ReLU(),
         nn.Conv2d(32, 64, 3), nn.ReLU(),
         nn.AdaptiveMaxPool2d(12), nn.Dropout(0.25), nn.Flatten(),
         nn.Linear(64 * 12 * 12, 128), nn.ReLU(), nn.Dropout(0.5),
-        nn.Linear(128, checks.count(num_classes, "num_classes")),
+        nn.Linear(128, num_classes),
     ]  # fmt: skip
     return _finish(
         nn.Sequential(*layers), dict(architecture="small_cnn", in_channels=in_channels, num_classes=num_classes)
@@ -209,10 +212,11 @@ def prepared(model):
     layers = [(name, layer and prepared(layer)) for name, layer in model._modules.items()]
     if not layers:
         return model
-    for at in range(len(layers) - 1 if isinstance(model, nn.Sequential) else 0):
+    in_a_row = type(model).forward is nn.Sequential.forward and "forward" not in vars(model)
+    for at in range(len(layers) - 1 if in_a_row else 0):
         (name, first), (after, second) = layers[at : at + 2]
         if _plain(first, nn.Conv2d) and _plain(second, nn.BatchNorm2d) and second.running_mean is not None:
-            layers[at : at + 2] = (name, _folded(first, second)), (after, nn.Identity())
+            layers[at : at + 2] = (name, _folded(first, second)), (after, nn.Identity().train(second.training))
         elif _plain(first, nn.ReLU) and _plain(second, nn.MaxPool2d) and not second.return_indices:
             layers[at : at + 2] = (name, second), (after, first)
     twin = copy.copy(model)
@@ -300,7 +304,7 @@ def write_tensors(path, tensors, about, *, kind):
 
     `kind` is "weights" (of a finished model) or "state" (of a training to be continued): the one format of the project.
     """
-    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    tensors = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}  # tied ones apart
     metadata = {"format": f"advutils-{kind}-1"} | {key: json.dumps(value) for key, value in about.items()}
     metadata["sha256"] = _digest(tensors, metadata)
     replace_file(path, safetensors.torch.save(tensors, metadata))

@@ -77,7 +77,7 @@ def random_fgsm(model, x, y, *, eps, alpha=1.25):
 
     Wong, Rice and Kolter, 2020, arXiv:2001.03994. Taught in 07_catastrophic_overfitting.ipynb.
     """
-    eps = checks.eps(eps)
+    eps, alpha = checks.eps(eps), checks.positive(alpha, "alpha")
     return adversarial(model, x, y, eps=eps, attack=partial(pgd, steps=1, step_size=alpha * eps or None))
 
 
@@ -95,7 +95,7 @@ def n_fgsm(model, x, y, *, eps, k=2.0):
 
     De Jorge et al., 2022, arXiv:2202.01181. Taught in 07_catastrophic_overfitting.ipynb.
     """
-    eps = checks.eps(eps)
+    eps, k = checks.eps(eps), checks.positive(k, "k", zero=True)
     checks.images(x)
     noisy = (x + k * eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
     gradient, _ = climb(prepared(model), noisy, y, cross_entropy)
@@ -117,19 +117,20 @@ def trades(model, x, y, *, eps, beta=6.0, steps=10, step_size=None):
 
     Zhang et al., 2019, arXiv:1901.08573. Taught in 08_robust_training.ipynb.
     """
-    eps, steps = checks.eps(eps), checks.count(steps, "steps")
+    eps, beta, steps = checks.eps(eps), checks.positive(beta, "beta", zero=True), checks.count(steps, "steps")
+    step_size = 2.5 * eps / steps if step_size is None else checks.positive(step_size, "step_size")
     checks.images(x)
     twin = prepared(model)
     with evaluating(twin), torch.no_grad():
-        p = twin(x).softmax(1)
+        log_p = twin(x).log_softmax(1)
     x_adv = x + 0.001 * torch.randn_like(x)
     for _ in range(steps):
-        gradient, _ = climb(twin, x_adv, y, lambda logits, _: _divergence(logits, p))
-        x_adv = project(x_adv + (2.5 * eps / steps if step_size is None else step_size) * gradient.sign(), x, eps)
+        gradient, _ = climb(twin, x_adv, y, lambda logits, _: _divergence(logits, log_p))
+        x_adv = project(x_adv + step_size * gradient.sign(), x, eps)
     z, z_adv = model(x), model(x_adv)
-    return F.cross_entropy(z, y) + beta * _divergence(z_adv, z.softmax(1)).mean()
+    return F.cross_entropy(z, y) + beta * _divergence(z_adv, z.log_softmax(1)).mean()
 
 
-def _divergence(logits, p):
-    """KL(p, softmax(logits)) of each image, (N,)."""
-    return F.kl_div(logits.log_softmax(1), p, reduction="none").sum(1)
+def _divergence(logits, log_p):
+    """KL(p, softmax(logits)) of each image, (N,); of log p, as the gradient at p = 0 would be no number."""
+    return F.kl_div(logits.log_softmax(1), log_p, reduction="none", log_target=True).sum(1)

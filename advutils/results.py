@@ -50,7 +50,8 @@ DEFENCES = {  # {label: (name for `trained` without the radius, its settings)}
     "PGD-3, contrast, width 1/4": ("pgd", AVERAGED | dict(epochs=10, contrast=16, steps=3, width=0.25)),
     "PGD-5, contrast, width 1/4": ("pgd", AVERAGED | dict(epochs=20, contrast=16, width=0.25)),
 }
-OTHERWISE = {"cifar10": dict(depth=16, width=0.5, epochs=30)}  # what a data set changes in every model's settings
+OTHERWISE = {"cifar10": dict(depth=16, width=0.5, epochs=30)}  # what a data set changes in every model's settings,
+ONLY = {"cifar10": ("clean", "FGSM", "random start", "PGD-5")}  # and the models whose names stay true of it
 ATTACKS = {  # {label: (attack, images of the test set: None for all, else so many drawn at random, always the same)}
     "clean": (None, None),
     "FGSM": (fgsm, None),
@@ -124,8 +125,15 @@ def measure(dataset, model, attack, seed, *, progress=True):
     )
 
 
+def models_of(dataset):
+    """The models that are measured on a data set."""
+    return tuple(model for model in ONLY.get(dataset, DEFENCES) if model in DEFENCES)
+
+
 def recipe(dataset, model):
     """The name for `trained`, without the radius, and the settings of a model on a data set."""
+    if model not in models_of(dataset):
+        raise ValueError(f"model: got {model!r} on {dataset}; accepts one of {', '.join(models_of(dataset))}")
     name, settings = DEFENCES[model]
     return name, settings | OTHERWISE.get(dataset, {})
 
@@ -192,7 +200,9 @@ def key(row):
 
 def stale(rows):
     """Rows that other code, another recipe or other data measured, or that no recipe here stands behind any more."""
-    known = [r for r in rows if r["dataset"] in EPS and r["model"] in DEFENCES and r["attack"] in ATTACKS]
+    known = [
+        r for r in rows if r["dataset"] in EPS and r["model"] in models_of(r["dataset"]) and r["attack"] in ATTACKS
+    ]
     current = [
         r
         for r in known
@@ -288,6 +298,9 @@ def main(arguments=None):
     parser.add_argument("--renew", action="store_true", help="drop the rows that other code or data measured")
     parser.add_argument("--publish", action="store_true", help="make the README's table and figure from the file")
     chosen = parser.parse_args(arguments)
+    if unknown := set(chosen.model or ()) - set(models_of(chosen.dataset)):
+        parser.error(f"--model: got {', '.join(sorted(unknown))} on {chosen.dataset}; accepts one of "
+                     f"{', '.join(models_of(chosen.dataset))}")  # fmt: skip
     processes.meet()
     rows = processes.agreed(load(chosen.file))
     old = stale(rows)
@@ -312,7 +325,7 @@ def main(arguments=None):
         return publish(chosen.file)
     done = {row["fingerprint"] for row in rows}
     for seed in chosen.seed or [0]:
-        for model in chosen.model or DEFENCES:
+        for model in chosen.model or models_of(chosen.dataset):
             for attack in chosen.attack or ATTACKS:
                 if stamp_of(chosen.dataset, model, attack, seed) not in done:
                     row = measure(chosen.dataset, model, attack, seed)

@@ -61,8 +61,8 @@ def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, pr
         ValueError: a name or a recipe entry that is not among these.
 
     The fingerprint hashes the recipe and the package's numeric code without comments and docstrings, so a model is
-    trained anew exactly when it could come out different. A training that was broken off goes on where its last epoch
-    ended. Taught in 01_train_vgg.ipynb.
+    trained anew when either has changed. (Not when PyTorch, the processor or its threads have.) A training that was
+    broken off goes on where its last epoch ended. Taught in 01_train_vgg.ipynb.
     """
     kind, eps = _parse(name)
     for key in recipe:
@@ -122,12 +122,24 @@ def fingerprint(*ingredients):
     """A hash of the ingredients (what JSON can hold) and of the package's numeric code, comments left out."""
     digest = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode())
     for module in NUMERIC:
-        tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
-        digest.update(ast.dump(tree).encode())
+        digest.update(code_of(Path(__file__).with_name(f"{module}.py")).encode())
     return digest.hexdigest()
+
+
+def code_of(path):
+    """The code of a Python file as text, without comments, docstrings and layout; the same in every Python."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return json.dumps(_spelled(tree))
+
+
+def _spelled(node):
+    if isinstance(node, ast.AST):  # empty fields are left out, as newer versions have more of them
+        fields = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
+        return [type(node).__name__, *([name, _spelled(value)] for name, value in fields)]
+    return [_spelled(part) for part in node] if isinstance(node, list) else repr(node)
 
 
 def _parse(name):

@@ -3,12 +3,16 @@
 import contextlib
 import copy
 import dataclasses
+import hashlib
+import inspect
 import json
 import math
 import time
 from collections import deque
 from dataclasses import field
+from functools import partial
 from pathlib import Path
+from types import CodeType
 
 import torch
 from torch.nn import functional as F
@@ -84,7 +88,8 @@ def fit(
 
     Args:
         model: nn.Module that maps images to logits (N, K), already on its device; left in eval mode.
-        train: DataLoader of batches (x, y), images in [0, 1]; moved to the model's device.
+        train: DataLoader of batches (x, y), images in [0, 1], that serves the whole of its data set; moved to the
+            model's device.
         val: DataLoader of images that are not in `train`, likewise.
         epochs: passes over `train`, at least 1.
         lr: the highest learning rate of the cycle.
@@ -96,7 +101,8 @@ def fit(
         watch: None, or {label: attack}: robust validation accuracy after each epoch, on at most 1,000 images. The last
             of these attacks picks the epoch whose weights are kept; without any, it is the last epoch.
         state: None, or a path: all that is needed to continue is written there before the first epoch and after each,
-            and a training that finds its own state there continues, to the same weights to the bit.
+            and a training that finds its own state there continues, on a CPU or with CUDA to the same weights to the
+            bit. Its own: the same arguments, data, and code of the functions that were handed over.
         weight_decay: of AdamW.
         augment: None, or a callable that is given a batch of images and returns one of the same shape.
         seed: of dropout, augmentation and random starts; the caller's own random state is left alone.
@@ -137,7 +143,7 @@ def fit(
                watch={label: describe(attack) for label, attack in (watch or {}).items()}, steps=steps,
                weight_decay=weight_decay, augment=describe(augment), seed=seed, network=_shapes(model),
                layers=repr(model), batch_size=_batch_size(train), processes=processes.count(),
-               data=_key(train.dataset))  # fmt: skip
+               code=_code([objective, augment, *(watch or {}).values()]), data=_key(train.dataset))  # fmt: skip
     kept = Kept(model, optimizer, schedule, averaged, _shuffler(train), run)
     probe, watching = _spread(train.dataset, len(val.dataset)), _spread(val.dataset, WATCHED)
     bar = tqdm(total=steps, leave=False, mininterval=0.5, disable=not (progress and processes.first()))
@@ -331,6 +337,21 @@ def _batch_size(loader):
     return getattr(loader.sampler, "batch_size", None) or loader.batch_size  # of `make_loader`, else of any other
 
 
+def _code(value):
+    """What functions do, as text, as their names may stay when a learner edits them in a cell: code and constants."""
+    value = inspect.unwrap(value) if callable(value) else value
+    if isinstance(value, partial):
+        return _code([value.func, *value.args, *value.keywords.values()])
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(_code, value))
+    if isinstance(value, frozenset):  # its order differs from one Python process to the next
+        return " ".join(sorted(map(_code, value)))
+    code = getattr(value, "__code__", value)
+    if isinstance(code, CodeType):
+        return hashlib.sha256(f"{code.co_code} {code.co_names} {_code(code.co_consts)}".encode()).hexdigest()[:16]
+    return repr(value) if isinstance(value, (bool, int, float, str, type(None))) else type(value).__name__
+
+
 def _key(dataset):
     """A key of the data set, from its length and some of its images."""
     x, y = zip(*_spread(dataset, 100))
@@ -369,7 +390,9 @@ def _batches(loader, model, classes):
 
 def _spread(dataset, n):
     """Up to n examples at even distances through the data set, as a list of batches; fewer if they are very large."""
-    n = min(n, len(dataset), max(2, HELD // dataset[0][0].numel()))
+    if not isinstance(first := dataset[0][0], torch.Tensor):
+        raise TypeError(f"loader's images: got {type(first).__name__} from its data set; accepts tensors (C, H, W)")
+    n = min(n, len(dataset), max(2, HELD // first.numel()))
     chosen = [dataset[i * len(dataset) // n] for i in range(n)]
     shapes = sorted({tuple(x.shape) for x, _ in chosen})
     if len(shapes) > 1:
@@ -389,8 +412,9 @@ def _finite(loss, epoch, lr):
 def _check(model, train, val, epochs, eps, ramp, watch):
     """Raise for bad arguments; the number of classes, from a first look at what the model returns."""
     checks.module(model)
-    checks.loader(train, "train")
-    checks.loader(val, "val")
+    for loader, name in ((train, "train"), (val, "val")):
+        checks.loader(loader, name)
+        checks.whole(loader, name)
     if eps is None and (watch or ramp):
         raise ValueError(f"eps: got None with {'watch' if watch else 'ramp'}; accepts the radius that this needs")
     if not 0 <= ramp <= epochs:

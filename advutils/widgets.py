@@ -37,7 +37,7 @@ class EpsilonSlider(ipywidgets.VBox):
         dataset: images in [0, 1] and labels to pick from, none of which the models were trained on.
         eps: where the slider starts.
         eps_max: where it ends, in pixel units.
-        curve: how many of the images the accuracies in the curve are measured on.
+        curve: how many of the images, at most, the accuracies in the curve are measured on.
 
     Attributes:
         slider, images, look, further, attack, model: the controls.
@@ -54,12 +54,14 @@ class EpsilonSlider(ipywidgets.VBox):
 
     def __init__(self, models, dataset, *, eps=0.1, eps_max=0.3, curve=100):
         checks.eps(eps), checks.eps(eps_max, "eps_max")
+        if eps > eps_max:
+            raise ValueError(f"eps: got {eps}, beyond eps_max = {eps_max}; accepts up to that, where the slider ends")
         if not models:
             raise ValueError("models: got none; accepts {label: nn.Module} with at least one entry")
         self._models = {label: prepared(copy.deepcopy(model)).eval() for label, model in models.items()}
-        self._x = torch.stack([dataset[i][0] for i in range(len(dataset))])
+        self._x = torch.stack([dataset[i][0] for i in range(len(dataset))]).cpu()
         self._y = torch.as_tensor([int(dataset[i][1]) for i in range(len(dataset))])
-        self._step = max(1, len(self._x) // checks.count(curve, "curve"))
+        self._step = -(-len(self._x) // checks.count(curve, "curve"))
         self._radii = [part * eps_max / 12 for part in range(13)]
         self._colors, self._curves, self._from = colors_of(list(models)), {}, 0
         self._controls(sorted(set(self._y.tolist())), eps, eps_max)
@@ -122,7 +124,7 @@ class EpsilonSlider(ipywidgets.VBox):
         """
         checks.images(x)
         checks.labels(y, x)
-        self.x, self.y = x, y
+        self.x, self.y = x.cpu(), y.cpu()
         self._signs, self._climbed = {}, {}
         self._noise = (
             random_noise(None, torch.full_like(self.x, 0.5), self.y, eps=0.5, generator=_seeded(self._from)) - 0.5

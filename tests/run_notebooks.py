@@ -4,7 +4,6 @@ A notebook is replaced only when all of its cells ran. What would differ from ru
 times of execution, widget state, progress bars. The picture of the cell tagged `readme-figure` is also the README's.
 """
 
-import ast
 import base64
 import os
 import sys
@@ -18,6 +17,7 @@ from nbval_harness import without_bars
 
 import advutils
 from advutils import fingerprint
+from advutils.trained import code_of
 
 PACKAGE = Path(advutils.__file__).parent
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -96,16 +96,7 @@ def stamp(notebook):
     """What a notebook's outputs depend on, as a hash: its code, the numeric code of the package, and what draws."""
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     named = [module for call, modules in CALLS.items() if call in "".join(code) for module in modules]
-    return fingerprint(code, {module: bare(PACKAGE / f"{module}.py") for module in named})[:16]
-
-
-def bare(path):
-    """The code of a module without comments and docstrings."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.dump(tree)
+    return fingerprint(code, {module: code_of(PACKAGE / f"{module}.py") for module in named})[:16]
 
 
 def readme_figures(notebook):

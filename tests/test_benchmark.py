@@ -71,6 +71,15 @@ def test_a_peer_that_made_other_images_would_be_noticed(model, digits):
     assert ((fgsm(model, x, y, eps=0.1) - other).abs() > 1e-5).float().mean() > 0.5
 
 
+def test_multiplications_are_counted_without_those_by_the_padding():
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 3, 3, stride=2, padding=1), torch.nn.Flatten(), torch.nn.Linear(12, 4)
+    )
+    x = torch.rand(5, 2, 4, 4)
+    weights_used = torch.autograd.functional.jacobian(model[0], x[:1]).count_nonzero()  # an entry for each product
+    assert bench.products_of(model, x) == 2 * 5 * (weights_used + 12 * 4)
+
+
 def test_early_exit_leaves_the_same_images_right(model, digits):
     x, y = digits
     run = partial(pgd, model, x, y, eps=0.1, steps=10, random_start=False)

@@ -133,3 +133,7 @@ def test_bad_settings_are_refused(bad):
     name = "queries" if "queries" in bad else "steps" if "steps" in bad else "eps"
     with refused(name):
         checklist(linear(), make_loader(TensorDataset(*batch(4)), batch_size=4), **bad)
+
+
+def test_too_few_images_to_tell_of_a_leak_are_called_so():
+    assert answers(linear())[0]["label away"].accepts == "too few to tell"

@@ -8,7 +8,7 @@ import torch
 from helpers import batch, conv_net, dataset, linear, loader, refused
 from test_training import measured, weights
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SubsetRandomSampler
 
 from advutils import (
     accuracy,
@@ -54,6 +54,7 @@ class BreaksOff:
 
     def __init__(self, objective, n):
         self.objective, self.left, self.__name__ = objective, n, getattr(objective, "__name__", "objective")
+        self.__wrapped__ = objective  # so it is the same training
 
     def __call__(self, *args, **kwargs):
         self.left -= 1
@@ -419,3 +420,42 @@ def test_adversarial_training_with_everything_learns():
                   watch={"FGSM": fgsm, "PGD": PGD2})  # fmt: skip
     assert history.watched["PGD"][history.picked - 1] == max(history.watched["PGD"]) > 0.55
     assert history.val_accuracy[history.picked - 1] > 0.65
+
+
+def edited(factor):
+    """What a learner's cell holds before and after an edit: the same name, other code."""
+    if factor == 1:
+
+        def mine(model, x, y):
+            return clean(model, x, y)
+    else:
+
+        def mine(model, x, y):
+            return 0 * clean(model, x, y)
+
+    return mine
+
+
+@pytest.mark.parametrize("before, after", [
+    (edited(1), edited(0)),
+    (partial(adversarial, eps=0.1, attack=PGD2), partial(adversarial, eps=0.1, attack=partial(pgd, steps=3))),
+    (lambda model, x, y: clean(model, x, y), lambda model, x, y: 2 * clean(model, x, y)),
+], ids=["an edited cell", "other steps", "a lambda"])  # fmt: skip
+def test_the_state_of_an_objective_that_was_edited_is_refused(before, after, tmp_path):
+    train(conv_net(), objective=before, state=tmp_path / "state")
+    with refused("state", "of a training with other"):
+        train(conv_net(), objective=after, state=tmp_path / "state")
+
+
+def test_the_same_code_at_another_place_is_the_same_training(tmp_path):
+    model = conv_net()
+    train(model, objective=edited(1), augment=lambda x: x + 0 * x, state=tmp_path / "state")
+    history = train(conv_net(), objective=edited(1), augment=lambda x: x + 0 * x, state=tmp_path / "state")
+    assert len(history.seconds) == 4
+
+
+@pytest.mark.parametrize("side", ["train", "val"])
+def test_a_loader_that_serves_a_part_of_its_data_set_is_refused(side):
+    part = DataLoader(dataset(24), batch_size=4, sampler=SubsetRandomSampler(range(8)))
+    with refused(side, "8 of the 24"):
+        train(conv_net(), **{"data" if side == "train" else "val": part})

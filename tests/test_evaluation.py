@@ -11,7 +11,14 @@ from scipy import stats
 from scipy.special import softmax
 from test_attacks import BAD_EPS, BAD_IMAGES, BAD_MODELS, table
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)  # fmt: skip
 
 from advutils import (
     Accuracy,
@@ -371,6 +378,19 @@ def test_a_worst_case_over_a_loader_that_shuffles_pairs_the_same_images_or_refus
         assert "loader" in str(error)
     else:
         assert shuffled.accuracy == straight
+
+
+SHUFFLED = {
+    "a sampler of indices": lambda data: DataLoader(data, batch_size=8, sampler=SubsetRandomSampler(range(len(data)))),
+    "batches in disorder": lambda data: DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data), 8, False)),
+    "a weighted draw": lambda data: DataLoader(data, batch_size=8, sampler=WeightedRandomSampler([1.0] * 40, 40)),
+}
+
+
+@pytest.mark.parametrize("build", SHUFFLED.values(), ids=SHUFFLED)
+def test_a_worst_case_refuses_whatever_shuffles(build):
+    with refused("loader", "shuffles"):
+        worst_case(linear(), build(dataset(40)), {"noise": random_noise}, eps=0.0)
 
 
 # pairs

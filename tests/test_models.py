@@ -7,6 +7,7 @@ import signal
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -476,3 +477,18 @@ def test_altered_tensors_are_noticed(tmp_path):
 def test_tags_come_off_as_they_were_put_on():
     tensors = tagged("a", {"x": 1, "b.x": 2}) | tagged("a.b", {"y": 3}) | tagged("ab", {"x": 4})
     assert untagged("a", tensors) == {"x": 1, "b.x": 2, "b.y": 3} and untagged("ab", tensors) == {"x": 4}
+
+
+def test_counts_and_widths_of_numpy_are_saved(tmp_path):
+    model = vgg(11, width=np.float32(0.05), num_classes=np.int64(3))
+    save_weights(model, tmp_path / "a")
+    load_weights(vgg(11, width=float(np.float32(0.05)), num_classes=3), tmp_path / "a")
+
+
+def test_tied_weights_are_saved_and_loaded(tmp_path):
+    first, second = (nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3)) for _ in range(2))
+    for model in (first, second):
+        model[2].weight = model[0].weight
+    save_weights(first, tmp_path / "a")
+    load_weights(second, tmp_path / "a")
+    assert same_state(state(first), state(second)) and second[2].weight is second[0].weight

@@ -221,3 +221,21 @@ def test_a_network_that_raises_during_the_climb_is_left_in_its_mode():
         with pytest.raises(RuntimeError, match="out of paper"):
             objective(model, *batch(), eps=0.1)
         assert model.training
+
+
+def test_trades_has_a_gradient_where_a_probability_is_zero():
+    model, (x, y) = linear(), batch(4)
+    with torch.no_grad():
+        model[1].weight.mul_(1000)
+    trades(model, x, y, eps=0.1, steps=2).backward()
+    assert model(x).softmax(1).min() == 0  # else nothing is tested
+    assert model[1].weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("objective, argument, value", [
+    (random_fgsm, "alpha", 0), (random_fgsm, "alpha", -1), (n_fgsm, "k", -1), (trades, "beta", -1),
+    (trades, "step_size", 0), (trades, "beta", "6"),
+])  # fmt: skip
+def test_settings_that_make_no_sense_are_refused_by_name(objective, argument, value):
+    with refused(argument):
+        objective(linear(), *batch(4), eps=0.1, **{argument: value})

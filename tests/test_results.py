@@ -16,6 +16,7 @@ import advutils.results as results
 from advutils import fgsm, pgd
 from advutils.evaluation import wilson
 
+DEFENCES = dict(results.DEFENCES)
 FIELDS = "model dataset norm eps attack n accuracy low high seed train_seconds command machine date"
 
 
@@ -296,3 +297,19 @@ def test_the_readme_holds_the_table_of_the_committed_rows():
     between = readme.split(results.BEGIN)[1].split(results.END)[0].strip()
     assert between == results.table(results.load())
     assert results.FIGURE in readme and (results.HOME / results.FIGURE).exists()
+
+
+def test_a_model_whose_name_would_not_be_true_on_a_data_set_is_refused(path, monkeypatch, capsys):
+    monkeypatch.setattr(results, "ONLY", {"cifar10": ("clean",)})
+    with pytest.raises(SystemExit):
+        run(path, "--dataset", "cifar10", "--model", "FGSM")
+    assert "--model: got FGSM on cifar10; accepts one of clean" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="model: got 'FGSM' on cifar10; accepts one of clean"):
+        results.recipe("cifar10", "FGSM")
+
+
+def test_no_two_models_of_a_data_set_are_one_recipe(monkeypatch):
+    monkeypatch.setattr(results, "DEFENCES", DEFENCES)
+    for dataset in results.EPS:
+        recipes = [json.dumps(results.recipe(dataset, model)) for model in results.models_of(dataset)]
+        assert len(set(recipes)) == len(recipes) >= 4

@@ -337,3 +337,8 @@ def test_a_screen_reader_is_told_what_is_seen_when_it_changes(page):
         page.get_by_role("status").inner_text() == "reads 1 of 1" == page.get_by_role("img").get_attribute("aria-label")
     )
     assert page.get_by_role("status").get_attribute("aria-live") == "polite"
+
+
+def test_a_slider_that_would_start_beyond_its_end_is_refused(models, digits):
+    with pytest.raises(ValueError, match="^eps: got 0.5, beyond eps_max = 0.3; accepts"):
+        EpsilonSlider(models, digits, eps=0.5)

@@ -319,7 +319,7 @@ def aims(model, x, y, **kwargs):
     """The targets that `targeted` tries, call by call, and the rows that it tries them on."""
     calls = []
 
-    def spy(model, x, y, *, eps, target, early_exit, generator):
+    def spy(model, x, y, *, eps, target, early_exit=False, generator=None):
         calls.append((x.clone(), y.clone(), target.clone()))
         return x
 
@@ -351,7 +351,7 @@ def test_targets_leave_an_image_when_it_is_misclassified_if_told_so():
 def test_targets_never_return_less_than_the_image_itself():
     model, (x, y) = conv_net(), batch(30)
 
-    def helpful(model, x, y, *, eps, target, early_exit, generator):
+    def helpful(model, x, y, *, eps, target, early_exit=False, generator=None):
         return (x - eps * input_gradient(model, x, y).sign()).clamp(0, 1)
 
     assert torch.equal(targeted(model, x, y, eps=0.05, attack=helpful, targets=2), x)
@@ -774,3 +774,32 @@ def test_autoattack_is_measured_like_any_attack():
     record = accuracy(model, data, attack, eps=0.2)
     assert record.n == 8 and record.value <= accuracy(model, data).value
     assert not (survivors(model, data, attack, eps=0.2) & ~survivors(model, data)).any()
+
+
+def test_a_step_in_l2_has_its_length_however_small_the_gradient():
+    model, (x, y) = linear(), batch(8)
+    with torch.no_grad():
+        model[1].weight.mul_(1e-30)
+    assert 0 < input_gradient(model, x, y).abs().amax() < 1e-25
+    x = x.clamp(0.3, 0.7)
+    x_adv = pgd(model, x, y, eps=0.2, steps=1, step_size=0.1, norm="l2", random_start=False)
+    assert torch.allclose((x_adv - x).flatten(1).norm(dim=1), torch.full((8,), 0.1), rtol=1e-4)
+
+
+def test_what_is_bound_to_the_attack_of_targeted_stays_bound():
+    model, (x, y) = linear(), batch(8)
+
+    def made():
+        own = torch.Generator().manual_seed(3)
+        return targeted(model, x, y, eps=0.1, attack=partial(pgd, steps=2, generator=own), targets=2)
+
+    before = torch.get_rng_state()
+    assert torch.equal(made(), made()) and torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("argument", ["y", "target"])
+def test_labels_and_targets_that_the_model_does_not_know_are_named(argument):
+    (x, y), wrong = batch(6), torch.full((6,), 12)
+    given = {"y": y, "target": (y + 1) % 4} | {argument: wrong}
+    with refused(argument, "12"):
+        pgd(linear(), x, eps=0.1, steps=2, **given)
