@@ -35,6 +35,7 @@ def input_gradient(model, x, y, loss=None):
 
     Taught in 02_fgsm_attack.ipynb.
     """
+    checks.loss(loss)
     _check(model, x, y)
     return climb(model, x, y, loss or cross_entropy)[0]
 
@@ -162,6 +163,7 @@ def pgd(
     """
     eps, steps, restarts = checks.eps(eps, norm=norm), checks.count(steps, "steps"), checks.count(restarts, "restarts")
     step_size = 2.5 * eps / steps if step_size is None else checks.positive(step_size, "step_size")
+    checks.loss(loss)
     momentum, loss = checks.share(momentum, "momentum"), loss or cross_entropy
     _check(model, x, y)
     if target is not None:
@@ -389,8 +391,8 @@ def dlr(logits, y):
 def climb(model, x, y, loss, *, away=True):
     """The direction in which to move each x, and the logits there: (grad_x loss(model(x), y), model(x)).
 
-    The one place where the package differentiates for pixels. Checks the logits, not x: a caller may stand outside
-    [0, 1]. With `away=False` the loss is descended: the direction leads towards y.
+    The one place where the package differentiates for pixels. Checks logits and gradient, not x: a caller may stand
+    outside [0, 1]. With `away=False` the loss is descended: the direction leads towards y.
     """
     with evaluating(model) as model, torch.inference_mode(False), torch.enable_grad():
         x, y = x.detach().clone().requires_grad_(), y.clone()  # copies are free of a caller's inference mode
@@ -402,6 +404,7 @@ def climb(model, x, y, loss, *, away=True):
             gradient = torch.autograd.grad(total, x, allow_unused=True, materialize_grads=True)[0]
         else:  # no path leads from the pixels to the loss
             gradient = torch.zeros_like(x)
+        checks.gradient(gradient)
     return (gradient if away else -gradient), z.detach()
 
 
@@ -409,7 +412,8 @@ def _direction(gradient, norm):
     if norm == "linf":
         return gradient.sign()
     largest = gradient.abs().amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
-    return gradient / largest / _length(gradient / largest, 2)  # scaled up first, as tiny numbers have no squares
+    scaled = gradient / largest  # tiny numbers have no squares
+    return scaled / _length(scaled, 2)
 
 
 def _length(delta, p):

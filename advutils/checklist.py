@@ -70,7 +70,7 @@ def checklist(model, loader, *, eps, steps=40, queries=1000):
     Carlini et al., 2019, arXiv:1902.06705; Athalye et al., 2018, arXiv:1802.00420, section 3.1; Croce and Hein, 2020,
     arXiv:2003.01690. Taught in 06_strong_attacks.ipynb.
     """
-    eps, steps = checks.eps(eps), checks.count(steps, "steps")
+    eps, steps, queries = checks.eps(eps), checks.count(steps, "steps"), checks.count(queries, "queries")
     attacks = {
         "FGSM": fgsm,
         f"PGD-{steps}": partial(pgd, steps=steps),

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from advutils import processes
+
 
 def images(x, name="x"):
     """Raise unless `x` is a batch of images: float32, (N, C, H, W), N >= 1, finite, in [0, 1]."""
@@ -21,8 +23,8 @@ def images(x, name="x"):
     if x.ndim != 4 or x.numel() == 0:
         hint = " (one image: x.unsqueeze(0))" if x.ndim == 3 else ""
         raise ValueError(f"{name}: got shape {tuple(x.shape)}; accepts (N, C, H, W) with at least one image{hint}")
-    low, high = (v.item() for v in x.detach().aminmax())
-    if not (math.isfinite(low) and math.isfinite(high)):
+    low, high = _range(x)
+    if not math.isfinite(high - low):
         raise ValueError(f"{name}: got NaN or infinite values; accepts finite values in [0, 1]")
     if low < 0 or high > 1:
         raise ValueError(
@@ -63,8 +65,8 @@ def logits(z, rows):
         raise TypeError(f"model: got {_kind(z)} from its forward pass; accepts one float tensor of logits (N, K)")
     if z.ndim != 2 or len(z) != rows or z.numel() == 0:
         raise ValueError(f"model: got an output of shape {tuple(z.shape)}; accepts logits ({rows}, K), a row per image")
-    low, high = (v.item() for v in z.detach().aminmax())
-    if not (math.isfinite(low) and math.isfinite(high)):
+    low, high = _range(z)
+    if not math.isfinite(high - low):
         raise ValueError("model: got NaN or infinite logits from its forward pass; accepts finite ones")
     if low >= 0 and (z.detach().sum(1) - 1).abs().max() < 1e-4:
         raise ValueError(
@@ -73,9 +75,27 @@ def logits(z, rows):
         )
 
 
+def gradient(found):
+    """Raise unless the gradient with respect to the pixels is finite: NaN has no sign, and an attack would stand still.
+
+    The root of a black pixel is enough for it, and the accuracy that is left then is none of the model's.
+    """
+    if not math.isfinite(sum(_range(found))):
+        raise ValueError(
+            "model: got a gradient that is NaN or infinite in some pixels; accepts a model, and a loss, that can be "
+            "differentiated at these images (x.sqrt() cannot at 0, (x + 1e-8).sqrt() can)"
+        )
+
+
+def loss(value):
+    """Raise unless `value` can be called as a loss, or is None."""
+    if value is not None and not callable(value):
+        raise TypeError(f"loss: got {_kind(value)}; accepts None or a callable (logits (N, K), y (N,)) -> (N,)")
+
+
 def classes(y, k, name="y"):
     """Raise unless every label of `y` is one of the `k` classes of the model."""
-    low, high = (v.item() for v in y.aminmax())
+    low, high = _range(y)
     if low < 0 or high >= k:
         bad = low if low < 0 else high
         raise ValueError(f"{name}: got label {bad}; accepts 0 to {k - 1}, the {k} classes of the model")
@@ -115,12 +135,13 @@ def loader(value, name):
 
 def whole(loader, name):
     """Raise unless the loader serves all examples of a data set that can be indexed."""
-    sampler, data = getattr(loader.sampler, "sampler", loader.sampler), loader.dataset
+    sampler, data = list(processes.samplers(loader))[-1], loader.dataset
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
         raise TypeError(f"{name}: got a loader of {_kind(data)}; accepts one of a data set with a length and an index")
-    if len(sampler) != len(data):
+    drawn = sum(map(len, sampler)) if sampler is loader.batch_sampler else len(sampler)  # one that cuts its own batches
+    if drawn != len(data):
         raise ValueError(
-            f"{name}: got a loader that draws {len(sampler)} of the {len(data)} examples of its data set; accepts one "
+            f"{name}: got a loader that draws {drawn} of the {len(data)} examples of its data set; accepts one "
             "that serves them all (torch.utils.data.Subset cuts out a part)"
         )
 
@@ -182,8 +203,25 @@ def unseen(keys, seen_keys):
 
 
 def device_of(model):
-    """The device of the model's first parameter or buffer; None when it has neither."""
-    return next((t.device for ts in (model.parameters(), model.buffers()) for t in ts), None)
+    """The device of the model's first parameter or, if it has none, buffer; None when it has neither."""
+    for kind in ("_parameters", "_buffers"):  # an attack comes here at each call: to the first, not to a list of all
+        for part in parts(model):
+            for tensor in getattr(part, kind).values():
+                if tensor is not None:
+                    return tensor.device
+    return None
+
+
+def parts(module):
+    """The module and all that are in it, one that is shared more than once: `modules()` takes twice as long."""
+    yield module
+    for part in module._modules.values():
+        if part is not None:
+            yield from parts(part)
+
+
+def _range(tensor):
+    return (v.item() for v in tensor.detach().aminmax())
 
 
 def _kind(value):

@@ -47,7 +47,8 @@ OBJECTIVES = {
     "trades": objectives.trades,
 }
 GIVEN = {"model", "x", "y", "eps", "target", "generator", "flags"}  # what an attack gets from elsewhere
-WORDS = {"dlr": attacks.dlr, "margin": attacks.margin, "true": True, "false": False, "none": None}
+LOSSES = {"cross_entropy": attacks.cross_entropy, "dlr": attacks.dlr, "margin": attacks.margin}
+WORDS = LOSSES | {"true": True, "false": False, "none": None}
 ACCEPTED = f"{', '.join(DATASETS)}, a folder of images, or tar files"
 BUILDERS = {"vgg": vgg, "small_cnn": small_cnn}
 COLUMNS = ("file", "label", "labelled_by", "clean_prediction", "adversarial_prediction", "linf", "l2", "success")
@@ -194,7 +195,8 @@ def model_of(text):
         config = dict(read_tensors(text, kind="weights")[1]["config"])
         checks.one_of(config.get("architecture"), "--model: its architecture", BUILDERS)
         network = BUILDERS[config.pop("architecture")](**config)
-        made = load_weights(network, text)["recipe"] or {}
+        recipe = load_weights(network, text)["recipe"]  # of ours a dict, of another's anything
+        made = recipe if isinstance(recipe, dict) else {}
         suits = dict(size=made.get("size"), channels=made.get("channels"))
     elif re.fullmatch(r"[\w.]+:\w+", text):
         module, _, factory = text.partition(":")

@@ -57,7 +57,8 @@ class Normalize(nn.Module):
         for name, values in dict(mean=mean, std=std).items():
             if not isinstance(values, numbers.Real):
                 delattr(self, name)
-                self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+                values = torch.as_tensor(values, dtype=torch.float32).view(-1, 1, 1)
+                self.register_buffer(name, values, persistent=False)
 
     def forward(self, x):
         return (x - self.mean) / self.std
@@ -177,7 +178,7 @@ def trained_keys(model):
 @contextlib.contextmanager
 def evaluating(model):
     """Eval mode inside the block, of the `bare` model; on the way out, by an error too, each module as it was."""
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in checks.parts(model)]
     try:
         if any(training for _, training in modes):
             model.eval()
@@ -209,6 +210,8 @@ def prepared(model):
     Jacob et al., 2018, arXiv:1712.05877, section 3.2. `accuracy` and its kin, and the training objectives, use it.
     """
     model = bare(model)
+    if isinstance(model, torch.jit.ScriptModule):  # its layers cannot be exchanged
+        return model
     layers = [(name, layer and prepared(layer)) for name, layer in model._modules.items()]
     if not layers:
         return model
@@ -283,7 +286,7 @@ def load_weights(model, path):
         raise ValueError(
             f"path: got {str(path)!r}, which lacks a part of what save_weights writes; accepts a whole file"
         )
-    if saved["config"] != _config(model):
+    if saved["config"] != json.loads(json.dumps(_config(model))):
         raise ValueError(
             f"path: got {str(path)!r} with weights of {saved['config']}; accepts those of {_config(model)}"
         )
@@ -319,7 +322,7 @@ def read_tensors(path, *, kind):
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118, it is no dict
     except safetensors.SafetensorError as error:
         raise ValueError(
             f"path: got {str(path)!r}, which is no complete safetensors file ({error}); accepts one that {writer} "

@@ -245,12 +245,11 @@ def verdicts(rows):
     return _finish(fig)
 
 
-def png(figure, *, close=True):
+def png(figure):
     """A figure as PNG bytes, for a widget; it is closed then, so that no cell shows it a second time."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
-    if close:
-        plt.close(figure)
+    plt.close(figure)
     return buffer.getvalue()
 
 

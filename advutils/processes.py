@@ -83,9 +83,17 @@ class Cut:
             yield batch[rank() :: count()]
 
 
+def samplers(loader):
+    """What yields the indices of each batch, and what that draws from, and so on."""
+    sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    while sampler is not None:
+        yield sampler
+        sampler = getattr(sampler, "sampler", None)
+
+
 def _order(loader):
     """What yields the indices of each batch."""
-    return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    return next(samplers(loader))
 
 
 def _again(loader, batches):

@@ -7,12 +7,13 @@ import hashlib
 import inspect
 import json
 import math
+import re
 import time
 from collections import deque
 from dataclasses import field
 from functools import partial
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FunctionType, MethodType
 
 import torch
 from torch.nn import functional as F
@@ -21,7 +22,7 @@ from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from advutils import checks, processes
-from advutils.evaluation import accuracy, describe
+from advutils.evaluation import accuracy, describe, norm_of
 from advutils.models import NOTHING, evaluating, image_keys, read_tensors, tagged, untagged, write_tensors
 from advutils.objectives import clean
 
@@ -125,9 +126,10 @@ def fit(
     08_robust_training.ipynb.
     """
     epochs, lr = checks.count(epochs, "epochs"), checks.positive(lr, "lr")
-    eps = None if eps is None else checks.eps(eps)
     average = None if average is None else checks.share(average, "average")
     classes = _check(model, train, val, epochs, eps, ramp, watch)
+    euclidean = {norm_of(function) for function in (objective, *(watch or {}).values())} == {"l2"}
+    eps = None if eps is None else checks.eps(eps, norm="l2" if euclidean else "linf")
     if engine is None and processes.count() > 1:
         raise ValueError(f"engine: got None in {processes.count()} processes; accepts an accelerate.Accelerator")
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
@@ -143,11 +145,12 @@ def fit(
                watch={label: describe(attack) for label, attack in (watch or {}).items()}, steps=steps,
                weight_decay=weight_decay, augment=describe(augment), seed=seed, network=_shapes(model),
                layers=repr(model), batch_size=_batch_size(train), processes=processes.count(),
-               code=_code([objective, augment, *(watch or {}).values()]), data=_key(train.dataset))  # fmt: skip
+               code=_code([objective, augment, *(watch or {}).values()]), data=_key(train))  # fmt: skip
     kept = Kept(model, optimizer, schedule, averaged, _shuffler(train), run)
-    probe, watching = _spread(train.dataset, len(val.dataset)), _spread(val.dataset, WATCHED)
+    probe, watching = _spread(train, len(val.dataset)), _spread(val, WATCHED)
+    settling = 0 if average is None else SETTLING
     bar = tqdm(total=steps, leave=False, mininterval=0.5, disable=not (progress and processes.first()))
-    with bar, ledger(model) as spent, _fed(model) as fed, torch.random.fork_rng():
+    with bar, ledger(model) as spent, _fed(model, settling) as fed, torch.random.fork_rng():
         torch.manual_seed(seed)
         history = kept.read(state, spent)
         done = len(history.val_loss)
@@ -163,8 +166,7 @@ def fit(
             fed.clear()
             started = time.perf_counter()
             for step, (x, y) in enumerate(_batches(served, model, classes), epoch * len(served) + 1):
-                if epoch == 0:
-                    model.trained_on = torch.cat([getattr(model, "trained_on", NOTHING), image_keys(x)])
+                model.trained_on = torch.cat([getattr(model, "trained_on", NOTHING), image_keys(x)])
                 radius = {} if eps is None else {"eps": eps * min(1.0, step / max(1, ramp * len(served)))}
                 loss = objective(network, x if augment is None else augment(x), y, **radius)
                 _finite(loss.item(), epoch, lr)
@@ -179,8 +181,8 @@ def fit(
             seconds += time.perf_counter() - started
             passed = processes.total(images, spent.forwards, spent.backwards)
             history.add(seconds=seconds, **dict(zip(("images", "forwards", "backwards"), passed)))
-            if epoch == 0:
-                model.trained_on = torch.cat(list(processes.gathered({processes.rank(): model.trained_on}).values()))
+            keys = processes.gathered({processes.rank(): model.trained_on})  # not all in one epoch: some loaders drop
+            model.trained_on = torch.cat(list(keys.values())).unique()
             candidate = model if averaged is None else _settled(averaged.module, fed, model.trained_on)
             processes.alike(model)
             processes.alike(candidate)
@@ -202,7 +204,6 @@ def fit(
             kept.write(state, history)
             bar.set_postfix_str(shown)
     model.load_state_dict(kept.best)
-    model.trained_on = model.trained_on.unique()
     model.eval()
     return history
 
@@ -303,9 +304,9 @@ def _unbilled(spent):
 
 
 @contextlib.contextmanager
-def _fed(model):
-    """The last batches that went through the model in train mode inside the block, as a running deque."""
-    fed = deque(maxlen=SETTLING)
+def _fed(model, n):
+    """The last n batches that went through the model in train mode inside the block, as a running deque."""
+    fed = deque(maxlen=n)
 
     def remember(module, inputs, logits):
         if module.training:
@@ -334,36 +335,43 @@ def _shapes(model):
 
 
 def _batch_size(loader):
-    return getattr(loader.sampler, "batch_size", None) or loader.batch_size  # of `make_loader`, else of any other
+    return getattr(next(processes.samplers(loader)), "batch_size", None)
 
 
-def _code(value):
-    """What functions do, as text, as their names may stay when a learner edits them in a cell: code and constants."""
+def _code(value, within=()):
+    """What functions do, as text, as their names may stay when a learner edits them in a cell.
+
+    That is their code with its constants, the defaults of their arguments, and what they caught from around them.
+    """
     value = inspect.unwrap(value) if callable(value) else value
+    if id(value) in within:  # a function may have caught itself
+        return ""
+    inner = partial(_code, within=(*within, id(value)))
     if isinstance(value, partial):
-        return _code([value.func, *value.args, *value.keywords.values()])
+        return inner([value.func, *value.args, *value.keywords.values()])
     if isinstance(value, (list, tuple)):
-        return " ".join(map(_code, value))
-    if isinstance(value, frozenset):  # its order differs from one Python process to the next
-        return " ".join(sorted(map(_code, value)))
-    code = getattr(value, "__code__", value)
-    if isinstance(code, CodeType):
-        return hashlib.sha256(f"{code.co_code} {code.co_names} {_code(code.co_consts)}".encode()).hexdigest()[:16]
-    return repr(value) if isinstance(value, (bool, int, float, str, type(None))) else type(value).__name__
+        return " ".join(map(inner, value))
+    if isinstance(value, (set, frozenset)):  # whose order differs from one Python process to the next
+        return " ".join(sorted(map(inner, value)))
+    if isinstance(value, CodeType):
+        return hashlib.sha256(f"{value.co_code} {value.co_names} {inner(value.co_consts)}".encode()).hexdigest()[:16]
+    if isinstance(value, (FunctionType, MethodType)):
+        changing = (list, dict, set, torch.Tensor)  # what a training may fill is not what it is
+        caught = [v for v in inspect.getclosurevars(value).nonlocals.values() if not isinstance(v, changing)]
+        return inner([value.__code__, value.__defaults__, *(value.__kwdefaults__ or {}).values(), *caught])
+    return re.sub(" at 0x[0-9a-f]+", "", repr(value))
 
 
-def _key(dataset):
-    """A key of the data set, from its length and some of its images."""
-    x, y = zip(*_spread(dataset, 100))
-    return [len(dataset), image_keys(torch.cat(x)).sum().item(), torch.cat(y).sum().item()]
+def _key(loader):
+    """A key of the loader's data set, from its length and some of its images."""
+    x, y = zip(*_spread(loader, 100))
+    return [len(loader.dataset), image_keys(torch.cat(x)).sum().item(), torch.cat(y).sum().item()]
 
 
 def _shuffler(loader):
     """The generator of the loader's order, or None where it has none of its own."""
-    sampler = loader.sampler
-    while sampler is not None and getattr(sampler, "generator", None) is None:
-        sampler = getattr(sampler, "sampler", None)
-    return None if sampler is None else sampler.generator
+    generators = (getattr(sampler, "generator", None) for sampler in processes.samplers(loader))
+    return next((generator for generator in generators if generator is not None), None)
 
 
 def _measure(model, batches):
@@ -388,19 +396,25 @@ def _batches(loader, model, classes):
         yield x.to(device), y.to(device)
 
 
-def _spread(dataset, n):
+def _spread(loader, n):
     """Up to n examples at even distances through the data set, as a list of batches; fewer if they are very large."""
-    if not isinstance(first := dataset[0][0], torch.Tensor):
-        raise TypeError(f"loader's images: got {type(first).__name__} from its data set; accepts tensors (C, H, W)")
-    n = min(n, len(dataset), max(2, HELD // first.numel()))
-    chosen = [dataset[i * len(dataset) // n] for i in range(n)]
-    shapes = sorted({tuple(x.shape) for x, _ in chosen})
-    if len(shapes) > 1:
+    dataset = loader.dataset
+    collate = default_collate if loader.batch_sampler is None else loader.collate_fn
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # a data set that transforms at random returns the same again
+        first = dataset[0]
+        if collate is default_collate and not isinstance(first[0], torch.Tensor):
+            got = type(first[0]).__name__
+            raise TypeError(f"loader's images: got {got} from its data set; accepts tensors (C, H, W)")
+        n = min(n, len(dataset), max(2, HELD // collate([first])[0].numel()))
+        chosen = [dataset[i * len(dataset) // n] for i in range(n)]
+    shapes = sorted({tuple(x.shape) for x, _ in chosen if isinstance(x, torch.Tensor)})
+    if len(shapes) > 1 and collate is default_collate:
         raise ValueError(
             f"loader's images: got shapes {shapes[0]} and {shapes[-1]}; accepts images of one size, as `ImageFiles` "
             "and --size cut them"
         )
-    x, y = default_collate(chosen)
+    x, y = collate(chosen)
     return list(zip(x.split(500), y.split(500)))
 
 
@@ -423,7 +437,7 @@ def _check(model, train, val, epochs, eps, ramp, watch):
         raise TypeError(f"watch: got {type(watch).__name__}; accepts None or a dict of attacks by label")
     for attack in (watch or {}).values():
         checks.attack(attack)
-    x, _ = _spread(val.dataset, 2)[0]
+    x, _ = _spread(val, 2)[0]
     checks.images(x, "loader's images")
     with evaluating(model), torch.no_grad():
         logits = model(x.to(checks.device_of(model)))

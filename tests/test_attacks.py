@@ -609,3 +609,32 @@ def test_a_refusal_leaves_the_model_untouched():
     model = mixed_modes(conv_net())
     with untouched(model), refused("y"):
         fgsm(model, X, torch.tensor([0, 1, 9]), eps=0.1)
+
+
+class Gamma(nn.Module):
+    """The root of each pixel: at black ones it has no finite slope."""
+
+    def forward(self, x):
+        return nn.functional.avg_pool2d(x, 3, 1, 1).sqrt()
+
+
+@pytest.mark.parametrize("attack", [
+    fgsm, input_gradient, partial(pgd, steps=2, random_start=False), partial(pgd, steps=2, norm="l2"),
+    partial(pgd, steps=2, momentum=1.0, random_start=False),
+], ids=["fgsm", "input_gradient", "pgd", "l2", "momentum"])  # fmt: skip
+def test_a_gradient_that_is_no_number_is_refused_not_taken_for_zero(attack):
+    x, y = batch(3)
+    x[:, :, :4] = 0
+    model = nn.Sequential(Gamma(), linear())
+    with refused("model", "NaN or infinite in some pixels"), untouched(model, x, y):
+        attack(model, x, y) if attack is input_gradient else attack(model, x, y, eps=0.1)
+    x = x.clamp(min=0.01)
+    attack(model, x, y) if attack is input_gradient else attack(model, x, y, eps=0.001)
+
+
+@pytest.mark.parametrize("bad", ["margin", 3, True])
+def test_what_is_no_loss_is_refused(bad):
+    model, (x, y) = linear(), batch(3)
+    for attack in (partial(pgd, model, x, y, eps=0.1), partial(input_gradient, model, x, y)):
+        with refused("loss", repr(bad)):
+            attack(loss=bad)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import batch, linear, refused
+from helpers import RaisesAt, batch, linear, refused
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -131,8 +131,8 @@ def _identity(model, x, y, *, eps):
 @pytest.mark.parametrize("bad", [dict(eps=2), dict(eps=0.1, steps=0), dict(eps=0.1, queries=0)])
 def test_bad_settings_are_refused(bad):
     name = "queries" if "queries" in bad else "steps" if "steps" in bad else "eps"
-    with refused(name):
-        checklist(linear(), make_loader(TensorDataset(*batch(4)), batch_size=4), **bad)
+    with refused(name):  # before anything is attacked
+        checklist(RaisesAt(linear(), 1), make_loader(TensorDataset(*batch(4)), batch_size=4), **bad)
 
 
 def test_too_few_images_to_tell_of_a_leak_are_called_so():

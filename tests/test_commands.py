@@ -18,7 +18,7 @@ from test_processes import environment
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from advutils import accuracy, fgsm, fit, load_weights, make_loader, pgd, vgg
+from advutils import accuracy, cross_entropy, fgsm, fit, load_weights, make_loader, pgd, save_weights, vgg
 from advutils.commands import attack_of, main, model_of, number, parser
 from advutils.files import read_image
 
@@ -318,7 +318,15 @@ def test_radii_are_read_as_people_write_them(text, value):
     assert number(text) == value
 
 
+@pytest.mark.parametrize("recipe", ["by hand", ["by", "hand"], 3])
+def test_weights_whose_recipe_is_no_dict_are_evaluated(recipe, tmp_path, capsys):
+    save_weights(vgg(11, width=0.05), tmp_path / "a.safetensors", recipe=recipe)
+    main(["evaluate", "--model", str(tmp_path / "a.safetensors"), "--attack", "fgsm", "--eps", "0.05"])
+    assert "all together" in capsys.readouterr().out
+
+
 def test_an_attack_is_read_with_its_options():
+    assert attack_of("pgd:loss=cross_entropy").keywords["loss"] is cross_entropy
     attack = attack_of("pgd:steps=40,restarts=2,random_start=False,norm=l2,loss=dlr")
     assert attack.func is pgd
     assert attack.keywords["steps"] == 40 and attack.keywords["random_start"] is False
@@ -362,7 +370,7 @@ def test_what_is_wrong_is_said_in_one_line(arguments, words, tmp_path, monkeypat
 def test_images_of_many_sizes_are_not_trained_on(tmp_path):
     data = pets(tmp_path / "data", numbers=range(5), size=(32, 32))
     (data / "cat" / "0.png").write_bytes(encoded(0, size=(40, 32)))
-    with pytest.raises(SystemExit, match="got shapes .3, 32, 32. and .3, 32, 40.; accepts images of one size"):
+    with pytest.raises(SystemExit, match="images of shapes .3, 32, 32. and .3, 32, 40.; accepts a side in pixels"):
         main(["train", "--data", str(data), "--out", str(tmp_path / "a.safetensors"), *TINY])
 
 

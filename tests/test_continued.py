@@ -1,6 +1,7 @@
 """A training that was broken off and continued ends as if it had not been; and what is watched, ramped, averaged."""
 
 import copy
+import dataclasses
 from functools import partial
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from helpers import batch, conv_net, dataset, linear, loader, refused
 from test_training import measured, weights
 from torch import nn
-from torch.utils.data import DataLoader, SubsetRandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SubsetRandomSampler
 
 from advutils import (
     accuracy,
@@ -49,6 +50,22 @@ def train(model, *, data=None, val=None, **kwargs):
     return fit(model, data, val or loader(8, seed=1), **options)
 
 
+def in_batches(data):
+    order = RandomSampler(data, generator=torch.Generator().manual_seed(7))
+    return DataLoader(data, batch_sampler=BatchSampler(order, 5, drop_last=False))
+
+
+class Noisy(Dataset):
+    """A data set that draws at each look."""
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, at):
+        x, y = dataset(24)[at]
+        return (x + 0.2 * torch.rand(1)).clamp(max=1), y
+
+
 class BreaksOff:
     """An objective that fails at its n-th call."""
 
@@ -78,6 +95,8 @@ RUNS = {
     "shuffled by the global generator": (
         conv_net, clean, dict(data=lambda: DataLoader(dataset(24), batch_size=5, shuffle=True)),
     ),
+    "shuffled by a sampler of batches": (conv_net, clean, dict(data=lambda: in_batches(dataset(24)))),
+    "transformed at random": (conv_net, clean, dict(data=lambda: in_batches(Noisy()))),
     "augmented": (conv_net, clean, dict(augment=partial(shift, pixels=1))),
     "averaged": (conv_net, clean, dict(average=0.9)),
     "ramp, average and watch": (conv_net, watched_joined, ROBUST),
@@ -436,11 +455,31 @@ def edited(factor):
     return mine
 
 
+def caught(factor, objective=clean):
+    """A function that finds what it is about around it, itself included."""
+
+    def mine(model, x, y):
+        return factor * objective(model, x, y) if factor else mine(model, x, y)
+
+    return mine
+
+
+@dataclasses.dataclass
+class Times:
+    factor: int
+
+    def __call__(self, model, x, y):
+        return self.factor * clean(model, x, y)
+
+
 @pytest.mark.parametrize("before, after", [
     (edited(1), edited(0)),
     (partial(adversarial, eps=0.1, attack=PGD2), partial(adversarial, eps=0.1, attack=partial(pgd, steps=3))),
     (lambda model, x, y: clean(model, x, y), lambda model, x, y: 2 * clean(model, x, y)),
-], ids=["an edited cell", "other steps", "a lambda"])  # fmt: skip
+    (lambda model, x, y, k=1: k * clean(model, x, y), lambda model, x, y, k=2: k * clean(model, x, y)),
+    (caught(1), caught(2)),
+    (Times(1), Times(2)),
+], ids=["an edited cell", "other steps", "a lambda", "a default", "a caught number", "an object"])  # fmt: skip
 def test_the_state_of_an_objective_that_was_edited_is_refused(before, after, tmp_path):
     train(conv_net(), objective=before, state=tmp_path / "state")
     with refused("state", "of a training with other"):
@@ -448,10 +487,23 @@ def test_the_state_of_an_objective_that_was_edited_is_refused(before, after, tmp
 
 
 def test_the_same_code_at_another_place_is_the_same_training(tmp_path):
-    model = conv_net()
-    train(model, objective=edited(1), augment=lambda x: x + 0 * x, state=tmp_path / "state")
-    history = train(conv_net(), objective=edited(1), augment=lambda x: x + 0 * x, state=tmp_path / "state")
-    assert len(history.seconds) == 4
+    for objective in (edited(1), caught(1), caught(1, caught(2)), Times(2)):
+        state = tmp_path / str(id(objective))
+        train(conv_net(), objective=objective, augment=lambda x: x + 0 * x, state=state)
+        history = train(conv_net(), objective=copy.copy(objective), augment=lambda x: x + 0 * x, state=state)
+        assert len(history.seconds) == 4
+
+
+def test_what_a_training_fills_is_not_part_of_its_code(tmp_path):
+    losses = []
+
+    def noted(model, x, y):
+        losses.append(clean(model, x, y))
+        return losses[-1]
+
+    for _ in range(2):
+        train(conv_net(), objective=noted, state=tmp_path / "state")
+    assert len(losses) == 20
 
 
 @pytest.mark.parametrize("side", ["train", "val"])
@@ -459,3 +511,20 @@ def test_a_loader_that_serves_a_part_of_its_data_set_is_refused(side):
     part = DataLoader(dataset(24), batch_size=4, sampler=SubsetRandomSampler(range(8)))
     with refused(side, "8 of the 24"):
         train(conv_net(), **{"data" if side == "train" else "val": part})
+
+
+@pytest.mark.parametrize("batches, drawn", [([[0, 1, 2], [3, 4]] * 3, 15), ([list(range(20))], 20)])
+def test_batches_that_somebody_has_cut_are_counted(batches, drawn):
+    with refused("train", f"{drawn} of the 24"):
+        train(conv_net(), data=DataLoader(dataset(24), batch_sampler=batches))
+
+
+def test_cut_batches_of_all_examples_are_trained_on():
+    history = train(conv_net(), data=DataLoader(dataset(24), batch_sampler=[list(range(10)), list(range(10, 24))]))
+    assert history.images[-1] == 4 * 24
+
+
+def test_a_data_set_that_draws_leaves_the_callers_random_state_alone():
+    before = torch.random.get_rng_state()
+    train(conv_net(), data=in_batches(Noisy()))
+    assert torch.equal(torch.random.get_rng_state(), before)

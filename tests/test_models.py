@@ -492,3 +492,28 @@ def test_tied_weights_are_saved_and_loaded(tmp_path):
     save_weights(first, tmp_path / "a")
     load_weights(second, tmp_path / "a")
     assert same_state(state(first), state(second)) and second[2].weight is second[0].weight
+
+
+def test_what_is_loaded_does_not_hang_on_the_file(saved):
+    model, path = slim(), saved[1]
+    load_weights(model, path)
+    with open(path, "r+b") as file:  # as a program does that synchronises folders
+        file.write(bytes(path.stat().st_size))
+    assert torch.equal(model.trained_on, torch.tensor([3, 1, 4])) and same_weights(model, saved[0])
+
+
+def test_a_config_of_ones_own_may_hold_what_json_spells_otherwise(tmp_path):
+    model, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    model.config = other.config = {"sizes": (2, 2), 1: "one"}
+    save_weights(model, tmp_path / "a")
+    load_weights(other, tmp_path / "a")
+    assert torch.equal(model.weight, other.weight)
+
+
+@pytest.mark.parametrize("values", [[0.3, 0.4], (0.3, 0.4), np.array([0.3, 0.4]), torch.tensor([0.3, 0.4]).double()])
+def test_numbers_for_each_channel_come_in_any_form(values):
+    x = images(2, channels=2)
+    layer = Normalize(values, values)
+    expected = (x - torch.tensor([0.3, 0.4]).view(2, 1, 1)) / torch.tensor([0.3, 0.4]).view(2, 1, 1)
+    assert layer(x).dtype == torch.float32
+    torch.testing.assert_close(layer(x), expected)

@@ -198,3 +198,14 @@ class Remembering(nn.Sequential):
 def test_a_sequential_with_a_forward_of_its_own_is_left_as_it_is():
     model = lived(Remembering(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))).eval()
     assert torch.equal(prepared(model)(images(3)), model(images(3)))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_scripted_network_is_evaluated_as_it_is(inside):
+    network, (x, y) = lived(vgg(11, width=0.03, num_classes=4)).eval(), batch(8, size=32)
+    scripted = torch.jit.trace(network, x)
+    scripted = nn.Sequential(scripted, nn.Identity()).eval() if inside else scripted
+    loader = make_loader(TensorDataset(x, y), batch_size=4)
+    assert torch.equal(survivors(scripted, loader), survivors(network, loader))
+    torch.testing.assert_close(input_gradient(prepared(scripted), x, y), input_gradient(network, x, y))

@@ -1,6 +1,8 @@
 """`fit` and its ledger: it learns, repeats to the bit, counts what it costs, and says no in time."""
 
+import collections
 import copy
+import importlib
 from functools import partial
 
 import pytest
@@ -8,11 +10,12 @@ import torch
 from helpers import RaisesAt, batch, conv_net, dataset, digits, images, linear, loader, refused
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from advutils import (
     History,
     accuracy,
+    adversarial,
     clean,
     fgsm,
     fit,
@@ -26,6 +29,8 @@ from advutils import (
     vgg,
 )
 from advutils.models import image_keys
+
+training = importlib.import_module("advutils.training")
 
 
 def trained_net(*, seed=0, train=None, **kwargs):
@@ -476,3 +481,41 @@ def test_the_small_network_trains_too():
     train, val = (make_loader(TensorDataset(x[at], y[at]), batch_size=8) for at in (slice(16), slice(16, None)))
     history = fit(small_cnn(), train, val, epochs=3, lr=0.005, augment=shift, progress=False)
     assert history.train_loss[-1] < history.train_loss[0]
+
+
+def test_images_that_come_in_a_later_epoch_only_are_remembered_too():
+    model = conv_net()
+    left_out = DataLoader(dataset(24), batch_size=20, shuffle=True, drop_last=True)
+    fit(model, left_out, loader(8, seed=1), epochs=6, lr=0.01, progress=False)
+    assert torch.equal(model.trained_on, image_keys(images(24)).unique())
+
+
+def test_the_loader_puts_its_batches_together_as_it_does_elsewhere():
+    x, y = batch(24)
+    levels = TensorDataset((255 * x).byte(), y)
+
+    def as_images(pairs):
+        x, y = default_collate(pairs)
+        return x.float() / 255, y
+
+    model = conv_net()
+    served = DataLoader(levels, batch_size=6, collate_fn=as_images)
+    history = fit(model, served, loader(8, seed=1), epochs=1, lr=0.01, progress=False)
+    assert history.images == [24] and len(model.trained_on) == 24
+
+
+def test_a_radius_is_a_length_when_all_attacks_are_l2():
+    euclidean, options = partial(pgd, norm="l2", steps=2), dict(epochs=1, lr=0.01, eps=1.5, progress=False)
+    objective = partial(adversarial, attack=euclidean)
+    history = fit(conv_net(), loader(24), loader(8, seed=1), objective=objective, watch={"a": euclidean}, **options)
+    assert len(history.watched["a"]) == 1
+    with refused("eps", "1.5"):
+        fit(conv_net(), loader(24), loader(8, seed=1), objective=objective, watch={"a": fgsm}, **options)
+
+
+@pytest.mark.parametrize("average, held", [(None, 0), (0.9, 4)])
+def test_batches_are_held_for_averaged_weights_alone(monkeypatch, average, held):
+    queues = []
+    monkeypatch.setattr(training, "deque", lambda maxlen: queues.append(collections.deque(maxlen=maxlen)) or queues[-1])
+    fit(conv_net(), loader(16), loader(8, seed=1), epochs=1, lr=0.01, average=average, progress=False)
+    assert [len(queue) for queue in queues] == [held]
