@@ -56,7 +56,7 @@ run: $(READY)  ## execute the notebooks in place: all, or make run NOTEBOOKS=not
 results: $(READY)  ## measure robust accuracy on whole test sets, going on where it stopped (hours); ARGS=--help
 	.venv/bin/python -m advutils.results $(ARGS)
 
-bench: $(READY)  ## measure the package beside what one might use in place of it (half an hour, alone); ARGS=--help
+bench: $(READY)  ## measure the package beside what one might use in place of it (an hour, alone); ARGS=--help
 	.venv/bin/python tests/benchmarks/bench.py $(ARGS)
 
 book: $(READY)  ## build the executed notebooks into a website, book/_build/html, that needs no network

@@ -394,14 +394,15 @@ def climb(model, x, y, loss, *, away=True):
     The one place where the package differentiates for pixels. Checks logits and gradient, not x: a caller may stand
     outside [0, 1]. With `away=False` the loss is descended: the direction leads towards y.
     """
-    with evaluating(model) as model, torch.inference_mode(False), torch.enable_grad():
+    with evaluating(model) as model, torch.inference_mode(False):  # which also records gradients, under no_grad too
         x, y = x.detach().clone().requires_grad_(), y.clone()  # copies are free of a caller's inference mode
         z = model(x)
         checks.logits(z, len(x))
         checks.classes(y, z.shape[1], "y" if away else "target")
-        total = loss(z, y).sum()
-        if total.requires_grad:
-            gradient = torch.autograd.grad(total, x, allow_unused=True, materialize_grads=True)[0]
+        losses = loss(z, y)
+        if losses.requires_grad:
+            each = torch.ones_like(losses)  # to sum them would cost a pass more
+            gradient = torch.autograd.grad(losses, x, each, allow_unused=True, materialize_grads=True)[0]
         else:  # no path leads from the pixels to the loss
             gradient = torch.zeros_like(x)
         checks.gradient(gradient)

@@ -95,7 +95,8 @@ def loss(value):
 
 def classes(y, k, name="y"):
     """Raise unless every label of `y` is one of the `k` classes of the model."""
-    low, high = _range(y)
+    values = y.tolist()
+    low, high = min(values), max(values)
     if low < 0 or high >= k:
         bad = low if low < 0 else high
         raise ValueError(f"{name}: got label {bad}; accepts 0 to {k - 1}, the {k} classes of the model")
@@ -221,7 +222,8 @@ def parts(module):
 
 
 def _range(tensor):
-    return (v.item() for v in tensor.detach().aminmax())
+    low, high = tensor.detach().aminmax()
+    return low.item(), high.item()
 
 
 def _kind(value):

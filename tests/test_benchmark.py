@@ -71,6 +71,31 @@ def test_a_peer_that_made_other_images_would_be_noticed(model, digits):
     assert ((fgsm(model, x, y, eps=0.1) - other).abs() > 1e-5).float().mean() > 0.5
 
 
+def test_nothing_is_timed_beside_another_attack(model, digits):
+    x, y = digits
+    gradient = bench.gradient_only(model, x, y)()
+    assert torch.equal(gradient.sign(), input_gradient(model, x, y).sign())
+    ours = fgsm(model, x, y, eps=0.1)
+    assert bench.differing(ours, peer("foolbox", model, eps=0.1)(x, y), gradient) < 0.01
+    weaker = torch.where(gradient.abs() == gradient.abs().amax((1, 2, 3), keepdim=True), x, ours)
+    with pytest.raises(SystemExit, match="another attack"):
+        bench.differing(ours, weaker, gradient)
+
+
+def test_each_trick_can_be_left_out_by_itself(model, digits):
+    network = initialised(partial(vgg, 11, width=0.0625), seed=0).eval()
+    kinds = [
+        [type(layer).__name__ for layer in prepared(twin)][2:6]
+        for twin in (network, bench.held(network, torch.nn.BatchNorm2d), bench.held(network, torch.nn.ReLU))
+    ]
+    assert kinds == [["Conv2d", "Identity", "MaxPool2d", "ReLU"], ["Conv2d", "BatchNorm2d", "MaxPool2d", "ReLU"],
+                     ["Conv2d", "Identity", "ReLU", "MaxPool2d"]]  # fmt: skip
+
+
+def test_a_training_that_leaks_shows_in_its_peak():
+    assert bench.peak_of_training(3, "leaking") - bench.peak_of_training(1, "leaking") > 100
+
+
 def test_multiplications_are_counted_without_those_by_the_padding():
     model = torch.nn.Sequential(
         torch.nn.Conv2d(2, 3, 3, stride=2, padding=1), torch.nn.Flatten(), torch.nn.Linear(12, 4)
@@ -117,9 +142,10 @@ def test_the_joined_step_in_the_naive_way_has_the_same_loss_but_for_the_mode_of_
 
 def test_a_paired_row_has_the_interval_of_its_median_and_its_bar_is_strict():
     ratios = [0.98, 0.99, 1.0, 1.01, 1.02] * 8
-    level, slower = bench.level_row("a", ratios, ""), bench.level_row("a", [r - 0.005 for r in ratios], "")
+    level, slower = (bench.level_row("a", [r - less for r in ratios], "", least=1) for less in (0, 0.005))
     assert level["holds"] is True and 0.98 < level["low"] <= level["value"] <= level["high"] < 1.02
     assert slower["holds"] is False and slower["high"] >= 1
+    assert bench.level_row("a", ratios, "")["holds"] is None
 
 
 def test_paired_calls_take_turns_in_going_first():
@@ -139,7 +165,15 @@ def test_a_row_is_the_median_between_its_ends_and_keeps_its_bar_or_not():
 def test_contenders_take_turns_and_the_first_round_does_not_count():
     turns = []
     taken = bench.seconds_of({name: partial(turns.append, name) for name in "ab"}, 3)
-    assert turns == list("abababab") and [len(times) for times in taken.values()] == [3, 3]
+    assert turns == list("abbaabba") and [len(times) for times in taken.values()] == [3, 3]
+    assert taken.keys() == {"a", "b"}
+
+
+@pytest.mark.parametrize("value, text", [
+    (0.9998, "0.9998"), (1.00021, "1.0002"), (1.35, "1.35"), (0.0312, "0.0312"), (-3.21, "-3.21"), (1353.4, "1,353"),
+])  # fmt: skip
+def test_a_tie_is_told_from_a_lead(value, text):
+    assert bench.spelled(value) == text
 
 
 def test_what_is_published_is_what_was_measured():

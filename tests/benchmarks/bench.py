@@ -1,12 +1,14 @@
-"""Side by side with what one might use in place of it: `make bench`, half an hour on an idle machine.
+"""Side by side with what one might use in place of it: `make bench`, an hour on an idle machine.
 
-Everything in a row runs in one process on the same model, images, batch size and threads, in turn; a value is the
-median of what the repetitions gave, between the smallest and the largest. Rows of other machines are kept.
+What a row compares runs in one process on the same images, batch size and threads, in turns; a value is the median of
+what the repetitions gave, between the smallest and the largest. Rows that measure whole processes (memory, pages,
+import) start them in turns. Rows of other machines are kept.
 """
 
 import argparse
 import contextlib
 import copy
+import itertools
 import json
 import os
 import platform
@@ -34,7 +36,6 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
 from advutils import accuracy_vs_eps, fgsm, fit, initialised, load_data, make_loader, pgd, predict, trained, vgg
-from advutils.attacks import climb, cross_entropy
 from advutils.models import prepared, replace_file
 from advutils.objectives import adversarial, clean, joined
 from advutils.results import machine
@@ -52,12 +53,15 @@ def group(function):
 
 
 def seconds_of(contenders, repeats=REPEATS):
-    """{name: seconds of each repetition} of callables that take turns, the first round being thrown away."""
-    taken = {name: [] for name in contenders}
-    for _ in range(repeats + 1):
-        for name, run in contenders.items():
+    """{name: seconds of each repetition} of callables that take turns, the first round being thrown away.
+
+    Each round begins with the next of them, so that none is always the one after the same other.
+    """
+    taken, names = {name: [] for name in contenders}, list(contenders)
+    for at in range(repeats + 1):
+        for name in (names * 2)[at % len(names) :][: len(names)]:
             started = time.perf_counter()
-            run()
+            contenders[name]()
             taken[name].append(time.perf_counter() - started)
     return {name: times[1:] for name, times in taken.items()}
 
@@ -70,10 +74,10 @@ def row(name, values, *, unit="x", least=None, most=None, note=""):
     return dict(name=name, value=value, low=min(values), high=max(values), unit=unit, bar=bar, holds=holds, note=note)
 
 
-def level_row(name, ratios, note):
-    """A row of paired ratios, none of which may be below one on the whole; its ends are the median's 95% interval."""
+def level_row(name, ratios, note, *, least=None):
+    """A row of paired ratios, of calls that are nearly the same; its ends are the median's 95% interval."""
     ranked, edge = sorted(ratios), int(len(ratios) / 2 - 0.98 * len(ratios) ** 0.5)  # by the signs alone
-    return row(name, ratios, least=1, note=note) | dict(low=ranked[edge - 1], high=ranked[-edge])
+    return row(name, ratios, least=least, note=note) | dict(low=ranked[edge - 1], high=ranked[-edge])
 
 
 def over(slow, fast):
@@ -114,8 +118,22 @@ def as_built(model):
 
 
 def gradient_only(model, x, y):
-    """The floor of every gradient attack: one forward pass and one backward pass to the input."""
-    return lambda: climb(model, x, y, cross_entropy)
+    """The floor of every gradient attack, of PyTorch alone: one forward pass and one backward pass to the input."""
+
+    def run():
+        pixels = x.clone().requires_grad_()
+        return torch.autograd.grad(F.cross_entropy(model(pixels), y, reduction="sum"), pixels)[0]
+
+    return run
+
+
+def differing(ours, theirs, gradient):
+    """The share of pixels in which two attacks differ; no timing is worth anything if that is more than rounding's."""
+    differ = (ours - theirs).abs() > 1e-5
+    clear = gradient.abs() > 1e-4 * gradient.abs().amax((1, 2, 3), keepdim=True)
+    if (differ & clear).any() or differ.float().mean() > 0.01:
+        sys.exit(f"{differ.float().mean():.1%} of the pixels differ, some where the gradient is clear: another attack")
+    return differ.float().mean().item()
 
 
 def products_of(model, x):
@@ -143,31 +161,44 @@ def one_step():
     x, y = digits(BATCH)
     rows, square = [], torch.rand(2048, 2048, generator=torch.Generator().manual_seed(0))
     for width, model in (("slim", slim()), ("full width", full())):
-        twin, pairs = prepared(model), 1000 if width == "slim" else 200
-        ours = partial(fgsm, twin, x, y, eps=0.1)
+        twin, pairs, few = prepared(model), *((2000, 300) if width == "slim" else (200, 40))
+        ours, gradient = partial(fgsm, twin, x, y, eps=0.1), gradient_only(twin, x, y)()
         theirs = {name: partial(peer(name, as_built(model), eps=0.1), x, y) for name in NAMES}
+        level = {name: partial(peer(name, twin, eps=0.1), x, y) for name in NAMES}
+        apart = {name: differing(ours(), run(), gradient) for name, run in level.items()}
+        turned = (gradient.sign() != gradient_only(as_built(model), x, y)().sign()).float().mean().item()
         contenders = {"ours": ours} | theirs | {"floor": gradient_only(twin, x, y), "product": lambda: square @ square}
+        contenders |= {f"{name}, ours": partial(peer(name, model, eps=0.1), x, y) for name in NAMES}
+        contenders |= {"preparing": partial(prepared, model)}
         taken = seconds_of(contenders, REPEATS * (3 if width == "slim" else 1))
         bare = [t * products_of(twin, x) / len(square) ** 3 for t in taken["product"]]
         fastest = min(theirs, key=lambda name: statistics.median(taken[name]))
-        level = {name: paired(ours, partial(peer(name, twin, eps=0.1), x, y), pairs if name == fastest else pairs // 10)
-                 for name in NAMES}  # fmt: skip
-        others = ", ".join(f"{name} {statistics.median(level[name]):.3f}" for name in NAMES if name != fastest)
+        level = {name: paired(ours, run, pairs if name == fastest else few) for name, run in level.items()}
         middle = [statistics.median(times) for times in zip(*(taken[name] for name in theirs))]
         title = f"FGSM, VGG-16 {width}"
         rows += [
             row(f"{title}", [BATCH / t for t in taken["ours"]], unit="images/s"),
             row(f"{title}: the fastest peer's time over ours", over(taken[fastest], taken["ours"]), least=1.3,
                 note=f"{fastest}, on the network as PyTorch lays it out"),
-            level_row(f"{title}: the same peer on the very same prepared model", level[fastest],
-                      f"{fastest}, {pairs} pairs, from and to are the median's 95% interval; the others: {others}"),
+            row(f"{title}: the same peer on our network as `vgg` makes it, over ours",
+                over(taken[f"{fastest}, ours"], taken["ours"]), note=f"{fastest}; in `channels_last`, not prepared"),
+            row(f"{title}: to prepare a network", [1000 * t for t in taken["preparing"]], unit="ms",
+                note="once for an evaluation, and in no other row"),
+            *(level_row(f"{title}: {name} on the very same prepared model, over ours", level[name],
+                        f"{len(level[name])} pairs; from and to are the 95% interval of the median",
+                        least=1 if name == fastest else None) for name in sorted(NAMES, key=[fastest].__ne__)),
             row(f"{title}: the median peer's time over ours", over(middle, taken["ours"]), least=1.8),
             row(f"{title}: ours over the floor", over(taken["ours"], taken["floor"]), most=1.1,
                 note="one forward, one backward pass to the input"),
             row(f"{title}: ours over its multiplications alone", over(taken["ours"], bare),
                 note="at the speed of a product of two matrices, 2048 x 2048, without those by the padding's zeros"),
             row(f"{title}: the fastest peer over the same multiplications", over(taken[fastest], bare),
-                note="which no lead over it exceeds, unless it multiplies less"),
+                note="the room there is, unless one multiplies less often"),
+            row(f"{title}: pixels in which a peer's image differs from ours, the very same model",
+                [100 * share for share in apart.values()], unit="%",
+                note="of four peers; only where the gradient is under 1e-4 of the image's largest"),
+            row(f"{title}: signs of the gradient that preparing the network turns", [100 * turned], unit="%",
+                note="by rounding, against the network as PyTorch lays it out"),
         ]  # fmt: skip
     return rows
 
@@ -182,67 +213,108 @@ def many_steps():
         ours = partial(pgd, twin, x, y, random_start=False, **options)
         contenders = {"ours": partial(ours, early_exit=True), "all steps": ours}
         contenders |= {name: partial(peer(name, as_built(model), **options), x, y) for name in NAMES}
+        contenders |= {f"{name}, prepared": partial(peer(name, twin, **options), x, y) for name in NAMES}
         left = {name: float((predict(model, run()).argmax(1) == y).float().mean()) for name, run in contenders.items()}
         taken = seconds_of(contenders | {"floor": gradient_only(twin, x, y)})
         fastest = min(NAMES, key=lambda name: statistics.median(taken[name]))
-        said = f"{fastest}; accuracy left: {', '.join(f'{name} {share:.1%}' for name, share in left.items())}"
+        said = f"{fastest}; accuracy left by each: {', '.join(f'{share:.1%}' for share in left.values())}"
         rows += [
             row(f"PGD-40, slim, {title}", [len(x) / t for t in taken["ours"]], unit="images/s"),
             row(f"PGD-40, slim, {title}: the fastest peer's time over ours", over(taken[fastest], taken["ours"]),
                 least=least, note=f"fooled images leave the batch; {said}"),
+            row(f"PGD-40, slim, {title}: the same peer on the very same prepared model, over ours with all steps",
+                over(taken[f"{fastest}, prepared"], taken["all steps"])),
             row(f"PGD-40, slim, {title}: ours with all steps over 40 floors",
                 over(taken["all steps"], [steps * t for t in taken["floor"]])),
         ]  # fmt: skip
     return rows
 
 
+def held(model, kind):
+    """A copy whose layers of that kind `prepared` leaves where they are, as somebody seems to have changed them."""
+    model = copy.deepcopy(model)
+    for layer in model.modules():
+        if isinstance(layer, kind):
+            layer.forward = layer.forward
+    return model
+
+
 @group
 def tricks():
-    """What each means of going faster brings, alone and on top of those before it."""
+    """What each means of going faster brings: alone, and as the last of all; and where the time goes."""
     x, y = digits(BATCH)
     model = slim()
     built = as_built(model)
 
-    def with_weights():
+    def with_weights(part, its):
         """The gradient as one finds it: the backward pass goes to the weights as well, which an attack never reads."""
-        part = x.clone().requires_grad_()
         built.zero_grad()
-        F.cross_entropy(built(part), y).backward()
-        return part.grad
+        F.cross_entropy(built(part.clone().requires_grad_()), its).backward()
 
-    twin, compiled = prepared(model), torch.compile(copy.deepcopy(built))
+    twin, in_place = prepared(model), prepared(copy.deepcopy(model))
+    for layer in in_place.modules():
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = True
+    compiled = torch.compile(copy.deepcopy(twin))
     started = time.perf_counter()
     gradient_only(compiled, x, y)()
     spent = time.perf_counter() - started
-    runs = {
-        "with the weights' gradients, the images in turn": lambda: [
-            F.cross_entropy(built(x[i : i + 1].clone().requires_grad_()), y[i : i + 1]).backward() for i in range(BATCH)
-        ],
-        "in one batch": with_weights,
-        "for the pixels alone": gradient_only(built, x, y),
-        "in channels_last": gradient_only(model, x, y),
-        "batch norm folded, pooling before ReLU": gradient_only(twin, x, y),
-        "the last in bfloat16": lambda: _in_bfloat16(twin, x, y),
-        "pixels alone, compiled": gradient_only(compiled, x, y),
+    folded, pooled = (prepared(held(network, kind)) for network, kind in ((built, nn.ReLU), (built, nn.BatchNorm2d)))
+    networks = {
+        "pixels alone": built,
+        "in channels_last": model,
+        "batch norm folded": folded,
+        "pooling before ReLU": pooled,
+        "all three": twin,
+        "all but in channels_last": prepared(built),
+        "all but batch norm folded": prepared(held(model, nn.BatchNorm2d)),
+        "all but pooling before ReLU": prepared(held(model, nn.ReLU)),
+        "ReLU in place": in_place,
+        "compiled": compiled,
+    }
+    runs = {name: gradient_only(network, x, y) for name, network in networks.items()}
+    runs |= {
+        "one by one": lambda: [with_weights(x[i : i + 1], y[i : i + 1]) for i in range(BATCH)],
+        "in one batch": lambda: with_weights(x, y),
+        "in bfloat16": lambda: _in_bfloat16(twin, x, y),
         "in two parts": lambda: [gradient_only(twin, *part)() for part in zip(x.chunk(2), y.chunk(2))],
+        "forward, built": lambda: built(x.clone().requires_grad_()),
+        "forward, all three": lambda: twin(x.clone().requires_grad_()),
+        "ours": partial(fgsm, twin, x, y, eps=0.1),
     }
     taken = seconds_of(runs)
-    names = list(runs)
-    rough, exact = _in_bfloat16(twin, x, y)[0].sign(), climb(twin, x, y, cross_entropy)[0].sign()
-    flipped = (rough != exact).float().mean().item()
-    title = "one gradient, slim"
-    rows = [row(f"{title}: {names[0]}", [1000 * t / BATCH for t in taken[names[0]]], unit="ms an image")]
-    for before, name in zip(names, names[1:5]):
-        gain = over(taken[before], taken[name])
-        rows.append(row(f"{title}: {name}", gain, note="gain over the row above"))
-    rows += [
-        row(f"{title}: {names[5]}", over(taken[names[4]], taken[names[5]]),
-            note=f"dropped: gain over float32, with {flipped:.1%} of the signs flipped"),
-        row(f"{title}: {names[6]}", over(taken[names[2]], taken[names[6]]),
-            note=f"dropped: gain over pixels alone, after {spent:.0f} s of compiling"),
-        row(f"{title}: {names[7]}", over(taken[names[4]], taken[names[7]]),
-            note=f"dropped: gain over batch norm folded, all {BATCH} images at once"),
+    flipped = (_in_bfloat16(twin, x, y).sign() != runs["all three"]().sign()).float().mean().item()
+    title, tried = "one gradient, slim", "dropped; gain over all three"
+    rows = [
+        row(f"{title}: the weights' gradients as well, one image at a time",
+            [1000 * t / BATCH for t in taken["one by one"]], unit="ms an image"),
+        row(f"{title}: in one batch", over(taken["one by one"], taken["in one batch"]), note="gain over one by one"),
+        row(f"{title}: of the pixels alone", over(taken["in one batch"], taken["pixels alone"]),
+            note="gain over one batch with the weights' gradients"),
     ]  # fmt: skip
+    for name in ("in channels_last", "batch norm folded", "pooling before ReLU"):
+        alone, last = over(taken["pixels alone"], taken[name]), over(taken[f"all but {name}"], taken["all three"])
+        rows += [
+            row(f"{title}: {name}, by itself", alone, note="gain over pixels alone"),
+            row(f"{title}: {name}, as the last of three", last, note="gain over the two others together"),
+        ]
+    rows.append(row(f"{title}: all three", over(taken["pixels alone"], taken["all three"]), note="over pixels alone"))
+    for name, more in (("in two parts", "all 128 images at once"), ("ReLU in place", ""),
+                       ("in bfloat16", f"{flipped:.1%} of the signs flipped"),
+                       ("compiled", f"{spent:.0f} s of compiling")):  # fmt: skip
+        gain = over(taken["all three"], taken[name])
+        rows.append(row(f"{title}: {name}", gain, note=", ".join(filter(None, (tried, more)))))
+    for when, network in (("before", "built"), ("after", "all three")):
+        forward, whole = taken[f"forward, {network}"], taken["pixels alone" if network == "built" else network]
+        rows += [
+            row(f"FGSM, a batch of {BATCH}, forward, {when}", [1000 * t for t in forward], unit="ms"),
+            row(f"FGSM, a batch of {BATCH}, backward, {when}", [1000 * (a - b) for a, b in zip(whole, forward)],
+                unit="ms", note="what both passes together take, less the forward pass"),
+        ]  # fmt: skip
+    rest = [1000 * (a - b) for a, b in zip(taken["ours"], taken["all three"])]
+    rows.append(
+        row(f"FGSM, a batch of {BATCH}, all else, after", rest, unit="ms", note="checks, modes, the step itself")
+    )
     return rows
 
 
@@ -270,45 +342,48 @@ print(*(statistics.median(times) for times in seconds_of(runs).values()))
 
 def _in_bfloat16(model, x, y):
     with torch.autocast("cpu", torch.bfloat16):
-        return climb(model, x, y, cross_entropy)
+        return gradient_only(model, x, y)()
 
 
 @group
 def sweep():
-    x, y = digits(20)
-    rows, loops, big = [], {}, F.interpolate(x, size=224, mode="bilinear")
+    """Ours beside the loop of the original as `peers` re-creates it, which is too slow for more than some images."""
+    rows, (x, y) = [], digits(3 * REPEATS)
+    big = F.interpolate(x, size=224, mode="bilinear")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = original_network()
     with torch.no_grad():
         # its own readings are the labels, as the loop attacks only what is read right
         read = torch.cat([network(image[None]) for image in big]).argmax(1)
-    loops["slim"] = original_loop(slim(), x, y, EPS_VALUES)[1]
-    loops["original"] = original_loop(network, big, read, EPS_VALUES)[1]
-    for width, model, n, rivals in (
-        ("slim", slim(), 1000, {"slim": 20, "original": 2000}),
-        ("full width", full(), 256, {"original": 150}),
-    ):
-        loader = make_loader(TensorDataset(*digits(n)), batch_size=250)
-        twin = prepared(model)
+    some = itertools.cycle(zip(big.split(3), read.split(3)))  # three in each repetition
+    own = slim()
+    runs = {
+        "slim": lambda: original_loop(own, x, y, EPS_VALUES),
+        "original": lambda: original_loop(network, *next(some), EPS_VALUES),
+    }
+    images, widths = {"slim": len(x), "original": 3}, {"slim": (own, 1000), "full width": (full(), 250)}
+    for width, (model, n) in widths.items():
+        loader, twin = make_loader(TensorDataset(*digits(n)), batch_size=250), prepared(model)
 
         def floor(twin=twin, loader=loader):
             for x, y in loader:
-                climb(twin, x, y, cross_entropy)
+                gradient_only(twin, x, y)()
                 with torch.no_grad():
                     [twin(x) for _ in EPS_VALUES]
 
-        ours = partial(accuracy_vs_eps, model, loader, fgsm, EPS_VALUES)
-        taken = seconds_of({"ours": ours, "floor": floor}, REPEATS if n == 1000 else 3)
-        each = statistics.median(taken["ours"]) / n
-        title = f"sweep over five epsilons, {width}"
-        rows.append(row(title, [1000 * t / n for t in taken["ours"]], unit="ms an image"))
-        rows.append(row(f"{title}: over one gradient and five forward passes", over(taken["ours"], taken["floor"]),
+        runs |= {f"ours, {width}": partial(accuracy_vs_eps, model, loader, fgsm, EPS_VALUES), f"floor, {width}": floor}
+    taken = seconds_of(runs)
+    for width, rivals in (("slim", {"slim": 20, "original": 2000}), ("full width", {"original": 150})):
+        title, ours, n = f"sweep over five epsilons, {width}", taken[f"ours, {width}"], widths[width][1]
+        rows.append(row(title, [1000 * t / n for t in ours], unit="ms an image", note=f"on {n:,} images"))
+        rows.append(row(f"{title}: over one gradient and five forward passes", over(ours, taken[f"floor, {width}"]),
                         note="the pass at epsilon 0 comes with the gradient"))  # fmt: skip
         for rival, least in rivals.items():
             what = "the same network at 32x32" if rival == "slim" else "its own full-width network at 224x224"
-            rows.append(row(f"{title}: the original's loop ({what}) over ours", [t / each for t in loops[rival]],
-                            least=least, note="extrapolated from 20 images"))  # fmt: skip
+            ratio = [n / images[rival] * t for t in over(taken[rival], ours)]
+            note = f"our re-creation of it, timed on {images[rival]} images in each repetition and extrapolated"
+            rows.append(row(f"{title}: the original's loop ({what}) over ours", ratio, least=least, note=note))
     return rows
 
 
@@ -386,20 +461,27 @@ def training():
     own, trained_in, checked = build(), [], make_loader(val, batch_size=32)
     served = make_loader(TensorDataset(x, y), batch_size=50, shuffle=True)
     plain = nn.Sequential(*list(build())[2:]).to(memory_format=torch.contiguous_format).train()  # no padding, scale
-    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-4)
+    laid_out = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     batches = list(make_loader(TensorDataset(x, y), batch_size=50))
     alone, waiting = stepper(build().train(), clean), DataLoader(Pictures(x, y), batch_size=50, shuffle=True)
 
     def ours():
         trained_in.append(fit(own, served, checked, epochs=1, lr=1e-4, progress=False).seconds[-1])
 
-    def theirs():
-        for x, y in waiting:
-            optimizer.zero_grad()
-            loss = F.cross_entropy(plain(x), y)
-            loss.backward()
-            optimizer.step()
-            loss.item()
+    def loop(network):
+        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+
+        def run():
+            for x, y in waiting:
+                optimizer.zero_grad()
+                loss = F.cross_entropy(network(x), y)
+                loss.backward()
+                optimizer.step()
+                loss.item()
+
+        return run
+
+    theirs, theirs_in_our_layout = loop(plain), loop(laid_out)
 
     def network():
         for x, y in batches:
@@ -409,7 +491,7 @@ def training():
         for _ in served:
             pass
 
-    taken = seconds_of({"ours": ours, "theirs": theirs, "network": network, "data": data})
+    taken = seconds_of({"ours": ours, "theirs": theirs, "theirs, our layout": theirs_in_our_layout, "network": network})
     taken["ours"] = trained_in[1:]  # without the validation, which the other loop does not have
     parts, batch = {}, {"ours": batches[0], "theirs": next(iter(waiting))}
     for name, twin in {"ours": build().train(), "theirs": plain}.items():
@@ -429,14 +511,18 @@ def training():
     parts = seconds_of(whole | {"theirs data": lambda: [None for _ in waiting], "ours data": data})
     for name in ("ours", "theirs"):
         parts[f"{name} data"] = [t / len(batches) for t in parts[f"{name} data"]]
+        sums = zip(taken[name], *(parts[f"{name} {what}"] for what in PARTS))
+        parts[f"{name} all else"] = [whole / len(batches) - sum(those) for whole, *those in sums]
     return [
         row("training, slim VGG-16, batches of 50", [len(x) / t for t in taken["ours"]], unit="images/s"),
-        row("a DataLoader with transforms over ours", over(taken["theirs"], taken["ours"]), least=1.3),
+        row("a DataLoader with transforms over ours", over(taken["theirs"], taken["ours"]), least=1.3,
+            note="without workers; ours without its validation, which the loop does not have"),
+        row("the same, its network in channels_last too", over(taken["theirs, our layout"], taken["ours"])),
         row("ours over the network alone", over(taken["ours"], taken["network"]), most=1.05,
             note="on batches that are there; ours shuffles, cuts and checks them"),
         *(row(f"a batch of 50, {what}, {before}", [1000 * t for t in parts[f"{name} {what}"]], unit="ms",
-              note="timed by itself")
-          for what in PARTS for before, name in (("before", "theirs"), ("after", "ours"))),
+              note="what is left of the whole" if what == "all else" else "timed by itself")
+          for what in (*PARTS, "all else") for before, name in (("before", "theirs"), ("after", "ours"))),
     ]  # fmt: skip
 
 
@@ -446,8 +532,8 @@ def growth():
     rows = []
 
     def exponent(sizes, run, name, most, note=""):
-        taken = seconds_of({size: partial(run, size) for size in sizes}, 3)
-        logs = [np.log([taken[size][i] for size in sizes]) for i in range(3)]
+        taken = seconds_of({size: partial(run, size) for size in sizes})
+        logs = [np.log([taken[size][i] for size in sizes]) for i in range(REPEATS)]
         slopes = [float(np.polyfit(np.log(sizes), times, 1)[0]) for times in logs]
         rows.append(row(name, slopes, unit="exponent", most=most, note=note))
 
@@ -464,21 +550,37 @@ def growth():
     return rows
 
 
+def peak_of_training(epochs, objective="clean"):
+    """The peak memory, in MB, of a process of its own that trains a slim VGG-16 on 300 digits."""
+    code = f"""
+import resource
+from functools import partial
+from bench import TensorDataset, clean, digits, fit, initialised, make_loader, vgg
+x, y = digits(400)
+train, val = (make_loader(TensorDataset(x[at], y[at]), batch_size=50) for at in (slice(300), slice(300, None)))
+kept = []
+def leaking(model, x, y):
+    kept.append(x.repeat(100, 1, 1, 1))
+    return clean(model, x, y)
+model = initialised(partial(vgg, 16, width=0.25), seed=0)
+fit(model, train, val, epochs={epochs}, lr=1e-4, objective={objective}, progress=False)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    here = os.environ | {"PYTHONPATH": str(HOME)}
+    out = subprocess.run([sys.executable, "-c", code], env=here, check=True, capture_output=True, text=True).stdout
+    return int(out) * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
 @group
 def memory():
-    process, held = psutil.Process(), []
-    x, y = digits(1000)
-    train, val = (make_loader(TensorDataset(x[at], y[at]), batch_size=50) for at in (slice(900), slice(900, None)))
-    model = initialised(partial(vgg, 16, width=0.25), seed=0)
-    for _ in range(6):
-        fit(model, train, val, epochs=1, lr=1e-4, progress=False)
-        held.append(process.memory_info().rss / 2**20)
-    return [row("memory that four further epochs added", [held[-1] - held[1]], unit="MB", most=20)]
+    added = [peak_of_training(10) - peak_of_training(4) for _ in range(REPEATS)]
+    note = "the peaks of processes that train for ten epochs and for four"
+    return [row("memory that six further epochs add", added, unit="MB", most=20, note=note)]
 
 
 @group
 def series():
-    """The largest peak of any notebook's kernel while their tests run, models trained anew; not part of `all`."""
+    """The largest peak of any kernel, or what one starts, while the notebooks are tested, models trained anew."""
     peaks = {}
     with tempfile.TemporaryDirectory() as cache:
         command = [sys.executable, "-m", "pytest", "-q", "notebooks"]
@@ -486,14 +588,13 @@ def series():
         while tests.poll() is None:
             for process in psutil.Process(tests.pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess, OSError):  # it has just ended
-                    if "ipykernel_launcher" in process.cmdline():
-                        status = Path(f"/proc/{process.pid}/status").read_text()  # Linux keeps the peak there
-                        if found := re.search(r"VmHWM:\s+(\d+) kB", status):
-                            peaks[process.pid] = int(found[1]) * 1024 / 1e6
+                    status = Path(f"/proc/{process.pid}/status").read_text()  # Linux keeps the peak there
+                    if found := re.search(r"VmHWM:\s+(\d+) kB", status):
+                        peaks[process.pid] = int(found[1]) * 1024 / 1e6
             time.sleep(0.2)
     if tests.returncode:
         sys.exit(f"series: the notebooks' tests ended with {tests.returncode}")
-    note = f"the largest of {len(peaks)} kernels, each from its start to its end, while the notebooks are tested"
+    note = f"the largest of {len(peaks)} kernels and what they start, while the notebooks are tested, once"
     return [row("peak memory of the series", [max(peaks.values())], unit="MB", most=2000, note=note)]
 
 
@@ -507,6 +608,11 @@ def imports():
     return [row("import of advutils over that of torch and torchvision", ratio, most=1.1)]
 
 
+def spelled(value):
+    """Three digits; four behind the point near one, where a tie is told from a lead; whole numbers from 1,000 on."""
+    return f"{value:.4f}" if 0.98 < value < 1.02 else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
 def table(found):
     """The rows of all machines in Markdown."""
     lines = [
@@ -518,10 +624,10 @@ def table(found):
     for where in found["machines"]:
         about = found["machines"][where]
         lines += [f"**{where}**, {about['date']}; " + ", ".join(f"{k} {v}" for k, v in about["versions"].items()), ""]
-        lines += ["| measured | median | from | to | | bar | holds | |", "|---|---|---|---|---|---|---|---|"]
+        lines += ["| measured | median | from | to | unit | bar | holds | note |", "|---|---|---|---|---|---|---|---|"]
         for line in found["rows"]:
             if line["machine"] == where:
-                numbers = " | ".join(f"{line[key]:.3g}" for key in ("value", "low", "high"))
+                numbers = " | ".join(spelled(line[key]) for key in ("value", "low", "high"))
                 holds = {True: "yes", False: "**no**", None: ""}[line["holds"]]
                 lines.append(
                     f"| {line['name']} | {numbers} | {line['unit']} | {line['bar']} | {holds} | {line['note']} |"
@@ -562,24 +668,29 @@ def write(found):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Measure advutils beside what one might use in place of it.")
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)}; all but series if none")
-    chosen = parser.parse_args(arguments).groups or [name for name in GROUPS if name != "series"]
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)}; all if none")
+    chosen = parser.parse_args(arguments).groups or list(GROUPS)
     if unknown := set(chosen) - GROUPS.keys():
         parser.error(f"got {', '.join(sorted(unknown))}; accepts {', '.join(GROUPS)}")
     path, where = HOME / "results.json", f"{machine()}, {os.cpu_count()} cores, {platform.system()}"
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"machines": {}, "rows": []}
     libraries = {"torchattacks": "torchattacks", "foolbox": "foolbox", "ART": "adversarial-robustness-toolbox"}
     libraries |= {"cleverhans": "cleverhans", "torchvision": "torchvision", "numpy": "numpy"}
-    versions = {"Python": platform.python_version()} | {name: version(package) for name, package in libraries.items()}
+    versions = {"Python": platform.python_version(), "PyTorch": torch.__version__}
+    versions |= {name: version(package) for name, package in libraries.items()}
+    git = ["git", "-C", str(HOME), "describe", "--always", "--dirty"]
+    stamp = dict(date=datetime.now(UTC).date().isoformat(), commit=subprocess.check_output(git, text=True).strip())
+    about = dict(cpu=where.split(", ")[0], threads=torch.get_num_threads(), versions=versions)
     for name in chosen:
-        fresh = [line | {"group": name, "machine": where} for line in GROUPS[name]()]
+        fresh = [line | {"group": name, "machine": where} | stamp for line in GROUPS[name]()]
         for line in fresh:
-            print(f"{line['name']:80} {line['value']:9.3g} [{line['low']:.3g}, {line['high']:.3g}] {line['unit']}"
+            value, low, high = (spelled(line[key]) for key in ("value", "low", "high"))
+            print(f"{line['name']:80} {value:>9} [{low}, {high}] {line['unit']}"
                   f"  {line['bar']}  {line['holds']}  {line['note']}", flush=True)  # fmt: skip
         others = [line for line in found["rows"] if (line["group"], line["machine"]) != (name, where)]
         order = {name: at for at, name in enumerate(GROUPS)}
         found["rows"] = sorted(others + fresh, key=lambda line: (line["machine"], order[line["group"]]))
-        found["machines"][where] = dict(date=datetime.now(UTC).date().isoformat(), versions=versions)
+        found["machines"][where] = about | dict(date=stamp["date"])
         write(found)
 
 
