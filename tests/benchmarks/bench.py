@@ -173,7 +173,8 @@ def one_step():
         taken = seconds_of(contenders, REPEATS * (3 if width == "slim" else 1))
         bare = [t * products_of(twin, x) / len(square) ** 3 for t in taken["product"]]
         fastest = min(theirs, key=lambda name: statistics.median(taken[name]))
-        level = {name: paired(ours, run, pairs if name == fastest else few) for name, run in level.items()}
+        level = {name: paired(ours, level[name], pairs if name == fastest else few)
+                 for name in (fastest, *(name for name in NAMES if name != fastest))}  # fmt: skip
         middle = [statistics.median(times) for times in zip(*(taken[name] for name in theirs))]
         title = f"FGSM, VGG-16 {width}"
         rows += [
@@ -186,7 +187,7 @@ def one_step():
                 note="once for an evaluation, and in no other row"),
             *(level_row(f"{title}: {name} on the very same prepared model, over ours", level[name],
                         f"{len(level[name])} pairs; from and to are the 95% interval of the median",
-                        least=1 if name == fastest else None) for name in sorted(NAMES, key=[fastest].__ne__)),
+                        least=1 if name == fastest else None) for name in level),
             row(f"{title}: the median peer's time over ours", over(middle, taken["ours"]), least=1.8),
             row(f"{title}: ours over the floor", over(taken["ours"], taken["floor"]), most=1.1,
                 note="one forward, one backward pass to the input"),
