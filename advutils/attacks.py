@@ -401,7 +401,7 @@ def climb(model, x, y, loss, *, away=True):
         checks.classes(y, z.shape[1], "y" if away else "target")
         losses = loss(z, y)
         if losses.requires_grad:
-            each = torch.ones_like(losses)  # to sum them would cost a pass more
+            each = torch.ones_like(losses)  # the gradient of their sum, with a node less in the graph
             gradient = torch.autograd.grad(losses, x, each, allow_unused=True, materialize_grads=True)[0]
         else:  # no path leads from the pixels to the loss
             gradient = torch.zeros_like(x)

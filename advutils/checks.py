@@ -76,9 +76,9 @@ def logits(z, rows):
 
 
 def gradient(found):
-    """Raise unless the gradient with respect to the pixels is finite: NaN has no sign, and an attack would stand still.
+    """Raise unless the gradient with respect to the pixels is finite: NaN has no sign, and infinity no unit length.
 
-    The root of a black pixel is enough for it, and the accuracy that is left then is none of the model's.
+    The root of a black pixel is enough for it. An attack would leave such pixels alone, and the model look robust.
     """
     if not math.isfinite(sum(_range(found))):
         raise ValueError(
@@ -139,7 +139,8 @@ def whole(loader, name):
     sampler, data = list(processes.samplers(loader))[-1], loader.dataset
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
         raise TypeError(f"{name}: got a loader of {_kind(data)}; accepts one of a data set with a length and an index")
-    drawn = sum(map(len, sampler)) if sampler is loader.batch_sampler else len(sampler)  # one that cuts its own batches
+    with torch.random.fork_rng():  # a sampler that cuts batches of its own may draw
+        drawn = sum(map(len, sampler)) if sampler is loader.batch_sampler else len(sampler)
     if drawn != len(data):
         raise ValueError(
             f"{name}: got a loader that draws {drawn} of the {len(data)} examples of its data set; accepts one "

@@ -47,8 +47,8 @@ OBJECTIVES = {
     "trades": objectives.trades,
 }
 GIVEN = {"model", "x", "y", "eps", "target", "generator", "flags"}  # what an attack gets from elsewhere
-LOSSES = {"cross_entropy": attacks.cross_entropy, "dlr": attacks.dlr, "margin": attacks.margin}
-WORDS = LOSSES | {"true": True, "false": False, "none": None}
+WORDS = {name: getattr(attacks, name) for name in ("cross_entropy", "dlr", "margin")}
+WORDS |= {"true": True, "false": False, "none": None}
 ACCEPTED = f"{', '.join(DATASETS)}, a folder of images, or tar files"
 BUILDERS = {"vgg": vgg, "small_cnn": small_cnn}
 COLUMNS = ("file", "label", "labelled_by", "clean_prediction", "adversarial_prediction", "linf", "l2", "success")

@@ -293,7 +293,8 @@ def norm_of(attack):
     parameters = {} if attack is None else inspect.signature(attack).parameters
     if "norm" in parameters:
         return parameters["norm"].default
-    return norm_of(parameters["attack"].default) if "attack" in parameters else "linf"  # as `targeted` has it
+    inner = parameters["attack"].default if "attack" in parameters else None  # as `targeted` has it
+    return norm_of(inner) if callable(inner) and inner is not inspect.Parameter.empty else "linf"
 
 
 def _check_attacked(x_adv, x, eps, norm):

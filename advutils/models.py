@@ -57,7 +57,7 @@ class Normalize(nn.Module):
         for name, values in dict(mean=mean, std=std).items():
             if not isinstance(values, numbers.Real):
                 delattr(self, name)
-                values = torch.as_tensor(values, dtype=torch.float32).view(-1, 1, 1)
+                values = torch.as_tensor(values, dtype=torch.float32).clone().view(-1, 1, 1)
                 self.register_buffer(name, values, persistent=False)
 
     def forward(self, x):

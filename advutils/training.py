@@ -95,7 +95,8 @@ def fit(
         epochs: passes over `train`, at least 1.
         lr: the highest learning rate of the cycle.
         objective: any callable `(model, x, y) -> loss`; with `eps`, any `(model, x, y, *, eps) -> loss`.
-        eps: None, or the radius that the objective is given and the watched attacks are run at.
+        eps: None, or the radius that the objective is given and the watched attacks are run at: in pixel units, 0 to 1,
+            and where all of their attacks are of norm "l2", a Euclidean length.
         ramp: epochs over which the objective's eps grows from 0 to `eps`, in a straight line.
         average: None, or the decay (0.999 for one) of a running average of the weights, which is then what is measured
             and kept; its batch norm is re-estimated on the last batches that the network was trained on.
@@ -119,7 +120,7 @@ def fit(
         TypeError, ValueError: bad images or labels, an empty loader, epochs or a learning rate that are not positive,
             or the state of another training.
         FloatingPointError: the loss became NaN or infinite; the message says when. (An attack inside the objective
-            meets such a network first, as a ValueError about its logits.)
+            meets such a network first, as a ValueError about its logits or its gradient.)
 
     One cycle: Smith, 2018, arXiv:1803.09820. AdamW: Loshchilov and Hutter, 2019, arXiv:1711.05101. Averaged weights:
     Izmailov et al., 2018, arXiv:1803.05407. Taught in 01_train_vgg.ipynb and, from `eps` to `state`, in
@@ -128,8 +129,9 @@ def fit(
     epochs, lr = checks.count(epochs, "epochs"), checks.positive(lr, "lr")
     average = None if average is None else checks.share(average, "average")
     classes = _check(model, train, val, epochs, eps, ramp, watch)
-    euclidean = {norm_of(function) for function in (objective, *(watch or {}).values())} == {"l2"}
-    eps = None if eps is None else checks.eps(eps, norm="l2" if euclidean else "linf")
+    if eps is not None:
+        norms = {norm_of(function) for function in (objective, *(watch or {}).values())}
+        eps = checks.eps(eps, norm="l2" if norms == {"l2"} else "linf")
     if engine is None and processes.count() > 1:
         raise ValueError(f"engine: got None in {processes.count()} processes; accepts an accelerate.Accelerator")
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
@@ -149,6 +151,10 @@ def fit(
     kept = Kept(model, optimizer, schedule, averaged, _shuffler(train), run)
     probe, watching = _spread(train, len(val.dataset)), _spread(val, WATCHED)
     settling = 0 if average is None else SETTLING
+    leaves_out = any(
+        getattr(sampler, "drop_last", False) or getattr(sampler, "replacement", False)
+        for sampler in processes.samplers(train)
+    )
     bar = tqdm(total=steps, leave=False, mininterval=0.5, disable=not (progress and processes.first()))
     with bar, ledger(model) as spent, _fed(model, settling) as fed, torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -166,7 +172,8 @@ def fit(
             fed.clear()
             started = time.perf_counter()
             for step, (x, y) in enumerate(_batches(served, model, classes), epoch * len(served) + 1):
-                model.trained_on = torch.cat([getattr(model, "trained_on", NOTHING), image_keys(x)])
+                if epoch == 0 or leaves_out:
+                    model.trained_on = torch.cat([getattr(model, "trained_on", NOTHING), image_keys(x)])
                 radius = {} if eps is None else {"eps": eps * min(1.0, step / max(1, ramp * len(served)))}
                 loss = objective(network, x if augment is None else augment(x), y, **radius)
                 _finite(loss.item(), epoch, lr)
@@ -181,8 +188,9 @@ def fit(
             seconds += time.perf_counter() - started
             passed = processes.total(images, spent.forwards, spent.backwards)
             history.add(seconds=seconds, **dict(zip(("images", "forwards", "backwards"), passed)))
-            keys = processes.gathered({processes.rank(): model.trained_on})  # not all in one epoch: some loaders drop
-            model.trained_on = torch.cat(list(keys.values())).unique()
+            if epoch == 0 or leaves_out:
+                keys = processes.gathered({processes.rank(): model.trained_on})
+                model.trained_on = torch.cat(list(keys.values())).unique()
             candidate = model if averaged is None else _settled(averaged.module, fed, model.trained_on)
             processes.alike(model)
             processes.alike(candidate)
@@ -356,9 +364,12 @@ def _code(value, within=()):
     if isinstance(value, CodeType):
         return hashlib.sha256(f"{value.co_code} {value.co_names} {inner(value.co_consts)}".encode()).hexdigest()[:16]
     if isinstance(value, (FunctionType, MethodType)):
+        given = [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        for cell in value.__closure__ or ():
+            with contextlib.suppress(ValueError):  # one that is still empty
+                given.append(cell.cell_contents)
         changing = (list, dict, set, torch.Tensor)  # what a training may fill is not what it is
-        caught = [v for v in inspect.getclosurevars(value).nonlocals.values() if not isinstance(v, changing)]
-        return inner([value.__code__, value.__defaults__, *(value.__kwdefaults__ or {}).values(), *caught])
+        return inner([value.__code__, *(v for v in given if not isinstance(v, changing))])
     return re.sub(" at 0x[0-9a-f]+", "", repr(value))
 
 
@@ -371,7 +382,7 @@ def _key(loader):
 def _shuffler(loader):
     """The generator of the loader's order, or None where it has none of its own."""
     generators = (getattr(sampler, "generator", None) for sampler in processes.samplers(loader))
-    return next((generator for generator in generators if generator is not None), None)
+    return next((generator for generator in generators if isinstance(generator, torch.Generator)), None)
 
 
 def _measure(model, batches):
@@ -401,15 +412,15 @@ def _spread(loader, n):
     dataset = loader.dataset
     collate = default_collate if loader.batch_sampler is None else loader.collate_fn
     with torch.random.fork_rng():
-        torch.manual_seed(0)  # a data set that transforms at random returns the same again
+        torch.manual_seed(0)  # a data set that draws from PyTorch returns the same again
         first = dataset[0]
         if collate is default_collate and not isinstance(first[0], torch.Tensor):
             got = type(first[0]).__name__
             raise TypeError(f"loader's images: got {got} from its data set; accepts tensors (C, H, W)")
         n = min(n, len(dataset), max(2, HELD // collate([first])[0].numel()))
         chosen = [dataset[i * len(dataset) // n] for i in range(n)]
-    shapes = sorted({tuple(x.shape) for x, _ in chosen if isinstance(x, torch.Tensor)})
-    if len(shapes) > 1 and collate is default_collate:
+    shapes = sorted({tuple(x.shape) for x, _ in chosen}) if collate is default_collate else []
+    if len(shapes) > 1:
         raise ValueError(
             f"loader's images: got shapes {shapes[0]} and {shapes[-1]}; accepts images of one size, as `ImageFiles` "
             "and --size cut them"

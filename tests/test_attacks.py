@@ -619,7 +619,8 @@ class Gamma(nn.Module):
 
 
 @pytest.mark.parametrize("attack", [
-    fgsm, input_gradient, partial(pgd, steps=2, random_start=False), partial(pgd, steps=2, norm="l2"),
+    fgsm, input_gradient, partial(pgd, steps=2, random_start=False),
+    partial(pgd, steps=2, norm="l2", random_start=False),
     partial(pgd, steps=2, momentum=1.0, random_start=False),
 ], ids=["fgsm", "input_gradient", "pgd", "l2", "momentum"])  # fmt: skip
 def test_a_gradient_that_is_no_number_is_refused_not_taken_for_zero(attack):

@@ -487,23 +487,36 @@ def test_the_state_of_an_objective_that_was_edited_is_refused(before, after, tmp
 
 
 def test_the_same_code_at_another_place_is_the_same_training(tmp_path):
-    for objective in (edited(1), caught(1), caught(1, caught(2)), Times(2)):
-        state = tmp_path / str(id(objective))
-        train(conv_net(), objective=objective, augment=lambda x: x + 0 * x, state=state)
-        history = train(conv_net(), objective=copy.copy(objective), augment=lambda x: x + 0 * x, state=state)
-        assert len(history.seconds) == 4
+    builds = (lambda: edited(1), lambda: caught(1), lambda: caught(1, caught(2)), lambda: Times(2), lambda: filling())
+    for number, build in enumerate(builds):
+        for _ in range(2):
+            history = train(
+                conv_net(), objective=build(), augment=lambda x: x + 0 * x, state=tmp_path / f"{number}.state"
+            )
+            assert len(history.seconds) == 4
+
+
+def filling():
+    losses = []
+
+    def noted(model, x, y, seen=[]):  # noqa: B006, as a learner writes it
+        losses.append(clean(model, x, y))
+        seen.append(len(x))
+        return later() if model is None else losses[-1]
+
+    if losses:
+
+        def later():  # what it catches is never there
+            return 0
+
+    return noted
 
 
 def test_what_a_training_fills_is_not_part_of_its_code(tmp_path):
-    losses = []
-
-    def noted(model, x, y):
-        losses.append(clean(model, x, y))
-        return losses[-1]
-
+    objective = filling()
     for _ in range(2):
-        train(conv_net(), objective=noted, state=tmp_path / "state")
-    assert len(losses) == 20
+        train(conv_net(), objective=objective, state=tmp_path / "state")
+    assert len(objective.__defaults__[0]) == 20
 
 
 @pytest.mark.parametrize("side", ["train", "val"])

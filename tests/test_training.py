@@ -483,6 +483,22 @@ def test_the_small_network_trains_too():
     assert history.train_loss[-1] < history.train_loss[0]
 
 
+def test_images_of_many_sizes_are_refused():
+    x, y = batch(6)
+    sizes = [(image[:, : 8 - at // 5], label) for at, (image, label) in enumerate(zip(x, y))]
+    with refused("loader's images", "(1, 7, 8)", "(1, 8, 8)"):
+        fit_with(train=DataLoader(sizes, batch_size=1))
+
+
+@pytest.mark.parametrize("eps", [None, 0.1])
+@pytest.mark.parametrize("attack", ["fgsm", True, None])
+def test_an_objective_may_call_anything_its_attack(attack, eps):
+    def mine(model, x, y, attack=attack, eps=None):
+        return clean(model, x, y)
+
+    fit(conv_net(), loader(8), loader(8, seed=1), epochs=1, lr=0.01, objective=mine, eps=eps, progress=False)
+
+
 def test_images_that_come_in_a_later_epoch_only_are_remembered_too():
     model = conv_net()
     left_out = DataLoader(dataset(24), batch_size=20, shuffle=True, drop_last=True)

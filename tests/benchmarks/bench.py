@@ -1,8 +1,8 @@
 """Side by side with what one might use in place of it: `make bench`, an hour on an idle machine.
 
-What a row compares runs in one process on the same images, batch size and threads, in turns; a value is the median of
-what the repetitions gave, between the smallest and the largest. Rows that measure whole processes (memory, pages,
-import) start them in turns. Rows of other machines are kept.
+What a row compares runs in one process, in turns, on the same images and threads where its note does not say otherwise;
+a value is the median of what the repetitions gave, between the smallest and the largest. Rows that measure whole
+processes (memory, pages, import) start them in turns. Rows of other machines are kept.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import platform
+import random
 import re
 import statistics
 import subprocess
@@ -55,11 +56,11 @@ def group(function):
 def seconds_of(contenders, repeats=REPEATS):
     """{name: seconds of each repetition} of callables that take turns, the first round being thrown away.
 
-    Each round begins with the next of them, so that none is always the one after the same other.
+    Each round has an order of its own, so that none is always the one after the same other.
     """
-    taken, names = {name: [] for name in contenders}, list(contenders)
+    taken = {name: [] for name in contenders}
     for at in range(repeats + 1):
-        for name in (names * 2)[at % len(names) :][: len(names)]:
+        for name in random.Random(at).sample(list(contenders), len(contenders)):
             started = time.perf_counter()
             contenders[name]()
             taken[name].append(time.perf_counter() - started)
@@ -171,14 +172,15 @@ def one_step():
         contenders |= {f"{name}, ours": partial(peer(name, model, eps=0.1), x, y) for name in NAMES}
         contenders |= {"preparing": partial(prepared, model)}
         taken = seconds_of(contenders, REPEATS * (3 if width == "slim" else 1))
-        bare = [t * products_of(twin, x) / len(square) ** 3 for t in taken["product"]]
+        products = products_of(twin, x)
+        bare = [t * products / len(square) ** 3 for t in taken["product"]]
         fastest = min(theirs, key=lambda name: statistics.median(taken[name]))
         level = {name: paired(ours, level[name], pairs if name == fastest else few)
                  for name in (fastest, *(name for name in NAMES if name != fastest))}  # fmt: skip
         middle = [statistics.median(times) for times in zip(*(taken[name] for name in theirs))]
         title = f"FGSM, VGG-16 {width}"
         rows += [
-            row(f"{title}", [BATCH / t for t in taken["ours"]], unit="images/s"),
+            row(title, [BATCH / t for t in taken["ours"]], unit="images/s"),
             row(f"{title}: the fastest peer's time over ours", over(taken[fastest], taken["ours"]), least=1.3,
                 note=f"{fastest}, on the network as PyTorch lays it out"),
             row(f"{title}: the same peer on our network as `vgg` makes it, over ours",
@@ -214,11 +216,11 @@ def many_steps():
         ours = partial(pgd, twin, x, y, random_start=False, **options)
         contenders = {"ours": partial(ours, early_exit=True), "all steps": ours}
         contenders |= {name: partial(peer(name, as_built(model), **options), x, y) for name in NAMES}
-        contenders |= {f"{name}, prepared": partial(peer(name, twin, **options), x, y) for name in NAMES}
         left = {name: float((predict(model, run()).argmax(1) == y).float().mean()) for name, run in contenders.items()}
+        contenders |= {f"{name}, prepared": partial(peer(name, twin, **options), x, y) for name in NAMES}
         taken = seconds_of(contenders | {"floor": gradient_only(twin, x, y)})
         fastest = min(NAMES, key=lambda name: statistics.median(taken[name]))
-        said = f"{fastest}; accuracy left by each: {', '.join(f'{share:.1%}' for share in left.values())}"
+        said = f"{fastest}; accuracy left: {', '.join(f'{name} {share:.1%}' for name, share in left.items())}"
         rows += [
             row(f"PGD-40, slim, {title}", [len(x) / t for t in taken["ours"]], unit="images/s"),
             row(f"PGD-40, slim, {title}: the fastest peer's time over ours", over(taken[fastest], taken["ours"]),
@@ -260,7 +262,7 @@ def tricks():
     started = time.perf_counter()
     gradient_only(compiled, x, y)()
     spent = time.perf_counter() - started
-    folded, pooled = (prepared(held(network, kind)) for network, kind in ((built, nn.ReLU), (built, nn.BatchNorm2d)))
+    folded, pooled = (prepared(held(built, kind)) for kind in (nn.ReLU, nn.BatchNorm2d))
     networks = {
         "pixels alone": built,
         "in channels_last": model,
@@ -337,7 +339,7 @@ print(*(statistics.median(times) for times in seconds_of(runs).values()))
             out = subprocess.run([sys.executable, "-c", code], env=here, check=True, capture_output=True, text=True)
             for what, seconds in zip(("one gradient", "one plain training step"), out.stdout.split()):
                 taken.setdefault(what, {}).setdefault(asked, []).append(float(seconds))
-    note = "gain over pages of 4 kB, each in 7 processes"
+    note = f"gain over pages of 4 kB, each in {REPEATS} processes"
     return [row(f"{what}, slim, in pages of 2 MB", over(t["0"], t["1"]), note=note) for what, t in taken.items()]
 
 
@@ -500,8 +502,8 @@ def training():
         loss = F.cross_entropy(twin(part), its)
         loss.backward(retain_graph=True)
         spare = copy.deepcopy(twin)  # with its gradients
-        for own, other in zip(twin.parameters(), spare.parameters()):
-            other.grad = own.grad.clone()
+        for trained_one, other in zip(twin.parameters(), spare.parameters()):
+            other.grad = trained_one.grad.clone()
         adamw = torch.optim.AdamW(spare.parameters(), lr=1e-6)
         parts[name] = {
             "forward": partial(twin, part),
@@ -551,12 +553,17 @@ def growth():
     return rows
 
 
+def peak(process="self"):
+    """The peak memory of a process since it began its program, in MB, as Linux keeps it; None of one that has ended."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    return found and int(found[1]) * 1024 / 1e6
+
+
 def peak_of_training(epochs, objective="clean"):
     """The peak memory, in MB, of a process of its own that trains a slim VGG-16 on 300 digits."""
     code = f"""
-import resource
 from functools import partial
-from bench import TensorDataset, clean, digits, fit, initialised, make_loader, vgg
+from bench import TensorDataset, clean, digits, fit, initialised, make_loader, peak, vgg
 x, y = digits(400)
 train, val = (make_loader(TensorDataset(x[at], y[at]), batch_size=50) for at in (slice(300), slice(300, None)))
 kept = []
@@ -565,11 +572,10 @@ def leaking(model, x, y):
     return clean(model, x, y)
 model = initialised(partial(vgg, 16, width=0.25), seed=0)
 fit(model, train, val, epochs={epochs}, lr=1e-4, objective={objective}, progress=False)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak())
 """
     here = os.environ | {"PYTHONPATH": str(HOME)}
-    out = subprocess.run([sys.executable, "-c", code], env=here, check=True, capture_output=True, text=True).stdout
-    return int(out) * (1 if sys.platform == "darwin" else 1024) / 1e6
+    return float(subprocess.run([sys.executable, "-c", code], env=here, check=True, capture_output=True).stdout)
 
 
 @group
@@ -583,15 +589,16 @@ def memory():
 def series():
     """The largest peak of any kernel, or what one starts, while the notebooks are tested, models trained anew."""
     peaks = {}
+    if not Path("/proc").exists():
+        sys.exit("series: got no /proc, where Linux keeps the peak of each process; accepts a Linux machine")
     with tempfile.TemporaryDirectory() as cache:
         command = [sys.executable, "-m", "pytest", "-q", "notebooks"]
         tests = subprocess.Popen(command, cwd=HOME.parent.parent, env=os.environ | {"ADVUTILS_CACHE": cache})
         while tests.poll() is None:
             for process in psutil.Process(tests.pid).children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess, OSError):  # it has just ended
-                    status = Path(f"/proc/{process.pid}/status").read_text()  # Linux keeps the peak there
-                    if found := re.search(r"VmHWM:\s+(\d+) kB", status):
-                        peaks[process.pid] = int(found[1]) * 1024 / 1e6
+                with contextlib.suppress(OSError):  # it has just ended
+                    if found := peak(process.pid):
+                        peaks[process.pid] = found
             time.sleep(0.2)
     if tests.returncode:
         sys.exit(f"series: the notebooks' tests ended with {tests.returncode}")
@@ -677,11 +684,11 @@ def main(arguments=None):
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"machines": {}, "rows": []}
     libraries = {"torchattacks": "torchattacks", "foolbox": "foolbox", "ART": "adversarial-robustness-toolbox"}
     libraries |= {"cleverhans": "cleverhans", "torchvision": "torchvision", "numpy": "numpy"}
-    versions = {"Python": platform.python_version(), "PyTorch": torch.__version__}
-    versions |= {name: version(package) for name, package in libraries.items()}
+    versions = {"Python": platform.python_version()} | {name: version(package) for name, package in libraries.items()}
     git = ["git", "-C", str(HOME), "describe", "--always", "--dirty"]
-    stamp = dict(date=datetime.now(UTC).date().isoformat(), commit=subprocess.check_output(git, text=True).strip())
-    about = dict(cpu=where.split(", ")[0], threads=torch.get_num_threads(), versions=versions)
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    stamp = dict(date=datetime.now(UTC).date().isoformat(), commit=commit)
+    about = dict(cpu=where.split(", ")[0], torch=torch.__version__, threads=torch.get_num_threads(), versions=versions)
     for name in chosen:
         fresh = [line | {"group": name, "machine": where} | stamp for line in GROUPS[name]()]
         for line in fresh:
