@@ -41,8 +41,9 @@ from advutils.objectives import adversarial, clean, joined, n_fgsm, random_fgsm,
 from advutils.trained import fingerprint, initialised, trained
 from advutils.training import History, fit, ledger
 
-# PyTorch then asks Linux for pages of 2 MB, so that a tensor takes a few page faults, not thousands: what that gains is
-# in tests/benchmarks/README.md. The variable is read at the first tensor, not when torch is imported.
+# PyTorch then asks Linux for pages of 2 MB, so that a tensor takes a few page faults, not thousands: 1.2 to 1.3 times
+# the speed on a virtual machine where a fault is slow, nothing on most (tests/benchmarks/README.md). The variable is
+# read at the first tensor, not when torch is imported.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __all__ = [

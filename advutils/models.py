@@ -159,7 +159,7 @@ def small_cnn(*, in_channels=1, num_classes=10):
 def _finish(model, config):
     model.config = config
     model.trained_on = torch.empty(0, dtype=torch.int64)
-    return model.to(memory_format=torch.channels_last)  # 1.4 times the images per second on a CPU
+    return model.to(memory_format=torch.channels_last)  # 1.2 to 1.3 times the images per second on a CPU
 
 
 def image_keys(x):
@@ -195,7 +195,7 @@ def bare(model):
 
 
 def prepared(model):
-    """The model as an attack wants it: the logits of its eval mode, up to rounding, in little more than half the time.
+    """The model as an attack wants it: the logits of its eval mode, up to rounding, in 0.8 to 0.9 of the time.
 
     In every nn.Sequential, batch norm is folded into the convolution before it, and max-pooling goes before the ReLU
     that it follows, as the two commute. All else is shared with the model, which stays as it is: use the twin in eval
