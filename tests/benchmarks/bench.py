@@ -648,7 +648,8 @@ def figure(found):
     """Each barred row of the last machine, as how far it is on the good side of its bar."""
     import matplotlib.pyplot as plt
 
-    rows = [line for line in found["rows"] if line["bar"] and line["machine"] == list(found["machines"])[-1]]
+    where = list(found["machines"])[-1]
+    rows = [line for line in found["rows"] if line["bar"] and line["machine"] == where]
     fig, ax = plt.subplots(figsize=(8, 0.34 * len(rows) + 1), layout="constrained")
     for at, line in enumerate(reversed(rows)):
         bar, upward = float(line["bar"].split()[-1]), line["bar"].startswith("at least")
@@ -660,6 +661,7 @@ def figure(found):
     ax.axvline(1, color="#666666", lw=1)
     ax.set(xscale="log", xlim=(0.48, 4.2), yticks=range(len(rows)), ylim=(-0.7, len(rows) - 0.3))
     ax.set(xlabel="times better than the bar (an arrow: beyond 4)")
+    ax.set_title(f"{where}, {found['machines'][where]['date']}", fontsize=7, loc="right")
     ax.set_xticks([0.5, 1, 2, 4], ["0.5", "1", "2", "4"])
     ax.minorticks_off()
     ax.set_yticklabels([textwrap.fill(line["name"], 58) for line in reversed(rows)], fontsize=7)
