@@ -10,8 +10,6 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from advutils import processes
-
 
 def images(x, name="x"):
     """Raise unless `x` is a batch of images: float32, (N, C, H, W), N >= 1, finite, in [0, 1]."""
@@ -136,7 +134,9 @@ def loader(value, name):
 
 def whole(loader, name):
     """Raise unless the loader serves all examples of a data set that can be indexed."""
-    sampler, data = list(processes.samplers(loader))[-1], loader.dataset
+    sampler, data = loader.sampler if loader.batch_sampler is None else loader.batch_sampler, loader.dataset
+    while getattr(sampler, "sampler", None) is not None:  # what cuts batches draws from another
+        sampler = sampler.sampler
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
         raise TypeError(f"{name}: got a loader of {_kind(data)}; accepts one of a data set with a length and an index")
     with torch.random.fork_rng():  # a sampler that cuts batches of its own may draw
