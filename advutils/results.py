@@ -231,7 +231,9 @@ def table(rows):
                 [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
                 + [
                     f"| {model} | {seed} | "
-                    + " | ".join(_percent(found[attack]) if attack in found else "" for attack in attacks)
+                    + " | ".join(
+                        _percent(found[attack], attacks[attack]) if attack in found else "" for attack in attacks
+                    )
                     + f" | {_cost(next(iter(found.values())))} |"
                     for (model, seed), found in lines.items()
                 ]
@@ -252,9 +254,10 @@ def _said(row):
     return ", ".join(sentence if n == 1 else f"{sentence} ({n} times)" for sentence, n in counts.items())
 
 
-def _percent(row):
+def _percent(row, head):
+    """An entry of the table; it names its own n where that is not the one at the column's head."""
     value, low, high = (f"{100 * row[key]:.1f}" for key in ("accuracy", "low", "high"))
-    return f"{value} [{low}, {high}]"
+    return f"{value} [{low}, {high}]" + ("" if row["n"] == head["n"] else f", n = {row['n']:,}")
 
 
 def _cost(row):

@@ -246,11 +246,13 @@ def test_the_table_says_what_the_rows_say(path):
     assert rows[-1]["command"] in text
 
 
-def test_a_missing_row_is_left_empty(path):
+def test_a_row_of_another_n_says_so_and_a_missing_one_is_left_empty(path):
     rows = run(path)
-    assert "|  |" not in results.table(rows)
     del rows[1]
-    assert results.table(rows).count("|  |") == 1
+    rows[3] |= dict(n=29)
+    text = results.table(rows)
+    assert text.count("n = 29") == 1
+    assert "|  |" in text
 
 
 def test_publish_changes_what_is_between_the_marks_and_nothing_else(path, home):
