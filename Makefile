@@ -27,7 +27,11 @@ export CHECKS
 # JupyterLab asks on its first start whether it may fetch news; the answer goes into .venv, not into the user's settings.
 QUIET_LAB := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
 
-.PHONY: help lab app test run results bench book clean unbroken always
+# Two files of tests at a time, each on half of the cores.
+TWO := -n 2 --dist loadfile
+HALF = $(shell .venv/bin/python -c 'import os; print(max(1, os.cpu_count() // 2))')
+
+.PHONY: help lab app test unit run weights results bench book clean unbroken always
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\): .*## /make \1|/p' Makefile | awk -F'|' '{ printf "%-14s%s\n", $$1, $$2 }'
@@ -48,7 +52,13 @@ app: $(READY)  ## set up on the first call, then open the epsilon slider alone, 
 	.venv/bin/python -m voila notebooks/app/slider.ipynb --Voila.ip=127.0.0.1 $(APP_FLAGS)
 
 test: $(READY)  ## set up on the first call, then run every test and every notebook
-	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=$(HALF) .venv/bin/python -m pytest $(TWO) $(ARGS)
+
+unit: $(READY)  ## the quick tests alone, about a minute
+	OMP_NUM_THREADS=$(HALF) .venv/bin/python -m pytest $(TWO) -m "not slow and not integration" tests $(ARGS)
+
+weights: $(READY)  ## train the published networks anew and show each beside the published one; ARGS=--write replaces them
+	.venv/bin/python tests/tools/weights.py $(ARGS)
 
 run: $(READY)  ## execute the notebooks in place: all, or make run NOTEBOOKS=notebooks/03_visualize.ipynb
 	.venv/bin/python tests/run_notebooks.py $(NOTEBOOKS)

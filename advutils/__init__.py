@@ -38,7 +38,7 @@ from advutils.evaluation import (
 )
 from advutils.models import Contrast, Normalize, evaluating, load_weights, prepared, save_weights, small_cnn, vgg
 from advutils.objectives import adversarial, clean, joined, n_fgsm, random_fgsm, trades
-from advutils.trained import fingerprint, initialised, trained
+from advutils.trained import initialised, trained
 from advutils.training import History, fit, ledger
 
 # PyTorch then asks Linux for pages of 2 MB, so that a tensor takes a few page faults, not thousands: 1.2 to 1.3 times
@@ -49,7 +49,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 __all__ = [
     "Accuracy", "Checklist", "Contrast", "History", "Normalize", "WorstCase", "accuracy", "accuracy_vs_eps",
     "adversarial", "autoattack", "cache_dir", "checklist", "clean", "cross_entropy", "describe", "device", "dlr",
-    "evaluating", "fgsm", "fgsm_step", "fingerprint", "fit", "grey", "initialised", "input_gradient", "joined",
+    "evaluating", "fgsm", "fgsm_step", "fit", "grey", "initialised", "input_gradient", "joined",
     "ledger", "load_data", "load_weights", "make_loader", "margin", "n_fgsm", "paired", "pgd", "predict",
     "prepared", "project", "random_fgsm", "random_noise", "read_digit", "save_weights", "shift", "small_cnn",
     "split", "square", "survivors", "targeted", "trades", "trained", "vgg", "wilson", "worst_case",

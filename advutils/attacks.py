@@ -17,6 +17,9 @@ from torch.nn import functional as F
 from advutils import checks
 from advutils.models import evaluating
 
+# Raise an attack's when the images that it returns change (tests/test_golden.py says when). Results keep it.
+VERSIONS = dict(fgsm=1, pgd=1, targeted=1, square=1, grey=1, random_noise=1, autoattack=1)
+
 
 def input_gradient(model, x, y, loss=None):
     """The gradient of each image's own loss with respect to its pixels: grad_x CE(model(x), y).

@@ -242,7 +242,7 @@ def _folded(convolution, norm):
     return twin
 
 
-def save_weights(model, path, *, recipe=None, fingerprint="", history=None):
+def save_weights(model, path, *, recipe=None, history=None, machine="", packed=False):
     """Write the model's weights to a safetensors file, whole or not at all.
 
     Args:
@@ -250,8 +250,10 @@ def save_weights(model, path, *, recipe=None, fingerprint="", history=None):
             each training image), which is saved along so that nobody scores them on it.
         path: the file to write; its folder is made. An existing file is replaced only when the new one is complete.
         recipe: how the weights were made, anything that JSON can hold.
-        fingerprint: text that says when they are stale.
         history: a `History` of `fit`, as a dict.
+        machine: on which they were made, a line of text.
+        packed: keep the weights of convolutions and dense layers as 16-bit whole numbers with a scale for each of their
+            outputs: half the file, for an error of up to 1/65534 of the largest weight of that output.
 
     Raises:
         TypeError: the model is no nn.Module, or the recipe is nothing that JSON can hold.
@@ -260,7 +262,12 @@ def save_weights(model, path, *, recipe=None, fingerprint="", history=None):
     """
     checks.module(model)
     tensors = tagged("model", model.state_dict()) | {"trained_on": trained_keys(model)}
-    about = dict(config=_config(model), recipe=recipe, fingerprint=fingerprint, history=history)
+    if packed:
+        for key, weight in [(k, t) for k, t in tensors.items() if t.is_floating_point() and t.ndim > 1]:
+            scale = weight.flatten(1).abs().amax(1).clamp_min(1e-30) / 32767
+            tensors[f"scale.{key}"] = scale
+            tensors[key] = (weight / scale.view(-1, *[1] * (weight.ndim - 1))).round().to(torch.int16)
+    about = dict(config=_config(model), recipe=recipe, history=history, machine=machine)
     write_tensors(path, tensors, about, kind="weights")
 
 
@@ -272,7 +279,7 @@ def load_weights(model, path):
         path: a file that `save_weights` wrote.
 
     Returns:
-        dict with the saved `config`, `recipe`, `fingerprint` and `history`.
+        dict with the saved `config`, `recipe` and `history`, and with `machine` where the file names one.
 
     Raises:
         FileNotFoundError: no such file.
@@ -282,7 +289,7 @@ def load_weights(model, path):
     Taught in 01_train_vgg.ipynb.
     """
     tensors, saved = read_tensors(path, kind="weights")
-    if saved.keys() != {"config", "recipe", "fingerprint", "history"} or "trained_on" not in tensors:
+    if not {"config", "recipe", "history"} <= saved.keys() or "trained_on" not in tensors:
         raise ValueError(
             f"path: got {str(path)!r}, which lacks a part of what save_weights writes; accepts a whole file"
         )
@@ -292,6 +299,9 @@ def load_weights(model, path):
         )
     trained_on = tensors.pop("trained_on")
     weights = untagged("model", tensors)
+    for key, scale in untagged("scale.model", tensors).items():
+        if key in weights:
+            weights[key] = weights[key] * scale.view(-1, *[1] * (weights[key].ndim - 1))
     have = {key: (tuple(value.shape), value.dtype) for key, value in model.state_dict().items()}
     want = {key: (tuple(value.shape), value.dtype) for key, value in weights.items()}
     if have != want:

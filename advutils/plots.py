@@ -27,41 +27,41 @@ def style(label):
     return dict(color=colors[0] if colors else None, linestyle=lines[0] if lines else "-")
 
 
-def curves(history):
-    """Training and validation loss (left) and accuracy (right) of a `History`, an epoch a point."""
+def curves(*histories, labels=("",)):
+    """Loss (left) and accuracy (right) of one `History` or several, an epoch a point: training dashed."""
     fig, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
-    epochs = range(1, len(history.val_loss) + 1)
+    longest = max(len(history.val_loss) for history in histories)
+    for label, history, color in zip(labels, histories, (MODEL_COLORS["clean VGG"], *SPARE_COLORS[1:])):
+        epochs = range(1, len(history.val_loss) + 1)
+        for ax, what in zip(axes, ("loss", "accuracy")):
+            train, val = (getattr(history, f"{side}_{what}") for side in ("train", "val"))
+            muted = MUTED if len(histories) == 1 else color
+            ax.plot(epochs, train, "o--", color=muted, markersize=4, label=f"{label} training".strip())
+            ax.plot(epochs, val, "o-", color=color, markersize=4, label=f"{label} validation".strip())
     for ax, what in zip(axes, ("loss", "accuracy")):
-        ax.plot(epochs, getattr(history, f"train_{what}"), "o--", color=MUTED, markersize=4, label="training")
-        ax.plot(
-            epochs,
-            getattr(history, f"val_{what}"),
-            "o-",
-            color=MODEL_COLORS["clean VGG"],
-            markersize=4,
-            label="validation",
-        )
-        ax.set(xlabel="epoch", title=f"clean {what}", xticks=epochs)
-        ax.legend(frameon=False)
+        ax.set(xlabel="epoch", title=f"clean {what}", xticks=range(1, longest + 1))
+        ax.legend(frameon=False, fontsize=8)
     axes[0].set_yscale("log")
     axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return _finish(fig)
 
 
-def confusion(matrix):
-    """A confusion matrix (K, K) of counts, true class down, predicted class across; only errors are shaded."""
-    matrix = np.asarray(matrix)
-    errors = matrix * (1 - np.eye(len(matrix), dtype=int))
-    fig, ax = plt.subplots(figsize=(4.6, 4.4), layout="constrained")
-    ax.imshow(errors, cmap="Oranges", vmin=0, vmax=max(1, errors.max()))
-    for true, row in enumerate(matrix):
-        for predicted, n in enumerate(row):
-            if n:
-                dark = errors[true, predicted] > 0.6 * errors.max()
-                color = MUTED if true == predicted else "white" if dark else "black"
-                ax.text(predicted, true, n, ha="center", va="center", fontsize=8, color=color)
-    ticks = range(len(matrix))
-    ax.set(xlabel="predicted", ylabel="true", xticks=ticks, yticks=ticks, title="errors shaded")
+def confusion(*matrices, titles=("errors shaded",)):
+    """Confusion matrices (K, K) of counts, true class down, predicted class across; only errors are shaded."""
+    fig, axes = plt.subplots(1, len(matrices), figsize=(4.6 * len(matrices), 4.4), layout="constrained", squeeze=False)
+    matrices = [np.asarray(matrix) for matrix in matrices]
+    errors = [matrix * (1 - np.eye(len(matrix), dtype=int)) for matrix in matrices]
+    most = max(1, *(part.max() for part in errors))
+    for ax, matrix, shade, title in zip(axes[0], matrices, errors, titles):
+        ax.imshow(shade, cmap="Oranges", vmin=0, vmax=most)
+        for true, row in enumerate(matrix):
+            for predicted, n in enumerate(row):
+                if n:
+                    dark = shade[true, predicted] > 0.6 * most
+                    color = MUTED if true == predicted else "white" if dark else "black"
+                    ax.text(predicted, true, n, ha="center", va="center", fontsize=8, color=color)
+        ticks = range(len(matrix))
+        ax.set(xlabel="predicted", ylabel="true", xticks=ticks, yticks=ticks, title=title)
     return fig
 
 

@@ -12,9 +12,10 @@ import argparse
 import collections
 import contextlib
 import datetime
+import hashlib
 import json
-import platform
 import shlex
+import subprocess
 import sys
 import warnings
 from functools import partial
@@ -25,11 +26,13 @@ from filelock import FileLock
 from torch.utils.data import TensorDataset
 
 from advutils import processes
+from advutils.attacks import VERSIONS as ATTACK_VERSIONS
 from advutils.attacks import autoattack, fgsm, pgd
 from advutils.data import cache_dir, load_data, make_loader
 from advutils.evaluation import describe, survivors, wilson
 from advutils.models import replace_file
-from advutils.trained import fingerprint, trained
+from advutils.trained import RECIPES, machine, trained
+from advutils.trained import VERSIONS as RECIPE_VERSIONS
 
 HOME = Path(__file__).resolve().parent.parent
 FILE = HOME / "notebooks" / "results" / "robustness.json"
@@ -84,8 +87,8 @@ def measure(dataset, model, attack, seed, *, progress=True):
     if n is not None:
         some = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:n].sort().values
         x, y = x[some], y[some]
-    stamp = stamp_of(dataset, model, attack, seed)
-    kept = parts_of(stamp)
+    identity = identity_of(dataset, model, attack, seed)
+    kept = parts_of(identity)
     alive, warned, where = processes.agreed(json.loads(kept.read_text()) if kept.exists() else ([], [], []))
     for start in range(len(alive), len(x), PART):
         part = make_loader(TensorDataset(x[start : start + PART], y[start : start + PART]), batch_size=BATCH)
@@ -121,7 +124,8 @@ def measure(dataset, model, attack, seed, *, progress=True):
         machine="; ".join(where),
         processes=processes.count(),
         date=datetime.date.today().isoformat(),
-        fingerprint=stamp,
+        commit=commit(),
+        identity=identity,
     )
 
 
@@ -138,17 +142,31 @@ def recipe(dataset, model):
     return name, settings | OTHERWISE.get(dataset, {})
 
 
-def stamp_of(dataset, model, attack, seed, several=None):
-    """What a row depends on, as one hash: numeric code, recipe, attack, data, and how many processes trained."""
-    run, n = ATTACKS[attack]
-    several = processes.count() if several is None else several  # as many networks as there are such counts
-    ours = fingerprint(dataset, EPS[dataset], *recipe(dataset, model), attack, describe(run), n, seed, BATCH, PART)
-    return ours if several == 1 else f"{ours}-{several}"
+def identity_of(dataset, model, attack, seed, several=None):
+    """What a row depends on: recipe and attack with their versions, data, seed, and how many processes trained."""
+    (name, settings), (run, n) = recipe(dataset, model), ATTACKS[attack]
+    return dict(
+        recipe=RECIPES[name] | settings | dict(name=name, dataset=dataset, eps=EPS[dataset], seed=seed),
+        recipe_version=RECIPE_VERSIONS[name],
+        attack=dict(label=attack, settings=describe(run), n=n, batch=BATCH, part=PART),
+        attack_version=run and ATTACK_VERSIONS[getattr(run, "func", run).__name__],
+        processes=processes.count() if several is None else several,  # as many networks as there are such counts
+    )
 
 
-def parts_of(stamp):
+def parts_of(identity):
     """The file that keeps the images attacked so far, until their row is complete."""
-    return cache_dir() / "results" / f"{stamp[:16]}{stamp[64:]}.parts.json"
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return cache_dir() / "results" / f"{digest[:16]}.parts.json"
+
+
+def commit():
+    """The commit of the code that measures, with -dirty where files differ from it; "unknown" without git."""
+    command = ["git", "-C", str(HOME), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def command(dataset, model, attack, seed):
@@ -157,19 +175,6 @@ def command(dataset, model, attack, seed):
     launcher = "python" if several == 1 else f"torchrun --nproc-per-node {several}"
     options = " ".join(f"--{key} {shlex.quote(value)}" for key, value in chosen.items())
     return f"{launcher} -m advutils.results {options}"
-
-
-def machine():
-    """The processor, what it computes with, the number of threads and PyTorch's version, for one of the processes."""
-    cpus = Path("/proc/cpuinfo")
-    lines = cpus.read_text().splitlines() if cpus.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    known = (names or [platform.machine()])[0]  # a virtual machine may leave the model out, so its instructions tell
-    where = f"{known} ({torch.backends.cpu.get_cpu_capability()})"
-    if torch.cuda.is_available():
-        where = torch.cuda.get_device_name()
-    threads = torch.get_num_threads()
-    return f"{where}, {threads} thread{'s' * (threads > 1)}, PyTorch {torch.__version__.split('+')[0]}"
 
 
 def load(path=FILE):
@@ -199,16 +204,15 @@ def key(row):
 
 
 def stale(rows):
-    """Rows that other code, another recipe or other data measured, or that no recipe here stands behind any more."""
-    known = [
-        r for r in rows if r["dataset"] in EPS and r["model"] in models_of(r["dataset"]) and r["attack"] in ATTACKS
-    ]
-    current = [
-        r
-        for r in known
-        if r["fingerprint"] == stamp_of(r["dataset"], r["model"], r["attack"], r["seed"], r.get("processes", 1))
-    ]
-    return [r for r in rows if r not in current]
+    """Rows that another version, recipe, attack or radius measured, or that no recipe stands behind any more."""
+    return [row for row in rows if not _current(row)]
+
+
+def _current(row):
+    if row["dataset"] not in EPS or row["model"] not in models_of(row["dataset"]) or row["attack"] not in ATTACKS:
+        return False
+    ours = identity_of(row["dataset"], row["model"], row["attack"], row["seed"], row["processes"])
+    return row["identity"] == json.loads(json.dumps(ours))
 
 
 def table(rows):
@@ -295,7 +299,7 @@ def main(arguments=None):
     parser.add_argument("--seed", type=int, action="append", help="may be repeated; 0 if left out")
     parser.add_argument("--file", type=Path, default=FILE, help="where the rows are kept (default: %(default)s)")
     parser.add_argument("--list", action="store_true", help="show what is there and what is stale, and measure nothing")
-    parser.add_argument("--renew", action="store_true", help="drop the rows that other code or data measured")
+    parser.add_argument("--renew", action="store_true", help="drop the rows of other versions or settings")
     parser.add_argument("--publish", action="store_true", help="make the README's table and figure from the file")
     chosen = parser.parse_args(arguments)
     if unknown := set(chosen.model or ()) - set(models_of(chosen.dataset)):
@@ -314,8 +318,8 @@ def main(arguments=None):
         return publish(chosen.file)
     if old and not chosen.renew:
         sys.exit(
-            f"{chosen.file} holds {len(old)} rows that other code, another recipe or other data measured, and rows are "
-            "never mixed: --list shows them, --renew drops them and measures on."
+            f"{chosen.file} holds {len(old)} rows of another version, recipe, attack or radius, and rows are never "
+            "mixed: --list shows them, --renew drops them and measures on."
         )
     rows = [row for row in rows if row not in old]
     if old and processes.first():
@@ -323,15 +327,15 @@ def main(arguments=None):
             replace_file(chosen.file, (json.dumps(rows, indent=1) + "\n").encode())
     if chosen.publish:
         return publish(chosen.file)
-    done = {row["fingerprint"] for row in rows}
+    done = [key(row) for row in rows if row["processes"] == processes.count()]
     for seed in chosen.seed or [0]:
         for model in chosen.model or models_of(chosen.dataset):
             for attack in chosen.attack or ATTACKS:
-                if stamp_of(chosen.dataset, model, attack, seed) not in done:
+                if key(dict(dataset=chosen.dataset, model=model, attack=attack, seed=seed)) not in done:
                     row = measure(chosen.dataset, model, attack, seed)
                     if processes.first():
                         add(row, chosen.file)
-                        parts_of(row["fingerprint"]).unlink(missing_ok=True)
+                        parts_of(row["identity"]).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""The models of the series, by name: from the cache while their fingerprint holds, else trained on the spot."""
+"""The models of the series, by name: published with the package, else from the cache, else trained on the spot."""
 
-import ast
-import hashlib
 import json
+import platform
 import re
 from functools import partial
 from pathlib import Path
@@ -16,11 +15,11 @@ from advutils.models import load_weights, save_weights, small_cnn, vgg
 from advutils.objectives import adversarial, clean, joined, n_fgsm, random_fgsm, trades
 from advutils.training import History, fit
 
-DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
-NUMERIC = ("data", "models", "attacks", "objectives", "evaluation", "training", "trained", "processes")
+PUBLISHED = Path(__file__).with_name("published")  # made by `make weights ARGS=--write`
 RECIPES = {  # chosen on validation images
     "clean": dict(epochs=8, lr=3e-3, batch_size=32, seed=0),
     "clean-small-cnn": dict(epochs=6, lr=1e-3, batch_size=32, seed=0),
+    "outsider-small-cnn": dict(epochs=12, lr=1e-3, batch_size=32, seed=2),
     "joined-fgsm": dict(epochs=5, lr=3e-3, batch_size=32, seed=0),
     "fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1, average=None),
     "random-fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1, average=None),
@@ -28,9 +27,11 @@ RECIPES = {  # chosen on validation images
     "pgd": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1, average=None, steps=5),
     "trades": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1, average=None, steps=5, beta=6.0),
 }
+VERSIONS = dict.fromkeys(RECIPES, 1)  # raise a recipe's when the weights that it gives change: tests/test_golden.py
 OBJECTIVES = {
     "clean": clean,
     "clean-small-cnn": clean,
+    "outsider-small-cnn": clean,
     "joined-fgsm": joined,
     "fgsm": partial(adversarial, attack=fgsm),
     "random-fgsm": random_fgsm,
@@ -40,75 +41,102 @@ OBJECTIVES = {
 WATCH = {"FGSM": fgsm, "PGD": partial(pgd, steps=20)}
 
 
-def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, progress=True, **recipe):
-    """A model of the series, trained: loaded when the cache has it, else trained with a progress bar and cached.
+def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, retrain=False, progress=True, **recipe):
+    """A model of the series: published with the package, else from the cache, else trained with a progress bar.
 
     Args:
-        name: "clean" (the VGG), "clean-small-cnn" (the weaker network), or a defence with its radius E in pixel units,
+        name: "clean" (the VGG), "clean-small-cnn" (the weaker network), "outsider-small-cnn" (the same, trained on the
+            validation images, which none of the others was trained on), or a defence with its radius E in pixel units,
             as in "joined-fgsm-0.1": "joined-fgsm-E" (each batch joined with its FGSM images), "fgsm-E" (these alone),
             "random-fgsm-E", "n-fgsm-E", "pgd-E", "trades-E".
         dataset: a name that `load_data` knows; the model is trained on 90% of its training part, validated on the rest.
         depth, width, contrast: of the VGG.
+        retrain: train on this machine, whatever is published or cached. Rounding differs from processor to processor,
+            so these weights differ from the published ones, and they are not kept.
         progress: show the bar.
         **recipe: an entry of `RECIPES[kind]`, where other than there: epochs, lr, batch_size, seed and, of the defences
             other than the joined one, ramp, average (see `fit`), and steps and beta of their objectives.
 
     Returns:
-        The model, in eval mode, on `device()`, with its `History` as `model.history`. Defences other than the joined
-        one are watched under FGSM and PGD; the epoch that PGD leaves most is the one that is kept.
+        The model, in eval mode, on `device()`, with its `History` as `model.history` and the settings that made it as
+        `model.recipe`. Defences other than the joined one are watched under FGSM and PGD; the epoch that PGD leaves
+        most is the one that is kept.
 
     Raises:
-        ValueError: a name or a recipe entry that is not among these.
+        ValueError: a name or a recipe entry that is not among these, or a file of other settings under its name.
 
-    The fingerprint hashes the recipe and the package's numeric code without comments and docstrings, so a model is
-    trained anew when either has changed. (Not when PyTorch, the processor or its threads have.) A training that was
-    broken off goes on where its last epoch ended. Taught in 01_train_vgg.ipynb.
+    A file is found by its settings and by the version of its recipe (`VERSIONS`), which is raised by hand when the
+    numbers change. A training that was broken off goes on where its last epoch ended. Taught in 01_train_vgg.ipynb.
     """
     kind, eps = _parse(name)
     for key in recipe:
         checks.one_of(key, "recipe", RECIPES[kind])
     recipe = RECIPES[kind] | recipe
-    images = load_data(dataset, train=True)
-    channels = images.tensors[0].shape[1]
+    data = load_data(dataset, train=True)
+    channels = data.tensors[0].shape[1]
     slim = partial(vgg, depth, width=width, in_channels=channels, contrast=contrast)
-    build = partial(small_cnn, in_channels=channels) if kind == "clean-small-cnn" else slim
+    build = partial(small_cnn, in_channels=channels) if kind.endswith("small-cnn") else slim
     model = initialised(build, seed=recipe["seed"]).to(device())
-    several = {} if processes.count() == 1 else dict(processes=processes.count())  # other batch norm, so other weights
-    stamp = fingerprint(dict(name=name, dataset=dataset, config=model.config, **recipe, **several))
-    path = cache_dir() / "models" / f"{name}-{dataset}-{stamp[:16]}.safetensors"
-    if processes.agreed(path.exists()):
-        saved = load_weights(model, path)
-        if saved["fingerprint"] != stamp:
-            raise ValueError(
-                f"{path}: got a file of another recipe or version under this name; delete it and call again"
-            )
-        model.history = History(**saved["history"])
-        return model.eval()
+    model.recipe = dict(name=name, dataset=dataset, version=VERSIONS[kind], config=model.config, **recipe)
+    if processes.count() > 1:  # other statistics in batch norm, so other weights
+        model.recipe["processes"] = processes.count()
+    path = cache_dir() / "models" / file_name(model.recipe)
+    published = PUBLISHED / path.name
+    for known in () if retrain else (published, path):
+        if processes.agreed(known.exists()):
+            saved = load_weights(model, known)
+            if saved["recipe"] != json.loads(json.dumps(model.recipe)):
+                raise ValueError(f"{known}: got a file of other settings under this name; delete it and call again")
+            model.history = History(**saved["history"])
+            return model.eval()
     writable(path.parent)
-    train, val = split(images, 0.1, seed=0)
-    state = path.with_suffix(".state.safetensors")
+    train, val = split(data, 0.1, seed=0)
+    if kind.startswith("outsider"):
+        train = val
+    unfinished = path.with_suffix(".state.safetensors")
     model.history = fit(
         model,
         make_loader(train, batch_size=recipe["batch_size"], shuffle=True, seed=recipe["seed"]),
         make_loader(val, batch_size=500),
         epochs=recipe["epochs"],
         lr=recipe["lr"],
-        objective=_objective(kind, recipe),
+        objective=objective_of(kind, recipe),
         eps=eps,
         ramp=recipe.get("ramp", 0),
         average=recipe.get("average"),
         watch=WATCH if "ramp" in recipe else None,
-        state=state,
+        state=unfinished,
         augment=shift,
         seed=recipe["seed"],
         engine=processes.engine(),
         progress=progress,
     )
     if processes.first():
-        about = dict(name=name, dataset=dataset, config=model.config, **recipe)
-        save_weights(model, path, recipe=about, fingerprint=stamp, history=vars(model.history))
-        state.unlink(missing_ok=True)  # another program that trained the same may have been first
+        if not retrain:
+            save_weights(model, path, recipe=model.recipe, history=vars(model.history), machine=machine())
+        unfinished.unlink(missing_ok=True)  # another program that trained the same may have been first
     return model
+
+
+def file_name(settings):
+    """The file of a model: its name, data and version, and what differs from the recipe and from the usual network."""
+    usual = RECIPES[_parse(settings["name"])[0]] | dict(depth=16, width=0.25, contrast=None)
+    chosen = {key: value for key, value in {**settings["config"], **settings}.items() if key in (*usual, "processes")}
+    differing = "".join(f"-{key}={value}" for key, value in sorted(chosen.items()) if value != usual.get(key))
+    return f"{settings['name']}-{settings['dataset']}-v{settings['version']}{differing}.safetensors"
+
+
+def machine():
+    """The processor, what it computes with, the number of threads and PyTorch's version, for one of the processes."""
+    cpus = Path("/proc/cpuinfo")
+    lines = cpus.read_text().splitlines() if cpus.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    known = (names or [platform.machine()])[0]  # a virtual machine may leave the model out, so its instructions tell
+    where = f"{known} ({torch.backends.cpu.get_cpu_capability()})"
+    if torch.cuda.is_available():
+        where = torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return f"{where}, {threads} thread{'s' * (threads > 1)}, PyTorch {torch.__version__.split('+')[0]}"
 
 
 def initialised(build, *, seed):
@@ -118,41 +146,19 @@ def initialised(build, *, seed):
         return build()
 
 
-def fingerprint(*ingredients):
-    """A hash of the ingredients (what JSON can hold) and of the package's numeric code, comments left out."""
-    digest = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode())
-    for module in NUMERIC:
-        digest.update(code_of(Path(__file__).with_name(f"{module}.py")).encode())
-    return digest.hexdigest()
-
-
-def code_of(path):
-    """The code of a Python file as text, without comments, docstrings and layout; the same in every Python."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return json.dumps(_spelled(tree))
-
-
-def _spelled(node):
-    if isinstance(node, ast.AST):  # empty fields are left out, as newer versions have more of them
-        fields = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
-        return [type(node).__name__, *([name, _spelled(value)] for name, value in fields)]
-    return [_spelled(part) for part in node] if isinstance(node, list) else repr(node)
-
-
 def _parse(name):
     """The entry of `RECIPES` that a model's name refers to, and its radius."""
     match = re.fullmatch(r"(joined-fgsm|fgsm|random-fgsm|n-fgsm|pgd|trades)-(\d\.?\d*)", str(name))
     if match:
         return match[1], checks.eps(float(match[2]), "name")
-    defences = ", ".join(f"{kind}-E" for kind in RECIPES if not kind.startswith("clean"))
-    checks.one_of(name, "name", ("clean", "clean-small-cnn", f"{defences} (E a radius, as in joined-fgsm-0.1)"))
+    defences = ", ".join(f"{kind}-E" for kind in RECIPES if not kind.endswith(("clean", "small-cnn")))
+    known = [kind for kind in RECIPES if kind.endswith(("clean", "small-cnn"))]
+    checks.one_of(name, "name", (*known, f"{defences} (E a radius, as in joined-fgsm-0.1)"))
     return name, None
 
 
-def _objective(kind, recipe):
+def objective_of(kind, recipe):
+    """The training objective of an entry of `RECIPES`, with the steps and beta that the recipe names."""
     if kind == "pgd":
         return partial(adversarial, attack=partial(pgd, steps=recipe["steps"]))
     chosen = {key: recipe[key] for key in ("steps", "beta") if key in recipe}

@@ -3,17 +3,12 @@
 import contextlib
 import copy
 import dataclasses
-import hashlib
-import inspect
 import json
 import math
-import re
 import time
 from collections import deque
 from dataclasses import field
-from functools import partial
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType
 
 import torch
 from torch.nn import functional as F
@@ -104,7 +99,8 @@ def fit(
             of these attacks picks the epoch whose weights are kept; without any, it is the last epoch.
         state: None, or a path: all that is needed to continue is written there before the first epoch and after each,
             and a training that finds its own state there continues, on a CPU or with CUDA to the same weights to the
-            bit. Its own: the same arguments, data, and code of the functions that were handed over.
+            bit. Its own: the same arguments and data. Functions are compared by their names and arguments, not by
+            their code: after a change to one, give a new path.
         weight_decay: of AdamW.
         augment: None, or a callable that is given a batch of images and returns one of the same shape.
         seed: of dropout, augmentation and random starts; the caller's own random state is left alone.
@@ -147,7 +143,7 @@ def fit(
                watch={label: describe(attack) for label, attack in (watch or {}).items()}, steps=steps,
                weight_decay=weight_decay, augment=describe(augment), seed=seed, network=_shapes(model),
                layers=repr(model), batch_size=_batch_size(train), processes=processes.count(),
-               code=_code([objective, augment, *(watch or {}).values()]), data=_key(train))  # fmt: skip
+               data=_key(train))  # fmt: skip
     kept = Kept(model, optimizer, schedule, averaged, _shuffler(train), run)
     probe, watching = _spread(train, len(val.dataset)), _spread(val, WATCHED)
     settling = 0 if average is None else SETTLING
@@ -344,33 +340,6 @@ def _shapes(model):
 
 def _batch_size(loader):
     return getattr(next(processes.samplers(loader)), "batch_size", None)
-
-
-def _code(value, within=()):
-    """What functions do, as text, as their names may stay when a learner edits them in a cell.
-
-    That is their code with its constants, the defaults of their arguments, and what they caught from around them.
-    """
-    value = inspect.unwrap(value) if callable(value) else value
-    if id(value) in within:  # a function may have caught itself
-        return ""
-    inner = partial(_code, within=(*within, id(value)))
-    if isinstance(value, partial):
-        return inner([value.func, *value.args, *value.keywords.values()])
-    if isinstance(value, (list, tuple)):
-        return " ".join(map(inner, value))
-    if isinstance(value, (set, frozenset)):  # whose order differs from one Python process to the next
-        return " ".join(sorted(map(inner, value)))
-    if isinstance(value, CodeType):
-        return hashlib.sha256(f"{value.co_code} {value.co_names} {inner(value.co_consts)}".encode()).hexdigest()[:16]
-    if isinstance(value, (FunctionType, MethodType)):
-        given = [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-        for cell in value.__closure__ or ():
-            with contextlib.suppress(ValueError):  # one that is still empty
-                given.append(cell.cell_contents)
-        changing = (list, dict, set, torch.Tensor)  # what a training may fill is not what it is
-        return inner([value.__code__, *(v for v in given if not isinstance(v, changing))])
-    return re.sub(" at 0x[0-9a-f]+", "", repr(value))
 
 
 def _key(loader):

@@ -2,11 +2,14 @@
 
 A cell's tag chooses the rule:
 
-    (none)    everything to the letter, pictures by their pixels
-    close     the same words, numbers within 1e-4 of each other
-    trained   the same words and as many numbers, each finite; pictures as many and about as large. Weights trained on
-              another CPU, or on another number of threads, print other numbers: what such a cell claims is held by
-              an assert in the notebook. The ok or LOOK before a line of a checklist follows from the line's number.
+    (none)     everything to the letter, pictures by their pixels
+    close      the same words, numbers within 1e-4 of each other
+    published  what attacks find on published weights: the same words, percentages within 1 point, other numbers within
+               3% or 2 units of their last digit (2 images, of a count); pictures by their pixels, of which a few more
+               may differ. A p-value follows from the counts beside it, the ok or LOOK of a checklist from its line.
+    trained    what was trained on this machine: the same words and as many numbers, each finite; pictures as many and
+               about as large. Another processor, or another number of threads, trains other weights: what such a cell
+               claims is held by an assert in the notebook.
 
 nbval alone passes a cell that was never executed, and any picture.
 """
@@ -18,17 +21,21 @@ import math
 import re
 import shutil
 import subprocess
+import time
 from collections import defaultdict
 from difflib import unified_diff
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile
 from PIL import Image
 
-LEVELS, SHARE = 48, 0.0005  # fonts are drawn a little differently from machine to machine; a changed title exceeds both
+LEVELS = 48  # fonts are drawn a little differently from machine to machine; a changed title exceeds this in a SHARE
+SHARE = {"letter": 0.0005, "close": 0.0005, "published": 0.01}  # of the pixels may differ by more than that
+POINTS, RELATIVE, LAST_DIGITS = 1.0, 0.03, 2  # what may differ on published weights
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PROGRESS_BAR = re.compile(r"(?:[^\r\n|]*: *)? *\d+%\|[^|\r\n]*\|[^\[\r\n]*\[[^\]\r\n]*\]|\x1b\[A")
 BYTES = re.compile(r"""\bb(['"])(?:\\.|(?!\1).)*\1""")
@@ -39,6 +46,26 @@ NUMBER = re.compile(
     re.VERBOSE,
 )
 VERDICT = re.compile(r"^(?:ok|LOOK)(?=  )", re.MULTILINE)
+P_VALUE = re.compile(r"\bp = [\d.e+-]+")
+
+
+def pytest_configure(config):
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Running(config))
+
+
+class Running:
+    """Says which file begins and when, as several workers together show only dots."""
+
+    def __init__(self, config):
+        self.terminal, self.seen, self.started = config.pluginmanager.get_plugin("terminalreporter"), set(), time.time()
+
+    def pytest_runtest_logstart(self, nodeid):
+        file = nodeid.partition("::")[0]
+        if file not in self.seen:
+            self.seen.add(file)
+            minutes, seconds = divmod(int(time.time() - self.started), 60)
+            self.terminal.write_line(f"\n{minutes}:{seconds:02} {file}")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -63,7 +90,7 @@ class Cell(IPyNbCell):
 
     def compare_outputs(self, test, ref, skip_compare=None):
         tags = self.cell.metadata.get("tags", [])
-        rule = next((tag for tag in ("trained", "close") if tag in tags), "letter")
+        rule = next((tag for tag in ("trained", "published", "close") if tag in tags), "letter")
         self.comparison_traceback = list(differences(ref, test, rule))
         return not self.comparison_traceback
 
@@ -105,6 +132,8 @@ def without_bars(text):
 
 
 def text_difference(old, new, rule):
+    if rule == "published":
+        old, new = (P_VALUE.sub("p", text) for text in (old, new))
     if rule == "letter":
         alike = old == new
     else:
@@ -113,32 +142,50 @@ def text_difference(old, new, rule):
         return "\n" + "\n".join(unified_diff(old.splitlines(), new.splitlines(), "in the notebook", "now", lineterm=""))
 
 
+class Number(NamedTuple):
+    value: float
+    unit: float  # of its last digit
+    share: bool  # whether it is a percentage
+
+
+def published_numbers_agree(old, new):
+    if old.share:
+        return abs(old.value - new.value) < POINTS + 1e-9
+    last_digits = LAST_DIGITS * 1.01 * max(old.unit, new.unit)
+    return math.isclose(old.value, new.value, rel_tol=RELATIVE, abs_tol=last_digits)
+
+
 NUMBERS_AGREE = {
-    "close": lambda old, new: math.isclose(old, new, rel_tol=1e-4, abs_tol=1e-6),
-    "trained": lambda old, new: math.isfinite(new),
+    "close": lambda old, new: math.isclose(old.value, new.value, rel_tol=1e-4, abs_tol=1e-6),
+    "published": published_numbers_agree,
+    "trained": lambda old, new: math.isfinite(new.value),
 }
 
 
 def words(text, rule):
     """The text with a mark for each number; without white space, as a column aligns to its numbers."""
-    text = VERDICT.sub("", text) if rule == "trained" else text
+    text = VERDICT.sub("", text) if rule in ("published", "trained") else text
     return re.sub(r"\s+", "", NUMBER.sub("#", text))
 
 
 def numbers(text):
-    return [float(number.replace(",", "")) for number in NUMBER.findall(text)]
+    found = []
+    for match in NUMBER.finditer(text):
+        digits, _, exponent = match[0].replace(",", "").lower().partition("e")
+        decimals = len(digits.partition(".")[2])
+        unit = 10.0 ** (int(exponent or 0) - decimals)
+        found.append(Number(float(match[0].replace(",", "")), unit, text[match.end() : match.end() + 1] == "%"))
+    return found
 
 
 def picture_difference(old, new, rule):
     old, new = (pixels(picture) for picture in (old, new))
-    if rule == "trained":
-        if any(abs(a - b) > 0.1 * a for a, b in zip(old.shape, new.shape)):
-            return f"{old.shape} in the notebook, {new.shape} now"
-    elif old.shape != new.shape:
+    within = 0.1 if rule == "trained" else 0  # labels that name other numbers are wider or narrower
+    if any(abs(a - b) > within * a for a, b in zip(old.shape, new.shape)):
         return f"{old.shape} in the notebook, {new.shape} now"
-    else:
+    if rule != "trained":
         share = (abs(old - new) > LEVELS).any(axis=-1).mean()
-        if share > SHARE:
+        if share > SHARE[rule]:
             return f"{share:.2%} of the pixels look different"
 
 

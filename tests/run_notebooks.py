@@ -5,7 +5,9 @@ times of execution, widget state, progress bars. The picture of the cell tagged 
 """
 
 import base64
+import hashlib
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -15,21 +17,10 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbval_harness import without_bars
 
-import advutils
-from advutils import fingerprint
-from advutils.trained import code_of
+from advutils.trained import VERSIONS
 
-PACKAGE = Path(advutils.__file__).parent
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-CELL_SECONDS = 1200
-CALLS = {  # what of the package a notebook uses beside the numeric code, by the words that it uses it with
-    "plots.": ["plots"],
-    "checklist(": ["checklist"],
-    "advutils.widgets": ["widgets", "panel", "plots"],
-    "advutils.files": ["files"],
-    "advutils.commands": ["commands", "files"],
-    "-m advutils": ["commands", "files"],
-}
+CELL_SECONDS = 900
 
 
 def main(paths):
@@ -93,10 +84,12 @@ def without_bar(output):
 
 
 def stamp(notebook):
-    """What a notebook's outputs depend on, as a hash: its code, the numeric code of the package, and what draws."""
-    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    named = [module for call, modules in CALLS.items() if call in "".join(code) for module in modules]
-    return fingerprint(code, {module: code_of(PACKAGE / f"{module}.py") for module in named})[:16]
+    """What a notebook's outputs were made with: its code cells, and the versions of the recipes that it names."""
+    code = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    kinds = "|".join(sorted(VERSIONS, key=len, reverse=True))
+    named = re.findall(rf"""trained\(\s*f?["']({kinds})\b""", code)
+    digest = hashlib.sha256(code.encode()).hexdigest()
+    return {"code": digest[:16], "recipes": {name: VERSIONS[name] for name in sorted(set(named))}}
 
 
 def readme_figures(notebook):

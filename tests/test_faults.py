@@ -310,7 +310,6 @@ def unprivileged():
 def closed_cache(request, get, monkeypatch, tmp_path):
     """A cache into which nothing can be written; for root too, as it is nobody here."""
     get(), load_data("mnist-5k", train=False)  # what is imported on first use may lie where nobody is not let in
-    monkeypatch.setattr(module, "fingerprint", lambda *ingredients: 64 * "f")  # it reads the package's source
     with tempfile.TemporaryDirectory() as folder:  # not in tmp_path, whose parents are closed to nobody
         os.chmod(folder, 0o755)
         path = Path("/proc/advutils" if request.param == "where nobody can write" else f"{folder}/cache")
@@ -344,7 +343,6 @@ def test_data_that_cannot_be_stored_is_named_with_a_way_out(closed_cache, name, 
 
 
 def test_a_read_only_cache_serves_what_it_has(get, trainings, monkeypatch):
-    monkeypatch.setattr(module, "fingerprint", lambda *ingredients: 64 * "f")
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         monkeypatch.setenv("ADVUTILS_CACHE", folder)
@@ -392,7 +390,7 @@ def test_what_another_version_cached_is_trained_anew_beside_it(get, trainings, m
     first = get()
     [old] = (cache_dir() / "models").iterdir()
     content, count = old.read_bytes(), len(trainings)
-    monkeypatch.setattr(module, "fingerprint", lambda *ingredients: 64 * "f")
+    monkeypatch.setitem(module.VERSIONS, "clean", 2)
     second = get()
     assert len(trainings) == 2 * count and old.read_bytes() == content and len(cached()) == 2
     assert same(first.state_dict(), second.state_dict())
@@ -401,8 +399,8 @@ def test_what_another_version_cached_is_trained_anew_beside_it(get, trainings, m
 def test_a_cached_file_that_was_renamed_to_pass_for_current_is_refused(get, trainings, monkeypatch):
     get()
     [old] = (cache_dir() / "models").iterdir()
-    monkeypatch.setattr(module, "fingerprint", lambda *ingredients: 64 * "f")
-    name = f"clean-mnist-5k-{16 * 'f'}.safetensors"
+    monkeypatch.setitem(module.VERSIONS, "clean", 2)
+    name = old.name.replace("-v1-", "-v2-")
     old.rename(old.with_name(name))
     trainings.clear()
     with pytest.raises(ValueError) as caught:

@@ -183,7 +183,7 @@ def saved(tmp_path):
     model(images(4, size=32))  # so that its batch norm has statistics of its own
     model.trained_on = torch.tensor([3, 1, 4])
     path = tmp_path / "weights.safetensors"
-    save_weights(model, path, recipe={"epochs": 3}, fingerprint="f00", history={"val_loss": [0.1, 1 / 3]})
+    save_weights(model, path, recipe={"epochs": 3}, history={"val_loss": [0.1, 1 / 3]}, machine="this one")
     return model, path
 
 
@@ -199,9 +199,8 @@ def test_a_round_trip_gives_the_same_weights_to_the_bit(saved):
     assert same_weights(model, other) and torch.equal(other.trained_on, torch.tensor([3, 1, 4]))
     x = images(3, size=28)
     assert torch.equal(logits(model, x), logits(other, x))
-    assert told == {
-        "config": model.config, "recipe": {"epochs": 3}, "fingerprint": "f00", "history": {"val_loss": [0.1, 1 / 3]}
-    }  # fmt: skip
+    history = {"val_loss": [0.1, 1 / 3]}
+    assert told == {"config": model.config, "recipe": {"epochs": 3}, "history": history, "machine": "this one"}
 
 
 def test_saving_and_loading_leave_modes_and_gradients_alone(saved, tmp_path):
@@ -222,12 +221,76 @@ def test_any_model_can_be_saved(build, tmp_path):
     assert same_weights(first, second)
 
 
-def test_architecture_recipe_and_fingerprint_can_be_read_without_this_package(saved):
+def test_architecture_recipe_and_machine_can_be_read_without_this_package(saved):
     _, path = saved
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     assert json.loads(metadata["config"])["architecture"] == "vgg" and json.loads(metadata["config"])["depth"] == 11
-    assert json.loads(metadata["recipe"]) == {"epochs": 3} and json.loads(metadata["fingerprint"]) == "f00"
+    assert json.loads(metadata["recipe"]) == {"epochs": 3} and json.loads(metadata["machine"]) == "this one"
+
+
+@pytest.fixture
+def packed(saved, tmp_path):
+    """The model of `saved`, and the file of its weights in 16 bits."""
+    model, path = saved[0], tmp_path / "packed.safetensors"
+    with torch.no_grad():
+        model[2].weight[0] = 0  # an output without weights
+        model[-1].weight[1] *= 1e-4  # and one whose weights are far smaller than those of the others
+    save_weights(model, path, packed=True)
+    return model, path
+
+
+def test_packed_weights_are_off_by_at_most_a_65534th_of_the_largest_of_their_output(packed):
+    model, path = packed
+    other = slim(1)
+    load_weights(other, path)
+    assert torch.equal(other.trained_on, model.trained_on)
+    changed = 0
+    for key, old in model.state_dict().items():
+        new = other.state_dict()[key]
+        assert new.dtype == old.dtype and new.stride() == slim(1).state_dict()[key].stride()
+        if old.is_floating_point() and old.ndim > 1:
+            most = old.flatten(1).abs().amax(1).view(-1, *[1] * (old.ndim - 1))
+            assert ((new - old).abs() <= most / 65534 + 1e-6 * most).all()  # and the rounding of float32
+            changed += int((new != old).sum())
+        else:
+            assert torch.equal(new, old)
+    assert changed > 0
+
+
+def test_packed_files_are_half_as_large_and_packing_again_changes_nothing(packed, tmp_path):
+    model, path = packed
+    save_weights(small_cnn(), tmp_path / "whole")
+    save_weights(small_cnn(), tmp_path / "half", packed=True)
+    assert (tmp_path / "half").stat().st_size < 0.51 * (tmp_path / "whole").stat().st_size
+    once, twice = slim(1), slim(2)
+    load_weights(once, path)
+    save_weights(once, tmp_path / "again", packed=True)
+    load_weights(twice, tmp_path / "again")
+    for a, b in zip(once.state_dict().values(), twice.state_dict().values()):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("change", [
+    lambda scale: None, lambda scale: scale[:-1], lambda scale: scale[:1], lambda scale: scale[:, None],
+    lambda scale: scale.double(), lambda scale: scale.to(torch.int64),
+], ids=["gone", "too short", "a single one", "of another shape", "of another kind", "whole numbers"])  # fmt: skip
+def test_packed_weights_with_a_wrong_scale_are_refused(packed, change):
+    _, path = packed
+    tensors, about = read_tensors(path, kind="weights")
+    name = next(key for key in tensors if key.startswith("scale."))
+    tensors[name] = change(tensors[name])
+    write_tensors(path, {key: value for key, value in tensors.items() if value is not None}, about, kind="weights")
+    refuses(path)
+
+
+def test_a_scale_of_no_packed_weight_is_refused(packed):
+    _, path = packed
+    tensors, about = read_tensors(path, kind="weights")
+    bias = next(key for key in tensors if key.endswith(".bias"))
+    for name in (f"scale.{bias}", "scale.model.99.weight"):
+        write_tensors(path, tensors | {name: torch.ones(len(tensors[bias]))}, about, kind="weights")
+        refuses(path)
 
 
 def refuses(path, *fragments, model=None):
@@ -285,7 +348,7 @@ def test_altered_metadata_are_refused(saved):
     whole = path.read_bytes()
     header = whole[8 : 8 + struct.unpack("<Q", whole[:8])[0]]
     for word in (
-        b"f00",
+        b"this one",
         b"depth",
         b"epochs",
         b"val_loss",

@@ -92,7 +92,7 @@ def test_the_results_command_works_in_two_processes(answers):
         assert other["rows"] == both[0]["rows"]
     for one, two in zip(alone["rows"], both[0]["rows"]):  # two processes train another network: it is no row of one
         assert (one["processes"], two["processes"]) == (1, 2)
-        assert two["fingerprint"] == f"{one['fingerprint']}-2"
+        assert two["identity"] == one["identity"] | dict(processes=2)
         assert one["command"].startswith("python -m") and two["command"].startswith("torchrun --nproc-per-node 2 -m")
 
 

@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import re
 import shlex
+import subprocess
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,8 +18,8 @@ import advutils.results as results
 from advutils import fgsm, pgd
 from advutils.evaluation import wilson
 
-DEFENCES = dict(results.DEFENCES)
-FIELDS = "model dataset norm eps attack n accuracy low high seed train_seconds command machine date"
+SERIES = {name: getattr(results, name) for name in ("DEFENCES", "ATTACKS", "PART")}
+FIELDS = "model dataset norm eps attack n accuracy low high seed train_seconds command machine date commit identity"
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +150,7 @@ def test_what_an_attack_warned_of_stands_in_the_row_and_under_the_table(path, mo
 
     resumed = []
     monkeypatch.setitem(results.ATTACKS, "doubtful", (doubtful, 12))
+    monkeypatch.setattr(results, "ATTACK_VERSIONS", results.ATTACK_VERSIONS | dict(doubtful=1))
     chosen = ("--model", "clean", "--attack", "doubtful", "--attack", "clean")
     with pytest.raises(KeyboardInterrupt):
         run(path, *chosen)
@@ -174,11 +177,74 @@ def test_rows_of_other_code_are_refused_then_dropped_on_request(path, monkeypatc
     assert [row["model"] for row in rows] == ["FGSM"]
 
 
-@pytest.mark.parametrize("change", ["ATTACKS", "EPS"])
-def test_another_attack_or_radius_is_another_measurement(change, monkeypatch):
-    before = results.stamp_of("mnist", "clean", "FGSM", 0)
-    monkeypatch.setattr(results, change, {"ATTACKS": {"FGSM": (pgd, None)}, "EPS": {"mnist": 0.2}}[change])
-    assert results.stamp_of("mnist", "clean", "FGSM", 0) != before
+OTHERWISE = {
+    "another version of the recipe": ("RECIPE_VERSIONS", dict(fgsm=2)),
+    "another version of the attack": ("ATTACK_VERSIONS", dict(pgd=2)),
+    "other settings of the model": ("DEFENCES", {"FGSM": ("fgsm", dict(depth=11, width=0.05, epochs=2))}),
+    "another entry of the recipe": ("RECIPES", {"fgsm": dict(epochs=1, lr=0.1, batch_size=12, seed=0)}),
+    "another recipe": ("DEFENCES", {"FGSM": ("random-fgsm", dict(depth=11, width=0.05, batch_size=12, epochs=1))}),
+    "a model that is gone": ("ONLY", {"mnist": ("clean",)}),
+    "other settings of the attack": ("ATTACKS", {"PGD": (partial(pgd, steps=3), 12)}),
+    "other images": ("ATTACKS", {"PGD": (partial(pgd, steps=2), 13)}),
+    "another attack": ("ATTACKS", {"PGD": (fgsm, 12)}),
+    "another radius": ("EPS", {"mnist": 0.2}),
+    "a data set that is gone": ("EPS", None),
+    "other batches": ("BATCH", 5),
+    "other parts": ("PART", 9),
+}
+
+
+@pytest.mark.parametrize("name, value", OTHERWISE.values(), ids=OTHERWISE)
+def test_a_row_that_would_be_measured_otherwise_now_is_stale(name, value, monkeypatch):
+    row = dict(dataset="mnist", model="FGSM", attack="PGD", seed=0, processes=1)
+    row = json.loads(json.dumps(row | dict(identity=results.identity_of("mnist", "FGSM", "PGD", 0, 1))))
+    assert results.stale([row]) == []
+    old = getattr(results, name)
+    monkeypatch.setattr(results, name, old | value if isinstance(value, dict) else {} if value is None else value)
+    assert results.stale([row]) == [row]
+    if value is not None and name != "ONLY":
+        now = results.identity_of("mnist", "FGSM", "PGD", 0, 1)
+        assert now != row["identity"] and results.parts_of(now) != results.parts_of(row["identity"])
+
+
+@pytest.mark.parametrize("change", [dict(seed=1), dict(processes=2), dict(attack="FGSM"), dict(model="clean")])
+def test_a_row_with_the_identity_of_another_one_is_stale(change):
+    row = dict(dataset="mnist", model="FGSM", attack="PGD", seed=0, processes=1)
+    row["identity"] = json.loads(json.dumps(results.identity_of("mnist", "FGSM", "PGD", 0, 1)))
+    assert results.stale([row, row | change]) == [row | change]
+
+
+@pytest.mark.parametrize("name, value", [("RECIPE_VERSIONS", dict(clean=2)), ("ATTACK_VERSIONS", dict(fgsm=2))])
+def test_the_version_of_what_a_row_does_not_use_leaves_it_current(name, value, monkeypatch):
+    row = dict(dataset="mnist", model="FGSM", attack="PGD", seed=0, processes=1)
+    row["identity"] = json.loads(json.dumps(results.identity_of("mnist", "FGSM", "PGD", 0, 1)))
+    monkeypatch.setattr(results, name, getattr(results, name) | value)
+    assert results.stale([row]) == []
+
+
+def test_a_row_names_the_commit_that_measured_it(path, tmp_path, monkeypatch):
+    chosen = ("--model", "clean", "--attack", "clean")
+    (row,) = run(path, *chosen)
+    assert row["commit"] == results.commit() and re.fullmatch(r"[0-9a-f]{12}(-dirty)?|unknown", row["commit"])
+    monkeypatch.setattr(results, "HOME", tmp_path)
+
+    def git(*arguments):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=tmp_path, check=True,
+                       capture_output=True, text=True)  # fmt: skip
+
+    (tmp_path / "file").write_text("1")
+    (tmp_path / ".gitignore").write_text("cache\nresults")
+    assert results.commit() == "unknown"
+    git("init")
+    git("add", ".")
+    git("commit", "--message", "first")
+    git("tag", "-a", "v1", "--message", "a tag that describes it")
+    clean = results.commit()
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    (tmp_path / "file").write_text("2")
+    assert results.commit() == f"{clean}-dirty"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert results.commit() == "unknown"
 
 
 def test_all_test_images_or_the_same_random_ones(path, monkeypatch):
@@ -299,6 +365,16 @@ def test_the_readme_holds_the_table_of_the_committed_rows():
     assert results.FIGURE in readme and (results.HOME / results.FIGURE).exists()
 
 
+def test_the_committed_rows_are_of_this_version_and_name_their_commit(monkeypatch):
+    for name, value in SERIES.items():
+        monkeypatch.setattr(results, name, value)
+    rows = results.load()
+    assert len(rows) > 20 and [results.key(row) for row in results.stale(rows)] == []
+    commits = [row["commit"] for row in rows]
+    assert [commit for commit in commits if not re.match(r"[0-9a-f]{7,12}\b", commit) or "dirty" in commit] == []
+    assert len({results.key(row) for row in rows}) == len(rows)
+
+
 def test_a_model_whose_name_would_not_be_true_on_a_data_set_is_refused(path, monkeypatch, capsys):
     monkeypatch.setattr(results, "ONLY", {"cifar10": ("clean",)})
     with pytest.raises(SystemExit):
@@ -309,7 +385,7 @@ def test_a_model_whose_name_would_not_be_true_on_a_data_set_is_refused(path, mon
 
 
 def test_no_two_models_of_a_data_set_are_one_recipe(monkeypatch):
-    monkeypatch.setattr(results, "DEFENCES", DEFENCES)
+    monkeypatch.setattr(results, "DEFENCES", SERIES["DEFENCES"])
     for dataset in results.EPS:
         recipes = [json.dumps(results.recipe(dataset, model)) for model in results.models_of(dataset)]
         assert len(set(recipes)) == len(recipes) >= 4

@@ -1,14 +1,15 @@
-"""The models of the series by name: trained once, then loaded, and trained anew when they could come out different."""
+"""The models of the series by name: published, or trained once, then loaded, and trained anew under a new version."""
 
-import ast
-import shutil
+import copy
+import json
 import sys
-from pathlib import Path
+import time
 
 import pytest
 import torch
 from helpers import digits, refused
 from torch.utils.data import TensorDataset
+from weights import LARGEST, NETWORKS
 
 import advutils.results as results
 from advutils import (
@@ -17,7 +18,6 @@ from advutils import (
     cache_dir,
     describe,
     fgsm,
-    fingerprint,
     initialised,
     load_data,
     load_weights,
@@ -26,11 +26,14 @@ from advutils import (
     pgd,
     predict,
     random_fgsm,
+    save_weights,
     small_cnn,
+    split,
     trained,
     vgg,
 )
 from advutils.commands import model_of
+from advutils.models import image_keys
 
 module = sys.modules["advutils.trained"]  # the attribute of that name is the function
 NAMES = ["clean", "clean-small-cnn", "joined-fgsm-0.1"]
@@ -249,6 +252,7 @@ def test_a_refused_name_is_told_all_there_are():
     kinds = [
         "'clean'",
         "'clean-small-cnn'",
+        "'outsider-small-cnn'",
         "joined-fgsm-E",
         "fgsm-E",
         "random-fgsm-E",
@@ -285,78 +289,175 @@ def test_a_training_that_fails_leaves_nothing_in_the_cache(monkeypatch):
     assert not (cache_dir() / "models").exists() or files() == []
 
 
-# the fingerprint
+# settings, versions and files
+
+
+def test_the_file_of_a_network_names_what_makes_it_another():
+    def named(name="clean", config=None, **changed):
+        config = dict(architecture="vgg", depth=16, width=0.25, contrast=None) | (config or {})
+        recipe = module.RECIPES[name.removesuffix("-0.1")] | dict(dataset="mnist-5k", version=1)
+        return module.file_name(dict(name=name, config=config, **(recipe | changed)))
+
+    assert named() == "clean-mnist-5k-v1.safetensors"
+    assert named(seed=1, epochs=3) == "clean-mnist-5k-v1-epochs=3-seed=1.safetensors"
+    changes = [dict(seed=1), dict(epochs=1), dict(lr=0.1), dict(batch_size=1), dict(version=2), dict(processes=2),
+               dict(dataset="mnist"), dict(config=dict(depth=11)), dict(config=dict(width=0.5)),
+               dict(config=dict(contrast=2.5))]  # fmt: skip
+    defence = [dict(ramp=2), dict(average=0.9), dict(steps=1), dict(beta=1.0)]
+    names = [named(), *(named(**change) for change in changes)]
+    names += [named("trades-0.1", **change) for change in [{}, *changes, *defence]]
+    assert len(set(names)) == len(names) == 2 + 2 * len(changes) + len(defence)
+
+
+def test_a_raised_version_trains_anew_beside_the_old_file(trainings, monkeypatch):
+    get()
+    [old] = files()
+    content = old.read_bytes()
+    monkeypatch.setitem(module.VERSIONS, "clean", 2)
+    assert get().recipe["version"] == get().recipe["version"] == 2
+    assert len(trainings) == 2 and len(files()) == 2 and old.read_bytes() == content
+
+
+def test_the_version_of_another_recipe_trains_nothing_anew(trainings, monkeypatch):
+    get()
+    monkeypatch.setitem(module.VERSIONS, "joined-fgsm", 2)
+    get()
+    assert len(trainings) == 1
 
 
 @pytest.fixture
-def package(monkeypatch, tmp_path):
-    """A copy of the package's source, which the fingerprint is taken of from now on."""
-    copy = tmp_path / "advutils"
-    shutil.copytree(Path(module.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(module, "__file__", str(copy / "trained.py"))
-    return copy
+def published(monkeypatch, tmp_path):
+    """Another folder of published weights, empty at first."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    monkeypatch.setattr(module, "PUBLISHED", folder)
+    return folder
 
 
-def edit(path, old, new):
-    text = path.read_text(encoding="utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+@pytest.mark.parametrize("place", ["cached", "published"])
+def test_a_file_of_other_settings_under_its_name_is_refused(place, published, trainings):
+    get(), get(seed=1)
+    ours, other = sorted(files(), key=lambda path: "seed=1" in path.name)
+    content = other.read_bytes()
+    named = ours if place == "cached" else published / ours.name
+    named.write_bytes(content)
+    trainings.clear()
+    with pytest.raises(ValueError, match="other settings") as caught:
+        get()
+    assert str(named) in str(caught.value) and trainings == [] and named.read_bytes() == content
 
 
-def test_the_fingerprint_depends_on_the_ingredients():
-    assert fingerprint({"epochs": 1}) == fingerprint({"epochs": 1}) != fingerprint({"epochs": 2})
-    assert fingerprint(dict(a=1, b=2)) == fingerprint(dict(b=2, a=1))
+def test_published_weights_come_before_cached_ones_and_serve_where_nothing_is_cached(published, trainings):
+    cached = get()
+    [path] = files()
+    other = get(seed=1)
+    save_weights(other, published / path.name, recipe=cached.recipe, history=vars(other.history))
+    assert same(get(), other) and not same(cached, other)
+    for file in files():
+        file.unlink()
+    assert same(get(), other) and files() == [] and len(trainings) == 2
 
 
-def test_comments_docstrings_and_layout_leave_the_fingerprint_alone(package):
-    before = fingerprint("recipe")
-    for path in package.glob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node):
-                node.body[0].value.value = "Said in another way."
-        path.write_text("# a new comment\n\n" + ast.unparse(tree) + "\n\n# and another\n", encoding="utf-8")
-    assert fingerprint("recipe") == before
-    edit(package / "attacks.py", "def margin(logits, y):\n", "def margin(logits, y):\n    # new\n\n")
-    assert fingerprint("recipe") == before
+@pytest.mark.parametrize("place", ["nowhere", "cached", "published"])
+def test_a_network_that_is_trained_again_is_loaded_from_nowhere_and_kept_nowhere(place, published, trainings):
+    first = get()
+    [path] = files()
+    with torch.no_grad():
+        spoilt = copy.deepcopy(first)
+        next(spoilt.parameters()).zero_()
+    path.unlink()
+    if place != "nowhere":
+        kept = path if place == "cached" else published / path.name
+        save_weights(spoilt, kept, recipe=first.recipe, history=vars(first.history))
+    before = {file: file.read_bytes() for folder in (path.parent, published) for file in folder.iterdir()}
+    again = get(retrain=True)
+    assert len(trainings) == 2 and same(first, again) and again.recipe == first.recipe
+    assert {file: file.read_bytes() for folder in (path.parent, published) for file in folder.iterdir()} == before
 
 
-def test_a_new_docstring_leaves_the_fingerprint_alone(package):
-    before = fingerprint()
-    edit(package / "attacks.py", "def _margins(model, x, y):\n", 'def _margins(model, x, y):\n    """New."""\n')
-    assert fingerprint() == before
+def test_a_repeated_training_that_was_broken_off_goes_on(trainings, monkeypatch):
+    whole, calls, shift = get(epochs=2, retrain=True), [], module.shift
+
+    def counted(x):
+        calls.append(len(x))
+        if len(calls) == 5:  # three batches an epoch: in the second
+            raise KeyboardInterrupt
+        return shift(x)
+
+    counted.__name__ = "shift"
+    monkeypatch.setattr(module, "shift", counted)
+    with pytest.raises(KeyboardInterrupt):
+        get(epochs=2, retrain=True)
+    assert [path.name.endswith(".state.safetensors") for path in files()] == [True]
+    assert same(whole, get(epochs=2, retrain=True)) and len(calls) == 5 + 3 and files() == []
 
 
-CHANGES = {
-    "the attack": ("attacks.py", "gradient.sign()", "gradient.sign().neg()"),
-    "the data": ("data.py", "images.float() / 255", "images.float() / 256"),
-    "the network": ("models.py", "nn.MaxPool2d(2)", "nn.AvgPool2d(2)"),
-    "the objective": ("objectives.py", "torch.cat([x, x_adv])", "torch.cat([x, x])"),
-    "the training": ("training.py", "total_steps=steps", "total_steps=2 * steps"),
-    "the recipe": ("trained.py", "augment=shift", "augment=None"),
-    "the keys of what was trained on": ("models.py", "manual_seed(0)", "manual_seed(1)"),
-}
+# the weights that are published with the package
+
+each_published = pytest.mark.parametrize("name, settings", NETWORKS, ids=[f"{n} {s}".strip(" {}") for n, s in NETWORKS])
 
 
-@pytest.mark.parametrize("file, old, new", CHANGES.values(), ids=CHANGES)
-def test_a_change_of_code_changes_the_fingerprint(package, file, old, new):
-    before = fingerprint()
-    edit(package / file, old, new)
-    assert fingerprint() != before
+@pytest.fixture
+def no_training(monkeypatch):
+    def fails(*args, **kwargs):
+        raise AssertionError("this trains")
+
+    monkeypatch.setattr(module, "fit", fails)
 
 
-def test_figures_and_widgets_leave_the_fingerprint_alone(package):
-    before = fingerprint()
-    for name in ("plots.py", "widgets.py"):
-        (package / name).write_text("ANOTHER = 'figure'\n", encoding="utf-8")
-    assert fingerprint() == before
+@pytest.fixture
+def all_digits(monkeypatch):
+    monkeypatch.setattr(module, "load_data", load_data)
 
 
-def test_changed_code_trains_anew(package, trainings):
-    get()
-    edit(package / "training.py", "total_steps=steps", "total_steps=2 * steps")
-    get()
-    assert len(trainings) == 2
+@each_published
+def test_published_weights_load_in_a_second_without_a_cache(name, settings, no_training, all_digits, tmp_path):
+    load_data("mnist-5k", train=True)  # whose package is imported on first use
+    before = time.process_time()  # of this process alone, so however busy the machine is
+    model = trained(name, **settings)
+    assert time.process_time() - before < 1
+    assert list(tmp_path.rglob("*")) == []
+    assert not any(part.training for part in model.modules())
+    again = trained(name, retrain=False, progress=False, **settings)
+    assert same(model, again) and vars(model.history) == vars(again.history)
+
+
+@each_published
+def test_a_published_file_says_how_it_was_made(name, settings, no_training, all_digits):
+    model = trained(name, **settings)
+    kind = name.removesuffix("-0.1")
+    path = module.PUBLISHED / module.file_name(model.recipe)
+    saved = load_weights(copy.deepcopy(model), path)
+    expected = module.RECIPES[kind] | settings | dict(name=name, dataset="mnist-5k", version=module.VERSIONS[kind])
+    assert saved["recipe"] == json.loads(json.dumps(model.recipe)) == {**expected, "config": saved["config"]}
+    assert "PyTorch" in saved["machine"]
+    history, epochs = saved["history"], expected["epochs"]
+    assert history["picked"] == epochs and all(
+        len(history[key]) == epochs for key in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds")
+    )
+    train, val = split(load_data("mnist-5k", train=True), 0.1, seed=0)
+    images = (val if name == "outsider-small-cnn" else train).tensors[0]
+    assert history["images"][-1] == epochs * len(images)
+    assert torch.equal(model.trained_on.sort().values, image_keys(images).sort().values)
+
+
+def test_nothing_else_is_published_and_all_of_it_is_small(no_training):
+    files = {path.name: path.stat().st_size for path in module.PUBLISHED.iterdir()}
+    assert files.keys() == {module.file_name(trained(name, **settings).recipe) for name, settings in NETWORKS}
+    assert sum(files.values()) <= LARGEST == 12e6
+
+
+def test_published_networks_do_what_they_are_known_for(no_training, all_digits):
+    """Far below what they reach, so that a mixed-up file is found and rounding is not."""
+    x, y = load_data("mnist-5k", train=False)[::5]
+    clean, other, small, outsider, joined = (trained(name, **settings) for name, settings in NETWORKS)
+
+    def right(model, x):
+        return (predict(model, x).argmax(1) == y).float().mean().item()
+
+    assert all(right(model, x) > 0.95 for model in (clean, other, small, joined)) and right(outsider, x) > 0.8
+    assert right(joined, fgsm(joined, x, y, eps=0.1)) > 0.8 > right(clean, fgsm(clean, x, y, eps=0.1))
+    assert not same(clean, other) and not set(outsider.trained_on.tolist()) & set(clean.trained_on.tolist())
 
 
 # fresh networks

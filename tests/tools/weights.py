@@ -1,0 +1,66 @@
+"""Trains the published networks anew and shows each beside the published one: `make weights`, a few minutes.
+
+Nothing is written without --write, which replaces the files in advutils/published/.
+"""
+
+import argparse
+import copy
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from advutils import accuracy, fgsm, load_data, load_weights, make_loader, pgd, save_weights, trained
+from advutils.trained import PUBLISHED, file_name, machine
+
+NETWORKS = [  # name for `trained`, and its settings
+    ("clean", {}),
+    ("clean", dict(seed=1)),  # the second VGG of notebook 9
+    ("clean-small-cnn", {}),
+    ("outsider-small-cnn", {}),
+    ("joined-fgsm-0.1", {}),
+]
+JUDGES = {"clean": None, "FGSM 0.1": fgsm, "PGD 0.1": partial(pgd, steps=10)}
+LARGEST = 12e6  # bytes, of all files together
+
+
+def judged(model):
+    """The accuracy in percent on the 1,000 test digits, without an attack, under FGSM and under PGD."""
+    test = make_loader(load_data("mnist-5k", train=False), batch_size=250)
+    return [100 * accuracy(model, test, attack, eps=attack and 0.1).value for attack in JUDGES.values()]
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of clean, joined-fgsm-0.1 and so on; all if none")
+    parser.add_argument("--write", action="store_true", help="replace the published files by what was trained")
+    chosen = parser.parse_args(arguments)
+    names = {name for name, _ in NETWORKS}
+    if unknown := set(chosen.names) - names:
+        parser.error(f"NAME: got {', '.join(sorted(unknown))}; accepts {', '.join(sorted(names))}")
+    print(f"{'accuracy in percent on 1,000 test digits':54}" + "".join(f"{label:>10}" for label in JUDGES), flush=True)
+    for name, settings in NETWORKS:
+        if chosen.names and name not in chosen.names:
+            continue
+        fresh = trained(name, retrain=True, **settings)
+        path = PUBLISHED / file_name(fresh.recipe)
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder, path.name)
+            save_weights(fresh, made, recipe=fresh.recipe, history=vars(fresh.history), machine=machine(), packed=True)
+            packed = copy.deepcopy(fresh)
+            load_weights(packed, made)
+            shown = {"trained here": fresh, "the same, in 16 bits": packed}
+            if path.exists():
+                shown["published"] = copy.deepcopy(fresh)
+                load_weights(shown["published"], path)
+            print(path.name, flush=True)
+            for label, model in shown.items():
+                print(f"   {label:51}" + "".join(f"{share:10.1f}" for share in judged(model)), flush=True)
+            if chosen.write:
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(made.read_bytes())
+    size = sum(path.stat().st_size for path in PUBLISHED.glob("*.safetensors"))
+    print(f"advutils/published holds {size / 1e6:.1f} MB of at most {LARGEST / 1e6:.0f}")
+
+
+if __name__ == "__main__":
+    main()
