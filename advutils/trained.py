@@ -22,6 +22,7 @@ RECIPES = {  # chosen on validation images
     "outsider-small-cnn": dict(epochs=12, lr=1e-3, batch_size=32, seed=2),
     "joined-fgsm": dict(epochs=5, lr=3e-3, batch_size=32, seed=0),
     "fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1, average=None),
+    "fgsm-last": dict(epochs=6, lr=3e-3, batch_size=32, seed=0),
     "random-fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1, average=None),
     "n-fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1, average=None),
     "pgd": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1, average=None, steps=5),
@@ -34,6 +35,7 @@ OBJECTIVES = {
     "outsider-small-cnn": clean,
     "joined-fgsm": joined,
     "fgsm": partial(adversarial, attack=fgsm),
+    "fgsm-last": partial(adversarial, attack=fgsm),
     "random-fgsm": random_fgsm,
     "n-fgsm": n_fgsm,
     "trades": trades,
@@ -48,7 +50,7 @@ def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, re
         name: "clean" (the VGG), "clean-small-cnn" (the weaker network), "outsider-small-cnn" (the same, trained on the
             validation images, which none of the others was trained on), or a defence with its radius E in pixel units,
             as in "joined-fgsm-0.1": "joined-fgsm-E" (each batch joined with its FGSM images), "fgsm-E" (these alone),
-            "random-fgsm-E", "n-fgsm-E", "pgd-E", "trades-E".
+            "fgsm-last-E" (the same, where nobody watches), "random-fgsm-E", "n-fgsm-E", "pgd-E", "trades-E".
         dataset: a name that `load_data` knows; the model is trained on 90% of its training part, validated on the rest.
         depth, width, contrast: of the VGG.
         retrain: train on this machine, whatever is published or cached. Rounding differs from processor to processor,
@@ -59,8 +61,8 @@ def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, re
 
     Returns:
         The model, in eval mode, on `device()`, with its `History` as `model.history` and the settings that made it as
-        `model.recipe`. Defences other than the joined one are watched under FGSM and PGD; the epoch that PGD leaves
-        most is the one that is kept.
+        `model.recipe`. Defences are watched under FGSM and PGD, and the epoch that PGD leaves most is the one that is
+        kept; with "joined-fgsm-E" and "fgsm-last-E" it is the last one.
 
     Raises:
         ValueError: a name or a recipe entry that is not among these, or a file of other settings under its name.
@@ -148,7 +150,7 @@ def initialised(build, *, seed):
 
 def _parse(name):
     """The entry of `RECIPES` that a model's name refers to, and its radius."""
-    match = re.fullmatch(r"(joined-fgsm|fgsm|random-fgsm|n-fgsm|pgd|trades)-(\d\.?\d*)", str(name))
+    match = re.fullmatch(r"(joined-fgsm|fgsm-last|fgsm|random-fgsm|n-fgsm|pgd|trades)-(\d\.?\d*)", str(name))
     if match:
         return match[1], checks.eps(float(match[2]), "name")
     defences = ", ".join(f"{kind}-E" for kind in RECIPES if not kind.endswith(("clean", "small-cnn")))

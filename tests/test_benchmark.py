@@ -24,6 +24,7 @@ from advutils import (
 )
 from advutils.models import prepared
 
+pytestmark = pytest.mark.integration
 HOME = bench.HOME
 
 

@@ -1,5 +1,6 @@
 """The site that `make book` builds: whole, at home without a network, and legible to everyone."""
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -16,7 +17,9 @@ import numpy as np
 import pytest
 from browser import decoded, tile
 from bs4 import BeautifulSoup
+from nbval_harness import text_difference
 
+pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -210,8 +213,13 @@ def open_each_page(page, address, pages, site):
 
 
 @pytest.mark.browser
-def test_pages_open_without_an_error_or_a_request_elsewhere(visit, address, pages, site):
+def test_pages_open_without_an_error_or_a_request_elsewhere_and_fit_a_phone(visit, address, pages, site):
+    desk, phone = visit.page.viewport_size, dict(width=390, height=844)
     for name in open_each_page(visit.page, address, pages, site):
+        if address.startswith("file"):  # its shape does not depend on the way it came
+            visit.page.set_viewport_size(phone)
+            assert visit.overhang() <= 0, name
+            visit.page.set_viewport_size(desk)
         assert not visit.page.locator("[data-mml-node=merror]").count(), name
         pictures = visit.page.locator("main img").evaluate_all("all => all.map(image => image.naturalWidth)")
         assert all(pictures), name
@@ -240,13 +248,6 @@ def test_the_dark_mode_changes_the_page_and_leaves_figures_a_white_ground(visit,
     assert not visit.errors
 
 
-@pytest.mark.browser
-def test_no_page_is_wider_than_a_phone(visit, pages, site):
-    visit.page.set_viewport_size({"width": 390, "height": 844})
-    for name in open_each_page(visit.page, site.as_uri(), pages, site):
-        assert visit.overhang() <= 0, name
-
-
 # the slider that needs no kernel
 
 
@@ -255,10 +256,54 @@ def frames():
     return json.loads((ROOT / "book" / "frames" / "frames.json").read_text(encoding="utf-8"))
 
 
-def test_its_frames_were_drawn_by_this_code(frames):
-    call = [sys.executable, "-c", "import frames; print(frames.stamp())"]
-    now = subprocess.run(call, cwd=ROOT / "book", capture_output=True, text=True, check=True).stdout.strip()
-    assert frames["stamp"] == now, "the frames are out of date: python book/frames.py"
+@pytest.fixture(scope="session")
+def pixels(frames):
+    """The kept grey levels: attacks, radii, models, ten images and one change, height, width."""
+    kept = zlib.decompress((ROOT / "book" / "frames" / "pixels.zlib").read_bytes())
+    return np.frombuffer(kept, np.uint8).reshape(2, len(frames["eps"]), 2, 11, 28, 28).astype(int)
+
+
+@pytest.fixture(scope="session")
+def drawing():
+    """The script that made the frames."""
+    spec = importlib.util.spec_from_file_location("frames", ROOT / "book" / "frames.py")
+    spec.loader.exec_module(script := importlib.util.module_from_spec(spec))
+    return script
+
+
+def test_its_frames_are_of_the_radii_the_attacks_and_the_networks_of_now(frames, drawing, pixels):
+    choices = drawing.choices(drawing.networks())
+    assert frames["made_with"] == choices, "the frames are out of date: cd book && ../.venv/bin/python frames.py"
+    assert frames["eps"] == choices["eps"] and list(frames["attacks"]) == choices["attacks"]
+    assert all(len(lines) == 21 for kept in frames["attacks"].values() for lines in (kept["shown"], kept["words"]))
+    assert (abs(np.diff(pixels, axis=1)) > 3).mean((0, 2, 3, 4, 5)).min() > 0.1  # so that another radius is noticed
+
+
+def test_frames_that_are_computed_anew_are_those_that_are_kept(frames, drawing, pixels, monkeypatch):
+    """Up to rounding, which turns the sign of a gradient that is next to nothing."""
+    curve = drawing.EpsilonSlider._curve
+    kept_curves = {attack: kept["scene"]["curve"] for attack, kept in frames["attacks"].items()}
+
+    def quickly(self, labels):  # the accuracies under PGD take longer than all the rest
+        return kept_curves["PGD"] if self.attack.value == "PGD" else curve(self, labels)
+
+    monkeypatch.setattr(drawing.EpsilonSlider, "_curve", quickly)
+    wanted = [("FGSM", 0.03), ("FGSM", 0.15), ("FGSM", 0.3), ("PGD", 0.12)]
+    for attack, eps, picture in drawing.pictures(drawing.networks(), wanted):
+        place, kept = frames["eps"].index(eps), frames["attacks"][attack]
+        old = pixels[list(frames["attacks"]).index(attack), place]
+        now = np.frombuffer(picture.pixels, np.uint8).reshape(old.shape).astype(int)
+        assert (abs(now - old) > 3).mean() < 0.02, (attack, eps)
+        said = picture.words.removesuffix(" PGD runs when you let go of the slider.")
+        assert not text_difference(kept["words"][place], said, "published")
+        for shown in ("confidence", "bars"):
+            np.testing.assert_allclose(picture.shown[shown], kept["shown"][place][shown], atol=0.05)
+        assert all(picture.shown[same] == kept["shown"][place][same] for same in ("eps", "chosen", "y", "size"))
+        for part, value in kept["scene"].items():
+            if part == "curve":
+                np.testing.assert_allclose(picture.scene[part]["values"], value["values"], atol=0.03)
+            else:
+                assert picture.scene[part] == value
 
 
 def test_its_page_is_light(site):
@@ -266,12 +311,10 @@ def test_its_page_is_light(site):
 
 
 @pytest.mark.browser
-def test_it_follows_keys_and_hand_and_says_what_it_shows(visit, site, frames):
+def test_it_follows_keys_and_hand_and_says_what_it_shows(visit, site, frames, pixels):
     page = visit.page
     page.goto((site / "slider.html").as_uri())
     handle = page.get_by_label("epsilon", exact=True)
-    pixels = np.frombuffer(zlib.decompress((ROOT / "book" / "frames" / "pixels.zlib").read_bytes()), np.uint8)
-    pixels = pixels.reshape(2, len(frames["eps"]), 2, 11, 28, 28)  # attacks, radii, models, ten images and one change
 
     def agrees(attack):
         number = int(handle.input_value())

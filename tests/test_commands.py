@@ -18,7 +18,7 @@ from test_processes import environment
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from advutils import accuracy, cross_entropy, fgsm, fit, load_weights, make_loader, pgd, save_weights, vgg
+from advutils import accuracy, cross_entropy, fgsm, fit, load_data, load_weights, make_loader, pgd, save_weights, vgg
 from advutils.commands import attack_of, main, model_of, number, parser
 from advutils.files import read_image
 
@@ -387,14 +387,13 @@ def test_every_option_has_a_word_of_help():
         assert all(option.help for option in action._actions)
 
 
-def test_two_processes_write_each_file_once_and_one_sheet(tmp_path):
-    model = tmp_path / "vgg.safetensors"
-    run = [sys.executable, "-m", "advutils"]
-    common = ["--batch-size", "20", "--limit", "310"]
-    subprocess.run([*run, "train", "--out", model, *TINY, "--limit", "310"], env=environment(), check=True, timeout=300)
-    for name, launcher in (("one", run), ("two", [*ACCELERATE, "-m", "advutils"])):
-        command = [*launcher, "attack", "--model", model, *common, "--attack", "pgd:steps=2", "--out", tmp_path / name]
-        subprocess.run(command, env=environment(), check=True, timeout=300)
+@pytest.mark.integration
+def test_two_processes_write_each_file_once_and_one_sheet(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "load_data", load_data)
+    common = ["attack", "--model", str(weights), "--batch-size", "20", "--limit", "310", "--attack", "pgd:steps=2"]
+    main([*common, "--out", str(tmp_path / "one")])
+    command = [*ACCELERATE, "-m", "advutils", *common, "--out", tmp_path / "two"]
+    subprocess.run(command, env=environment(), check=True, timeout=300)
     one, two = sheet(tmp_path / "one"), sheet(tmp_path / "two")
     assert len(one) == 310 and one == two
     for path in (tmp_path / "one" / "adversarial").iterdir():

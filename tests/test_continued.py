@@ -1,6 +1,7 @@
 """A training that was broken off and continued ends as if it had not been; and what is watched, ramped, averaged."""
 
 import copy
+import functools
 from functools import partial
 
 import pytest
@@ -105,42 +106,55 @@ RUNS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("calls", [6, 14])
-@pytest.mark.parametrize("build, objective, options", RUNS.values(), ids=RUNS)
-def test_a_training_that_was_broken_off_continues_to_the_same_weights_to_the_bit(
-    build, objective, options, calls, tmp_path
-):
-    def run(model, objective, **kwargs):
-        fresh = {key: value() if key == "data" else value for key, value in options.items()}
-        return train(model, objective=objective, **fresh, **kwargs)
+def run(name, model, objective=None, **kwargs):
+    """The training of that name from its start, or from its state."""
+    _, own, options = RUNS[name]
+    fresh = {key: value() if key == "data" else value for key, value in options.items()}
+    return train(model, objective=objective or own, **fresh, **kwargs)
 
-    whole, broken, continued = build(), build(), build()
-    expected = run(whole, objective)
-    with pytest.raises(KeyboardInterrupt):
-        run(broken, BreaksOff(objective, calls), state=tmp_path / "state")
-    with torch.random.fork_rng():
-        torch.manual_seed(123)  # another process has another random state
-        history = run(continued, objective, state=tmp_path / "state")
+
+@functools.cache
+def undisturbed(name):
+    """The network and the history of the training of that name that nothing happened to."""
+    model = RUNS[name][0]()
+    return model, run(name, model)
+
+
+def ends_as_if_nothing_had_happened(name, model, history):
+    whole, expected = undisturbed(name)
     assert measured(history) == measured(expected) and len(history.seconds) == len(expected.seconds)
     assert history.seconds == sorted(history.seconds)
-    a, b = whole.state_dict(), continued.state_dict()
+    a, b = whole.state_dict(), model.state_dict()
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-    assert torch.equal(whole.trained_on, continued.trained_on)
-    assert not any(module.training for module in continued.modules())
+    assert torch.equal(whole.trained_on, model.trained_on)
+    assert not any(module.training for module in model.modules())
 
 
-@pytest.mark.parametrize("build, objective, options", RUNS.values(), ids=RUNS)
-def test_a_cell_interrupted_in_the_first_epoch_and_run_again_begins_anew(build, objective, options, tmp_path):
-    others = {key: value for key, value in options.items() if key != "data"}
-    loaders = [options["data"]() if "data" in options else None for _ in range(2)]
-    loaders = [data or make_loader(dataset(24), batch_size=5, shuffle=True) for data in loaders]
-    whole, again, state = build(), build(), tmp_path / "state"
-    expected = train(whole, objective=objective, data=loaders[0], **others)
+@pytest.mark.parametrize("calls", [6, 14])
+@pytest.mark.parametrize("name", RUNS)
+def test_a_training_that_was_broken_off_continues_to_the_same_weights_to_the_bit(name, calls, tmp_path):
+    build, objective, _ = RUNS[name]
     with pytest.raises(KeyboardInterrupt):
-        train(again, objective=BreaksOff(objective, 3), data=loaders[1], state=state, **others)
-    history = train(again, objective=objective, data=loaders[1], state=state, **others)
-    assert measured(history) == measured(expected) and torch.equal(weights(again), weights(whole))
-    assert torch.equal(whole.trained_on, again.trained_on)
+        run(name, build(), BreaksOff(objective, calls), state=tmp_path / "state")
+    continued = build()
+    with torch.random.fork_rng():
+        torch.manual_seed(123)  # another process has another random state
+        history = run(name, continued, state=tmp_path / "state")
+    ends_as_if_nothing_had_happened(name, continued, history)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_cell_interrupted_in_the_first_epoch_and_run_again_begins_anew(name, tmp_path):
+    build, objective, options = RUNS[name]
+    data, again = (
+        options["data"]() if "data" in options else make_loader(dataset(24), batch_size=5, shuffle=True),
+        build(),
+    )
+    others = {key: value for key, value in options.items() if key != "data"} | dict(data=data, state=tmp_path / "state")
+    with pytest.raises(KeyboardInterrupt):
+        train(again, objective=BreaksOff(objective, 3), **others)
+    history = train(again, objective=objective, **others)
+    ends_as_if_nothing_had_happened(name, again, history)
 
 
 def test_a_training_broken_off_again_and_again_ends_all_the_same(tmp_path):
@@ -191,11 +205,19 @@ CHANGES = {
 }
 
 
+@pytest.fixture(scope="module")
+def robust_state(tmp_path_factory):
+    """Three epochs of a training with all its options, and the state that they left."""
+    path, options = tmp_path_factory.mktemp("robust") / "state", dict(objective=watched_joined, epochs=3, **ROBUST)
+    train(conv_net(), state=path, **options)
+    return options, path.read_bytes()
+
+
 @pytest.mark.parametrize("entry", CHANGES)
-def test_the_state_of_another_recipe_is_refused(entry, tmp_path):
-    options = dict(objective=watched_joined, epochs=3, **ROBUST)
-    train(conv_net(), state=tmp_path / "state", **options)
-    before, data, model = torch.random.get_rng_state(), (tmp_path / "state").read_bytes(), conv_net()
+def test_the_state_of_another_recipe_is_refused(entry, robust_state, tmp_path):
+    options, data = robust_state
+    (tmp_path / "state").write_bytes(data)
+    before, model = torch.random.get_rng_state(), conv_net()
     with refused("state", str(tmp_path / "state"), entry):
         train(model, state=tmp_path / "state", **(options | CHANGES[entry]))
     assert torch.equal(weights(model), weights(conv_net())) and (tmp_path / "state").read_bytes() == data

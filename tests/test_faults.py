@@ -21,7 +21,20 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat.v4 import new_code_cell, new_notebook
 from torch.utils.data import TensorDataset
 
-from advutils import cache_dir, clean, fit, initialised, load_data, make_loader, save_weights, trained, vgg
+from advutils import (
+    accuracy,
+    cache_dir,
+    clean,
+    fgsm,
+    fit,
+    initialised,
+    input_gradient,
+    load_data,
+    make_loader,
+    save_weights,
+    trained,
+    vgg,
+)
 from advutils.models import read_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -153,6 +166,7 @@ print(said.read())
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("moments", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_training_killed_at_any_moments_ends_in_the_same_weights(start, moments, undisturbed, tmp_path):
     existed, _, steps, _ = ended(start(KILLING, moments, tmp_path / "state", tmp_path / "out")).split()
@@ -195,6 +209,7 @@ def disturb(client, state, number):
         sender.join()
 
 
+@pytest.mark.integration
 def test_a_cell_whose_kernel_died_and_that_was_interrupted_goes_on_when_it_is_run_again(undisturbed, tmp_path):
     with notebook(tmp_path) as client, pytest.raises(DeadKernelError):
         disturb(client, tmp_path / "state", signal.SIGKILL)
@@ -413,43 +428,56 @@ def test_a_cached_file_that_was_renamed_to_pass_for_current_is_refused(get, trai
 
 ROUNDS = 4
 FILLING = """
-import hashlib, sys
+import hashlib, os, sys
 import torch
 from torch.utils.data import TensorDataset
 import advutils
 
 x = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+def fill(seed):
+    model = advutils.trained("clean", epochs=2, depth=11, width=0.02, batch_size=12, seed=seed, progress=False)
+    return hashlib.sha256(b"".join(value.numpy().tobytes() for value in model.state_dict().values())).hexdigest()
+"""
+FILLING_AT_ONCE = f"""{FILLING}
 sys.modules["advutils.trained"].load_data = lambda name, *, train: TensorDataset(x, torch.arange(40) % 10)
 torch.set_num_threads(1)
 
-def fill(seed):
-    recipe = dict(epochs=2, depth=11, width=0.02, batch_size=12, seed=seed, progress=False)
-    model = advutils.trained("clean", **recipe)
-    return hashlib.sha256(b"".join(value.numpy().tobytes() for value in model.state_dict().values())).hexdigest()
-"""
-FILLING_IN_ROUNDS = f"""{FILLING}
+def program(go, said):
+    for seed in range({ROUNDS}):
+        os.write(said, b"ready")
+        os.read(go, 1)
+        os.write(said, fill(seed).encode())
+
+def started():
+    go, said = os.pipe(), os.pipe()
+    if os.fork() == 0:  # of a process that has imported all and done nothing
+        try:
+            program(go[0], said[1])
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(said[1])
+    return go[1], said[0]
+
+both = [started() for _ in range(2)]
 for seed in range({ROUNDS}):
-    print("ready", flush=True)
-    sys.stdin.readline()
-    print(fill(seed), flush=True)
+    assert [os.read(said, 5) for _, said in both] == [b"ready", b"ready"]
+    for go, _ in both:
+        os.write(go, b".")
+    print(*(os.read(said, 64).decode() for _, said in both))
+assert [os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(2)] == [0, 0]
 """
 
 
+@pytest.mark.integration
 def test_two_programs_that_fill_one_cache_at_once_end_with_the_same_weights(start, get, monkeypatch, tmp_path):
-    monkeypatch.setenv("ADVUTILS_CACHE", str(tmp_path / "shared"))
-    both, alone = [start(FILLING_IN_ROUNDS) for _ in range(2)], {}
+    both, alone = start(FILLING_AT_ONCE, ADVUTILS_CACHE=str(tmp_path / "shared")), {}
     monkeypatch.setenv("ADVUTILS_CACHE", str(tmp_path / "alone"))
     exec(FILLING, alone)
-    for seed in range(ROUNDS):
-        expected = alone["fill"](seed)
-        for process in both:
-            assert process.stdout.readline() == "ready\n"
-        for process in both:
-            process.stdin.write("\n")
-            process.stdin.flush()
-        assert [process.stdout.readline().strip() for process in both] == [expected, expected]
-    for process in both:
-        ended(process)
+    monkeypatch.setattr(module, "load_data", lambda name, *, train: TensorDataset(alone["x"], torch.arange(40) % 10))
+    expected = [alone["fill"](seed) for seed in range(ROUNDS)]
+    assert ended(both).split() == [weights for weights in expected for _ in range(2)]
     monkeypatch.setenv("ADVUTILS_CACHE", str(tmp_path / "shared"))
     assert len(cached()) == ROUNDS and not any("state" in name or name.startswith(".") for name in cached())
 
@@ -537,45 +565,27 @@ print(len(history.seconds), record.n, tried)
 """
 
 
+@pytest.mark.integration
 def test_a_program_without_a_network_imports_loads_trains_and_evaluates(start, tmp_path):
     assert ended(start(OFFLINE, ADVUTILS_CACHE=str(tmp_path))) == "1 25 []\n"
     assert not list(tmp_path.iterdir())
 
 
-ATTACKING = """
-import os, sys
-import torch
-from safetensors.torch import load_file, save_file
-from torch.utils.data import TensorDataset
-from advutils import accuracy, fgsm, input_gradient, load_weights, make_loader, vgg
-
-weights, data, out = sys.argv[1:]
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # it is not asked for more than there are processors
-model = vgg(11, width=0.1)
-load_weights(model, weights)
-x, y = (load_file(data)[key] for key in "xy")
-record = accuracy(model, make_loader(TensorDataset(x, y), batch_size=40))
-found = dict(x_adv=fgsm(model, x, y, eps=0.1), gradient=input_gradient(model, x, y))
-save_file({key: value.contiguous() for key, value in found.items()}, out)
-print(torch.get_num_threads(), record.value)
-"""
-
-
-def test_the_number_of_threads_changes_neither_accuracy_nor_attack(start, tmp_path):
+def test_the_number_of_threads_changes_neither_accuracy_nor_attack():
     model = initialised(lambda: vgg(11, width=0.1), seed=0)
     parts = TensorDataset(*digits(400)), TensorDataset(*digits(100, train=False))
     fit(model, *(make_loader(part, batch_size=20) for part in parts), epochs=2, lr=3e-3, progress=False)
-    save_weights(model, tmp_path / "weights")
     x, y = parts[1].tensors
-    safetensors.torch.save_file(dict(x=x, y=y), tmp_path / "data")
-    threads = ("1", "2", "8")
-    processes = [
-        start(ATTACKING, tmp_path / "weights", tmp_path / "data", tmp_path / n, OMP_NUM_THREADS=n) for n in threads
-    ]
-    printed = [ended(process).split() for process in processes]
-    assert [n for n, _ in printed] == list(threads) and len({value for _, value in printed}) == 1
-    assert float(printed[0][1]) > 0.5
-    found = [safetensors.torch.load_file(tmp_path / n) for n in threads]
-    sure = torch.stack([clear(run["gradient"], 1e-4) for run in found]).all(0)
+    records, found = [], []
+    try:
+        for threads in (1, 2, 8):
+            torch.set_num_threads(threads)
+            assert torch.get_num_threads() == threads
+            records.append(accuracy(model, make_loader(parts[1], batch_size=40)).value)
+            found.append((fgsm(model, x, y, eps=0.1), input_gradient(model, x, y)))
+    finally:
+        torch.set_num_threads(1)
+    assert records[0] == records[1] == records[2] > 0.5
+    sure = torch.stack([clear(gradient, 1e-4) for _, gradient in found]).all(0)
     assert sure.float().mean() > 0.5
-    assert all(torch.equal(run["x_adv"][sure], found[0]["x_adv"][sure]) for run in found)
+    assert all(torch.equal(x_adv[sure], found[0][0][sure]) for x_adv, _ in found)

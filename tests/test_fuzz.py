@@ -27,6 +27,7 @@ from advutils.data import FORMATS
 from advutils.files import ImageFiles, read_image
 from advutils.models import read_tensors, write_tensors
 
+pytestmark = pytest.mark.integration
 some, many = (settings(deadline=None, derandomize=True, max_examples=n) for n in (60, 200))
 noisy = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about what it skips in a damaged file
 

@@ -13,15 +13,17 @@ import run_notebooks
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from nbval_harness import changed_notebooks, differences, without_bars
 
+pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parent.parent
 DRAW = """
 import base64, io, sys, warnings
 import matplotlib.pyplot as plt
 from IPython.display import Image, display
 
-def figure(title, size=4):
+def figure(title, size=4, middle=3):
     axes = plt.Figure(figsize=(size, 3), dpi=100).subplots()
-    axes.plot([1, 3, 2])
+    axes.plot([1, middle, 2])
+    axes.set_ylim(0, 4)
     axes.set_title(title)
     axes.figure.savefig(png := io.BytesIO(), format="png")
     return png.getvalue()
@@ -51,6 +53,12 @@ def widget(value):
 
 SLIDER = "import ipywidgets; ipywidgets.IntSlider(value={}, description='k')"
 ACCURACY = "VGG-16:   0.98 [0.97, 0.99]\n"
+
+
+def published(name, now, committed, expected=None):
+    """A case for the rule for what attacks find on published weights."""
+    return f"published, {name}", "published", f"print({now!r})", [printed(f"{committed}\n")], expected
+
 
 # What the cell does, its tag, its code, the outputs committed with it, and what the test must say (None: it passes).
 CELLS = [
@@ -83,6 +91,42 @@ CELLS = [
         [printed("loss 2\n"), shown("a")],
         "image/png: 1 in the",
     ),
+    published("the same", "FGSM leaves 61.3% of 500", "FGSM leaves 61.3% of 500"),
+    published("a point more", "FGSM leaves 62.3%", "FGSM leaves 61.3%"),
+    published("a point less", "FGSM leaves 0.0%", "FGSM leaves 1.0%"),
+    published("more than a point", "FGSM leaves 62.4%", "FGSM leaves 61.3%", "+FGSM leaves 62.4%"),
+    published("more than a point less", "FGSM leaves 60.2%", "FGSM leaves 61.3%", "+FGSM leaves 60.2%"),
+    published("a point of a whole percentage", "FGSM leaves 62%", "FGSM leaves 61%"),
+    published("two points of it", "FGSM leaves 63%", "FGSM leaves 61%", "+FGSM leaves 63%"),
+    published("3% of a number", "loss 1.543", "loss 1.500"),
+    published("more than 3% of a number", "loss 1.548", "loss 1.500", "+loss 1.548"),
+    published("two images", "14 of 200 are fooled", "12 of 200 are fooled"),
+    published("three images", "15 of 200 are fooled", "12 of 200 are fooled", "+15 of 200"),
+    published("two of the last digit", "loss 0.04", "loss 0.02"),
+    published("three of the last digit", "loss 0.05", "loss 0.02", "+loss 0.05"),
+    published("of a power of ten", "loss 1.4e-05", "loss 1.2e-05"),
+    published("another power of ten", "loss 1.2e-04", "loss 1.2e-05", "+loss 1.2e-04"),
+    published("p-value", "12 against 7, p = 0.36", "12 against 7, p = 2.1e-08"),
+    published("count beside a p-value", "22 against 7, p = 0.36", "12 against 7, p = 0.36", "+22 against 7"),
+    published("p-value gone", "12 against 7", "12 against 7, p = 0.36", "+12 against 7"),
+    published("another word", "PGD leaves 61.3%", "FGSM leaves 61.3%", "+PGD leaves"),
+    published("one more number", "FGSM leaves 61.3% 4", "FGSM leaves 61.3%", "+FGSM leaves"),
+    published("not a number", "loss nan", "loss 0.02", "+loss nan"),
+    published("another sign", "-0.30 +- 0.01", "0.30 +- 0.01", "+-0.30"),
+    published("verdict", "LOOK  Square finds 1%", "ok    Square finds 0%"),
+    published("verdict gone", "Square  LOOK", "Square  ok", "+Square  LOOK"),
+    ("published figure", "published", "display(Image(figure('clean')))", [shown("clean")], None),
+    ("published line, moved", "published", "display(Image(figure('clean', middle=2.96)))", [shown("clean")], None),
+    (
+        "published line, far off",
+        "published",
+        "display(Image(figure('clean', middle=2.6)))",
+        [shown("clean")],
+        "look diff",
+    ),
+    ("published title", "published", "display(Image(figure('fooled')))", [shown("clean")], "look different"),
+    ("published size", "published", "display(Image(figure('clean', 5)))", [shown("clean")], "(300, 500, 3) now"),
+    ("line, moved", None, "display(Image(figure('clean', middle=2.96)))", [shown("clean")], "look different"),
     ("same figure", None, "display(Image(figure('clean')))", [shown("clean")], None),
     ("other title", None, "display(Image(figure('fooled')))", [shown("clean")], "of the pixels look different"),
     ("other size", None, "display(Image(figure('clean', 5)))", [shown("clean")], "image/png: (300, 400, 3) in the"),
@@ -150,7 +194,7 @@ def test_cell(outcome, number):
     if expected is None:
         assert failure is None
     else:
-        assert expected in failure
+        assert expected in (failure or "it passed")
 
 
 def test_a_changed_notebook_is_met_with_kindness(outcome):

@@ -106,27 +106,38 @@ def test_an_unknown_name_is_an_attribute_error():
         getattr(advutils, "nonsense")  # noqa: B009
 
 
-def test_importing_the_package_loads_neither_matplotlib_nor_ipywidgets():
-    heavy = "('matplotlib', 'ipywidgets', 'IPython', 'pandas', 'sklearn')"
-    code = f"import advutils, sys; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
+HEAVY = ("matplotlib", "ipywidgets", "IPython", "pandas", "sklearn")
 HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-
-
-@pytest.mark.skipif(not HUGE.exists() or "[madvise]" not in HUGE.read_text(), reason="no large pages on request")
-def test_memory_comes_in_large_pages_unless_the_user_said_otherwise():
-    def faults(**setting):
-        code = """
-import resource, torch, advutils
+STARTED = f"""
+import resource, sys, torch, advutils
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 torch.ones(2**24)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, [n for n in {HEAVY} if n in sys.modules])
 """
-        environment = {key: value for key, value in os.environ.items() if key != "THP_MEM_ALLOC_ENABLE"} | setting
-        command = [sys.executable, "-c", code]
-        return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
 
-    assert faults() < faults(THP_MEM_ALLOC_ENABLE="0") / 2
+
+def start(**setting):
+    """A program that imports the package, with no setting of the user's own but this one."""
+    environment = {key: value for key, value in os.environ.items() if key != "THP_MEM_ALLOC_ENABLE"} | setting
+    return subprocess.Popen([sys.executable, "-c", STARTED], env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def programs():
+    """What two programs say: how many page faults a large tensor takes, and what heavy modules were loaded."""
+    started = [start(), start(THP_MEM_ALLOC_ENABLE="0")]
+    said = [program.communicate(timeout=300)[0].split(maxsplit=1) for program in started]
+    assert [program.returncode for program in started] == [0, 0]
+    return [(int(faults), loaded.strip()) for faults, loaded in said]
+
+
+@pytest.mark.integration
+def test_importing_the_package_loads_neither_matplotlib_nor_ipywidgets(programs):
+    assert [loaded for _, loaded in programs] == ["[]", "[]"]
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not HUGE.exists() or "[madvise]" not in HUGE.read_text(), reason="no large pages on request")
+def test_memory_comes_in_large_pages_unless_the_user_said_otherwise(programs):
+    (faults, _), (otherwise, _) = programs
+    assert faults < otherwise / 2

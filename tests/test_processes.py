@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.integration
 TESTS = Path(__file__).resolve().parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -96,25 +97,25 @@ def test_the_results_command_works_in_two_processes(answers):
         assert one["command"].startswith("python -m") and two["command"].startswith("torchrun --nproc-per-node 2 -m")
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_the_run_within_seconds_and_the_run_goes_on(tmp_path, victim):
+def test_a_killed_process_ends_the_run_and_the_run_goes_on(tmp_path):
+    """The first one is killed, and in the run that goes on the second one."""
     command = [*TORCHRUN, "-m", "advutils", "train", "--data", "mnist-5k", "--limit", "600", "--depth", "11", "--width",
-               "0.05", "--epochs", "4", "--batch-size", "32", "--out", tmp_path / "weights.safetensors"]  # fmt: skip
-    state = tmp_path / "weights.state.safetensors"
-    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as run:
-        deadline = time.monotonic() + 120
-        while not state.exists():
-            assert run.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-        ranks = children(run.pid)
-        killed = time.monotonic()
-        os.kill(ranks[victim], signal.SIGKILL)
-        said = run.communicate(timeout=60)[1]
-    assert time.monotonic() - killed < 30
-    assert run.returncode != 0
-    assert "exitcode  : -9" in said and f"rank      : {victim}" in said
-    assert not any(map(alive, ranks.values()))
-    assert state.exists() and not (tmp_path / "weights.safetensors").exists()
+               "0.05", "--epochs", "6", "--batch-size", "32", "--out", tmp_path / "weights.safetensors"]  # fmt: skip
+    state, before = tmp_path / "weights.state.safetensors", 0
+    for victim in (0, 1):
+        with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as run:
+            deadline = time.monotonic() + 240
+            while not state.exists() or state.stat().st_mtime_ns == before:
+                assert run.poll() is None and time.monotonic() < deadline
+                time.sleep(0.02)
+            ranks = children(run.pid)
+            os.kill(ranks[victim], signal.SIGKILL)
+            said = run.communicate(timeout=60)[1]
+        assert run.returncode != 0
+        assert "exitcode  : -9" in said and f"rank      : {victim}" in said
+        assert not any(map(alive, ranks.values()))
+        assert state.exists() and not (tmp_path / "weights.safetensors").exists()
+        before = state.stat().st_mtime_ns
     subprocess.run(command, env=environment(), check=True, timeout=300, capture_output=True)
     assert (tmp_path / "weights.safetensors").exists() and not state.exists()
 

@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +23,15 @@ SERIES = {name: getattr(results, name) for name in ("DEFENCES", "ATTACKS", "PART
 FIELDS = "model dataset norm eps attack n accuracy low high seed train_seconds command machine date commit identity"
 
 
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """What the tests before have trained, so that each network is trained once."""
+    return tmp_path_factory.mktemp("networks")
+
+
 @pytest.fixture(autouse=True)
-def few_digits(monkeypatch, tmp_path):
-    """Sixty digits, two tiny models, three attacks, parts of eight images, and an empty cache."""
+def few_digits(monkeypatch, tmp_path, networks):
+    """Sixty digits, two tiny models, three attacks, parts of eight images, and a cache with nothing but networks."""
 
     def load(name, *, train):
         return TensorDataset(*digits(60 if train else 30, train=train))
@@ -37,6 +44,10 @@ def few_digits(monkeypatch, tmp_path):
     attacks = {"clean": (None, None), "FGSM": (fgsm, None), "PGD": (partial(pgd, steps=2), 12)}
     monkeypatch.setattr(results, "ATTACKS", attacks)
     monkeypatch.setattr(results, "PART", 8)
+    models = shutil.copytree(networks, tmp_path / "cache" / "models")
+    yield
+    for path in models.iterdir():
+        shutil.copy(path, networks)
 
 
 @pytest.fixture

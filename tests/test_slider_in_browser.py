@@ -6,6 +6,7 @@ import json
 import os
 import queue
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +14,6 @@ import threading
 import time
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
 import torch
@@ -23,29 +23,18 @@ from PIL import Image
 from advutils import load_data, read_digit, trained
 from advutils.widgets import EpsilonSlider
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.integration]
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-SMALL = dict(width=0.0625, epochs=1, defence_epochs=1)  # parameters of notebook 3: networks that are trained in seconds
 QUIET = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
 PATIENCE = 240_000  # milliseconds: on a busy machine a kernel takes its time
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with notebook 3 and the app, both on small networks, and nobody's settings but their own."""
+    """A folder with notebook 3 and the app, and nobody's settings but their own."""
     home = tmp_path_factory.mktemp("lab")
-    notebook = nbformat.read(NOTEBOOKS / "03_visualize.ipynb", as_version=4)
-    for cell in notebook.cells:
-        if "parameters" in cell.metadata.get("tags", []):
-            cell.source += "\n" + "\n".join(f"{name} = {value}" for name, value in SMALL.items())
-    nbformat.write(notebook, home / "03_visualize.ipynb")
-    app = nbformat.read(NOTEBOOKS / "app" / "slider.ipynb", as_version=4)
-    for cell in app.cells:
-        cell.source = cell.source.replace('trained("clean")', f'trained("clean", width={SMALL["width"]}, epochs=1)')
-        cell.source = cell.source.replace(
-            'trained("joined-fgsm-0.1")', f'trained("joined-fgsm-0.1", width={SMALL["width"]}, epochs=1)'
-        )
-    nbformat.write(app, home / "slider.ipynb")
+    for path in (NOTEBOOKS / "03_visualize.ipynb", NOTEBOOKS / "app" / "slider.ipynb"):
+        shutil.copy(path, home)
     (home / "lab").mkdir()
     (home / "lab" / "overrides.json").write_text(json.dumps(QUIET))
     return home
@@ -53,13 +42,9 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def environment(home):
-    cache = os.environ.get("ADVUTILS_CACHE")
+    """Nothing is there but what is published, so that nothing has to be trained."""
     folders = ("JUPYTER_CONFIG_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")
-    own = {name: str(home / name.lower()) for name in folders}
-    own |= {} if cache else {"ADVUTILS_CACHE": str(home / "cache")}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ADVUTILS_CACHE", cache or str(home / "cache"))
-        yield os.environ | own
+    return os.environ | {name: str(home / name.lower()) for name in (*folders, "ADVUTILS_CACHE")}
 
 
 @contextlib.contextmanager
@@ -111,13 +96,9 @@ def free_port():
 
 
 @pytest.fixture
-def mine(environment):
+def mine():
     """The same slider on the same networks, in this process: what the browser has to show."""
-    width = SMALL["width"]
-    models = {
-        "clean VGG": trained("clean", width=width, epochs=1),
-        "defended VGG": trained("joined-fgsm-0.1", width=width, epochs=1),
-    }
+    models = {"clean VGG": trained("clean"), "defended VGG": trained("joined-fgsm-0.1")}
     return EpsilonSlider(models, load_data("mnist-5k", train=False), eps=0.2)
 
 
