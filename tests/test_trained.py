@@ -459,15 +459,15 @@ def test_nothing_else_is_published_and_all_of_it_is_small(no_training):
 
 def test_published_networks_do_what_they_are_known_for(no_training, all_digits):
     """Far below what they reach, so that a mixed-up file is found and rounding is not."""
-    x, y = load_data("mnist-5k", train=False)[::5]
+    x, y = load_data("mnist-5k", train=False)[::10]
     clean, other, small, outsider, joined = (trained(name, **settings) for name, settings in NETWORKS[:5])
 
     def right(model, x):
         return (predict(model, x).argmax(1) == y).float().mean().item()
 
     assert all(right(model, x) > 0.95 for model in (clean, other, small, joined)) and right(outsider, x) > 0.8
-    stronger, weaker = (right(model, pgd(model, x, y, eps=0.1, steps=5)) for model in (joined, clean))
-    assert stronger > 0.8 > 0.6 > weaker
+    stronger, weaker = (right(model, pgd(model, x, y, eps=0.15, steps=5)) for model in (joined, clean))
+    assert stronger > weaker + 0.3, (stronger, weaker)
     assert not same(clean, other) and not set(outsider.trained_on.tolist()) & set(clean.trained_on.tolist())
 
 
