@@ -30,6 +30,7 @@ VGG_BLOCKS = {  # convolutions in each of the five blocks: the whole difference 
     19: (2, 2, 4, 4, 4),
 }
 VGG_CHANNELS = (64, 128, 256, 512, 512)
+PACKED_FROM = 20_000  # smaller layers weigh little, and rounding the first ones moved a robust accuracy by 0.3 points
 NOTHING = torch.empty(0, dtype=torch.int64)  # the `image_keys` of no image
 
 
@@ -252,8 +253,8 @@ def save_weights(model, path, *, recipe=None, history=None, machine="", packed=F
         recipe: how the weights were made, anything that JSON can hold.
         history: a `History` of `fit`, as a dict.
         machine: on which they were made, a line of text.
-        packed: keep the weights of convolutions and dense layers as 16-bit whole numbers with a scale for each of their
-            outputs: half the file, for an error of up to 1/65534 of the largest weight of that output.
+        packed: keep the weights of layers with more than 20,000 as 16-bit whole numbers with a scale for each output:
+            about half the file, for an error of up to 1/65534 of the largest weight of that output.
 
     Raises:
         TypeError: the model is no nn.Module, or the recipe is nothing that JSON can hold.
@@ -263,7 +264,7 @@ def save_weights(model, path, *, recipe=None, history=None, machine="", packed=F
     checks.module(model)
     tensors = tagged("model", model.state_dict()) | {"trained_on": trained_keys(model)}
     if packed:
-        for key, weight in [(k, t) for k, t in tensors.items() if t.is_floating_point() and t.ndim > 1]:
+        for key, weight in [(k, t) for k, t in tensors.items() if t.ndim > 1 and t.numel() > PACKED_FROM]:
             scale = weight.flatten(1).abs().amax(1).clamp_min(1e-30) / 32767
             tensors[f"scale.{key}"] = scale
             tensors[key] = (weight / scale.view(-1, *[1] * (weight.ndim - 1))).round().to(torch.int16)

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 from functools import partial
 
 import pytest
@@ -66,9 +67,14 @@ def loader(n=6, batch_size=4, **kwargs):
     return make_loader(dataset(n, **kwargs), batch_size=batch_size)
 
 
+@functools.cache
+def _all_digits(train):
+    return load_data("mnist-5k", train=train).tensors
+
+
 def digits(n, *, train=True):
     """n digits of mnist-5k, of every class."""
-    x, y = load_data("mnist-5k", train=train).tensors
+    x, y = _all_digits(train)
     some = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:n]
     return x[some], y[some]
 
@@ -81,6 +87,11 @@ def linear(classes=4, *, channels=1, size=8, seed=0):
 
 def conv_net(seed=0, *, channels=1, size=8, classes=4):
     """A net with everything that tells train from eval: dropout, and batch norm with running statistics of its own."""
+    return copy.deepcopy(_conv_net(seed, channels, size, classes))  # to make one anew takes three times as long
+
+
+@functools.cache
+def _conv_net(seed, channels, size, classes):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = nn.Sequential(

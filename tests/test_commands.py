@@ -288,7 +288,7 @@ def test_folders_that_are_not_the_models_classes_give_no_labels(tmp_path, monkey
 
 def test_normalisation_is_inside_the_torchvision_model(monkeypatch):
     small_torchvision(monkeypatch)
-    model, suits = model_of("torchvision:vgg11_bn")
+    model, suits = model_of("torchvision:squeezenet1_1")  # the smallest
     x = torch.rand(1, 3, 64, 64)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     assert suits == dict(size=224, resize=256, channels=3)
@@ -356,7 +356,10 @@ def test_an_attack_is_read_with_its_options():
         (["evaluate", "--model", "torch.nn:Nothing"], "has no attribute 'Nothing'"),
         (["evaluate", "--model", "torch.nn:Flatten", "--data", "x-*.tar"], r"--data: got 'x-\*\.tar', where there is"),
         (["evaluate", "--model", "torch.nn:Flatten"], "classes are not the model's"),  # 784 of them
-        (["evaluate", "--model", "torchvision.models:vgg11", "--limit", "2"], "expected input.* to have 3 channels"),
+        (
+            ["evaluate", "--model", "torchvision.models:squeezenet1_1", "--limit", "2"],
+            "expected input.* to have 3 channels",
+        ),
         (["train", "--out", "a.safetensors", "--objective", "trades", "--eps", "0.1", "--steps", "0"], "steps: got 0"),
     ],
 )

@@ -62,7 +62,7 @@ def serving(command, environment, address):
         while not (found := re.search(address, "".join(said))):
             assert process.poll() is None, "".join(said)
             with contextlib.suppress(queue.Empty):
-                said.append(lines.get(timeout=90))
+                said.append(lines.get(timeout=240))
         yield found[0]
     finally:
         process.terminate()
@@ -117,7 +117,7 @@ def alike(a, b):
     return a.shape == b.shape and (abs(a - b).max(2) > 8).mean() < 0.02
 
 
-def until(holds, seconds=20):
+def until(holds, seconds=120):
     """Wait for the browser to catch up with the kernel."""
     end = time.monotonic() + seconds
     while not holds():
