@@ -55,7 +55,8 @@ test: $(READY)  ## set up on the first call, then run every test and every noteb
 	OMP_NUM_THREADS=$(HALF) .venv/bin/python -m pytest $(TWO) $(ARGS)
 
 unit: $(READY)  ## the quick tests alone, about a minute
-	OMP_NUM_THREADS=$(HALF) .venv/bin/python -m pytest $(TWO) -m "not slow and not integration" tests $(ARGS)
+	OMP_NUM_THREADS=$(HALF) .venv/bin/python -m pytest $(TWO) -p no:nbval -o addopts="--strict-markers" \
+		-m "not slow and not integration" tests $(ARGS)
 
 weights: $(READY)  ## train the published networks anew and show each beside the published one; ARGS=--write replaces them
 	.venv/bin/python tests/tools/weights.py $(ARGS)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 import torch
-import torchvision
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
@@ -227,6 +226,8 @@ def _check(dataset):
 
 def _downloaded(name, train):
     """The torchvision data set, from files whose checksums were verified here, downloaded first if any is missing."""
+    import torchvision  # it takes as long as torch itself, and few need it
+
     kinds = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}
     kind, root = getattr(torchvision.datasets, kinds[name]), cache_dir() / "data"
     if name == "cifar10":

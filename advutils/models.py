@@ -301,8 +301,14 @@ def load_weights(model, path):
     trained_on = tensors.pop("trained_on")
     weights = untagged("model", tensors)
     for key, scale in untagged("scale.model", tensors).items():
-        if key in weights:
-            weights[key] = weights[key] * scale.view(-1, *[1] * (weights[key].ndim - 1))
+        whole = weights.get(key)
+        if (
+            whole is None
+            or whole.dtype != torch.int16
+            or (scale.dtype, scale.shape) != (torch.float32, whole.shape[:1])
+        ):
+            raise ValueError(f"path: got {str(path)!r}, whose scale of {key} fits no weight; accepts a whole file")
+        weights[key] = whole * scale.view(-1, *[1] * (whole.ndim - 1))
     have = {key: (tuple(value.shape), value.dtype) for key, value in model.state_dict().items()}
     want = {key: (tuple(value.shape), value.dtype) for key, value in weights.items()}
     if have != want:

@@ -18,6 +18,13 @@ settings.load_profile("series")
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 FAILED = pytest.StashKey[bool]()
+WHOLE = re.compile(r"^pytestmark = .*\bmark\.integration\b", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Files of which `-m "not integration"` leaves out all are not imported, which takes longer than many tests."""
+    if "not integration" in config.option.markexpr and collection_path.suffix == ".py":
+        return bool(WHOLE.search(collection_path.read_text(encoding="utf-8"))) or None
 
 
 @pytest.fixture(autouse=True)

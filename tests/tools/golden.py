@@ -73,7 +73,7 @@ def of_recipe(kind):
     recipe, (x, y) = RECIPES[kind], images(40)
     train, val = TensorDataset(x[:30], y[:30]), TensorDataset(x[30:], y[30:])
     net = network()
-    defence = "ramp" in recipe or kind == "joined-fgsm"
+    defence = "ramp" in recipe or kind in ("joined-fgsm", "fgsm-last")
     history = fit(
         net,
         make_loader(train, batch_size=10, shuffle=True, seed=recipe["seed"]),
