@@ -28,7 +28,7 @@ export CHECKS
 QUIET_LAB := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
 
 # Two files of tests at a time, each on half of the cores.
-TWO := -n 2 --dist loadfile
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 HALF = $(shell .venv/bin/python -c 'import os; print(max(1, os.cpu_count() // 2))')
 
 .PHONY: help lab app test unit run weights results bench book clean unbroken always
@@ -52,10 +52,10 @@ app: $(READY)  ## set up on the first call, then open the epsilon slider alone, 
 	.venv/bin/python -m voila notebooks/app/slider.ipynb --Voila.ip=127.0.0.1 $(APP_FLAGS)
 
 test: $(READY)  ## set up on the first call, then run every test and every notebook
-	OMP_NUM_THREADS=$(HALF) .venv/bin/python -m pytest $(TWO) $(ARGS)
+	OMP_NUM_THREADS=$(HALF) OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m pytest $(TWO) $(ARGS)
 
 unit: $(READY)  ## the quick tests alone, about a minute
-	OMP_NUM_THREADS=$(HALF) .venv/bin/python -m pytest $(TWO) -p no:nbval -o addopts="--strict-markers" \
+	OMP_NUM_THREADS=$(HALF) OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m pytest $(TWO) -p no:nbval -o addopts="--strict-markers" \
 		-m "not slow and not integration" tests $(ARGS)
 
 weights: $(READY)  ## train the published networks anew and show each beside the published one; ARGS=--write replaces them
