@@ -129,6 +129,19 @@ def training(state, *, broken_off_at=None):
     return dict(weights=weights, history=history, trained_on=model.trained_on)
 
 
+def noise():
+    """What an objective draws at each step of a training in this process."""
+    drawn = []
+
+    def noted(model, x, y):
+        drawn.append(torch.rand(4))
+        return clean(model, x, y)
+
+    loaders = plain_loader(16, 8), plain_loader(8, 8, train=False)
+    fit(network(), *loaders, epochs=1, lr=1e-3, objective=noted, progress=False, engine=processes.engine())
+    return torch.stack(drawn)
+
+
 def words(run):
     """How many collective operations the call makes: what the processes say to one another."""
     with profile(activities=[ProfilerActivity.CPU]) as seen:
@@ -176,6 +189,7 @@ def main(folder):
     found["steps"] = {"clean": one_step(clean), "adversarial": one_step(partial(adversarial, eps=0.1, attack=fgsm))}
     found["training"] = training(folder / "whole.safetensors")
     found["continued"] = training(folder / "broken.safetensors", broken_off_at=8)  # in the second epoch
+    found["noise"] = noise()
     found["results"] = rows(folder / "results")
     torch.save(found, folder / f"{processes.rank()}-of-{processes.count()}.pt")
 

@@ -201,3 +201,19 @@ def test_pgd_is_stronger_than_fgsm_and_fgsm_than_noise():
         )
     )
     assert losses(model, x, y).mean() + 0.5 < one and noise + 0.5 < one < many
+
+
+class Turning(nn.Module):
+    """Its loss rises with the first pixel; past 0.55 it falls with every pixel, so that the gradient turns about."""
+
+    def forward(self, x):
+        first, rest = x[:, 0, 0, 0], -x.sum((1, 2, 3))
+        rising = torch.where(first > 0.55, rest, first)
+        return torch.stack([-rising, torch.zeros_like(rising)], 1)
+
+
+def test_momentum_brings_each_gradient_to_l_1_length_1():
+    """Dong et al., 2018, equation 6: 0.4 of the first direction outweighs a quarter of the second, but not a half."""
+    x, y = torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, dtype=torch.int64)
+    x_adv = pgd(Turning(), x, y, eps=0.3, steps=2, step_size=0.1, momentum=0.4, random_start=False)
+    assert x_adv.flatten().tolist() == pytest.approx([0.7, 0.4, 0.4, 0.4])

@@ -73,6 +73,11 @@ def test_a_training_in_two_processes_continues_to_the_same_weights(answers):
         assert torch.equal(answer["continued"]["trained_on"], answer["training"]["trained_on"])
 
 
+def test_each_process_draws_noise_of_its_own_in_training(answers):
+    first, second = answers[1]["noise"], answers[2]["noise"]
+    assert first.shape == second.shape == (2, 4) and not (first == second).any()
+
+
 def test_the_networks_of_two_processes_learn_what_the_one_does(answers):
     alone, first, _ = (answer["training"] for answer in answers)
     assert not torch.equal(first["weights"], alone["weights"])  # each half of a batch has its own statistics and noise
