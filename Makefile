@@ -54,7 +54,7 @@ app: $(READY)  ## set up on the first call, then open the epsilon slider alone, 
 test: $(READY)  ## set up on the first call, then run every test and every notebook
 	OMP_NUM_THREADS=$(HALF) OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m pytest $(TWO) $(ARGS)
 
-unit: $(READY)  ## the quick tests alone, about a minute
+unit: $(READY)  ## the quick tests alone, under two minutes
 	OMP_NUM_THREADS=$(HALF) OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m pytest $(TWO) -p no:nbval -o addopts="--strict-markers" \
 		-m "not slow and not integration" tests $(ARGS)
 
