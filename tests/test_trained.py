@@ -180,10 +180,8 @@ def test_contrast_makes_another_model(trainings):
     assert isinstance(contrasted[1], Contrast) and isinstance(again[1], Contrast) and not isinstance(plain[1], Contrast)
 
 
-@pytest.mark.parametrize("name", ["clean", "joined-fgsm-0.1", "random-fgsm-0.1"])
-def test_a_training_that_was_broken_off_goes_on_where_its_last_epoch_ended(name, trainings, monkeypatch, tmp_path):
-    whole = get(name, epochs=3)
-    monkeypatch.setenv("ADVUTILS_CACHE", str(tmp_path / "other"))
+def break_off(monkeypatch):
+    """From now on a training is broken off once, in its second epoch; the list of the batches that it has seen."""
     calls, shift = [], module.shift
 
     def counted(x):
@@ -194,6 +192,14 @@ def test_a_training_that_was_broken_off_goes_on_where_its_last_epoch_ended(name,
 
     counted.__name__ = "shift"
     monkeypatch.setattr(module, "shift", counted)
+    return calls
+
+
+@pytest.mark.parametrize("name", ["clean", "joined-fgsm-0.1", "random-fgsm-0.1"])
+def test_a_training_that_was_broken_off_goes_on_where_its_last_epoch_ended(name, trainings, monkeypatch, tmp_path):
+    whole = get(name, epochs=3)
+    monkeypatch.setenv("ADVUTILS_CACHE", str(tmp_path / "other"))
+    calls = break_off(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         get(name, epochs=3)
     [left] = files()
@@ -386,16 +392,7 @@ def test_a_network_that_is_trained_again_is_loaded_from_nowhere_and_kept_nowhere
 
 
 def test_a_repeated_training_that_was_broken_off_goes_on(trainings, monkeypatch):
-    whole, calls, shift = get(epochs=2, retrain=True), [], module.shift
-
-    def counted(x):
-        calls.append(len(x))
-        if len(calls) == 5:  # three batches an epoch: in the second
-            raise KeyboardInterrupt
-        return shift(x)
-
-    counted.__name__ = "shift"
-    monkeypatch.setattr(module, "shift", counted)
+    whole, calls = get(epochs=2, retrain=True), break_off(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         get(epochs=2, retrain=True)
     assert [path.name.endswith(".state.safetensors") for path in files()] == [True]
