@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from advutils import checks
-from advutils.models import evaluating
+from advutils.models import answer, evaluating
 
 # Raise an attack's when the images that it returns change (tests/test_golden.py says when). Results keep it.
 VERSIONS = dict(fgsm=1, pgd=1, targeted=1, square=1, grey=1, random_noise=1, autoattack=1)
@@ -229,7 +229,7 @@ def targeted(model, x, y, *, eps, attack=pgd, targets=9, early_exit=False, gener
         runs.append(x_adv)
         if early_exit:
             with evaluating(model) as model, torch.no_grad():
-                left = left[margin(model(x_adv[left]), y[left]) <= 0]
+                left = left[margin(answer(model, x_adv[left]), y[left]) <= 0]
             if len(left) == 0:
                 break
     return _strongest(model, runs, y)
@@ -318,6 +318,8 @@ def autoattack(model, x, y, *, eps, norm="linf", only=None, batch_size=250, seed
         import pyautoattack
     except ImportError as error:
         raise ImportError("autoattack needs the package pyautoattack: pip install 'advutils[autoattack]'") from error
+    if set(only or ["apgd-ce"]) != {"square"}:
+        input_gradient(model, x[:1], y[:1])  # it raises where there is none
     heard, tracer = _Heard(), sys.gettrace()  # its check for dynamic defences replaces the caller's tracer, and counts
     pyautoattack.checks.funcs.update(dict.fromkeys(pyautoattack.checks.funcs, 0))  # on from one model to the next
     log = logging.getLogger("auto-attack")
@@ -399,17 +401,20 @@ def climb(model, x, y, loss, *, away=True):
     """
     with evaluating(model) as model, torch.inference_mode(False):  # which also records gradients, under no_grad too
         x, y = x.detach().clone().requires_grad_(), y.clone()  # copies are free of a caller's inference mode
-        z = model(x)
+        z = answer(model, x)
         checks.logits(z, len(x))
         checks.classes(y, z.shape[1], "y" if away else "target")
-        losses = loss(z, y)
-        if losses.requires_grad:
-            each = torch.ones_like(losses)  # the gradient of their sum, with a node less in the graph
-            gradient = torch.autograd.grad(losses, x, each, allow_unused=True, materialize_grads=True)[0]
-        else:  # no path leads from the pixels to the loss
-            gradient = torch.zeros_like(x)
+        logits = z.detach().requires_grad_()
+        losses = loss(logits, y)
+        checks.path(losses.requires_grad, "loss")
+        slope = torch.autograd.grad(losses, logits, torch.ones_like(losses))[0]  # of each image's own loss
+        exponent = slope.abs().amax(1).frexp().exponent.clamp(-99, 99)  # a power of two is exact, and
+        scaled = slope.ldexp(-exponent[:, None])  # keeps a small gradient from vanishing in half precision
+        gradient = torch.autograd.grad(z, x, scaled, allow_unused=True)[0] if z.requires_grad else None
+        checks.path(gradient is not None, "model")
         checks.gradient(gradient)
-    return (gradient if away else -gradient), z.detach()
+        gradient = gradient.ldexp(exponent.view(-1, 1, 1, 1))
+    return (gradient if away else -gradient), logits.detach()
 
 
 def _direction(gradient, norm):
@@ -443,7 +448,7 @@ def _strongest(model, runs, y, target=None):
     if len(runs) == 1:
         return runs[0]
     with evaluating(model) as model, torch.no_grad():
-        leads = torch.stack([_lead(model(x_adv), y, target) for x_adv in runs])  # (restarts, N)
+        leads = torch.stack([_lead(answer(model, x_adv), y, target) for x_adv in runs])  # (restarts, N)
     return torch.stack(runs)[leads.argmax(0), torch.arange(len(y))]
 
 
@@ -452,7 +457,7 @@ def _margins(model, x, y):
 
 
 def _answer(model, x, y):
-    z = model(x)
+    z = answer(model, x)
     checks.logits(z, len(x))
     checks.classes(y, z.shape[1])
     return z

@@ -10,8 +10,9 @@ from advutils import checks
 from advutils.attacks import fgsm, grey, input_gradient, margin, pgd, square, targeted
 from advutils.data import make_loader
 from advutils.evaluation import WorstCase, paired, predict, survivors, wilson, worst_case
-from advutils.models import evaluating
+from advutils.models import answer, evaluating
 
+ALONE = 8  # images that are also asked about one by one
 TELLING = 6  # images: McNemar's p cannot fall below 0.05 for fewer
 BLACK_BOX = 0.002  # what a black-box attack may still find after the white-box ones
 
@@ -81,12 +82,15 @@ def checklist(model, loader, *, eps, steps=40, queries=1000):
     }
     worst = worst_case(model, loader, attacks, eps=eps)
     shares = {label: record.value for label, record in worst.alone.items()}
-    x, y = (torch.cat(parts) for parts in zip(*loader))
+    x, y = (torch.cat(parts) for parts in zip(*(checks.pair(batch, "loader") for batch in loader)))
     device = checks.device_of(model) or x.device
     batches = make_loader(TensorDataset(x, y), batch_size=500)
     with evaluating(model), torch.no_grad():
-        first, again = (model(x[:500].to(device)) for _ in range(2))
+        first, again = (answer(model, x[:500].to(device)) for _ in range(2))
+        alone = torch.cat([answer(model, image[None].to(device)) for image in x[:ALONE]])
     apart = (first - again).abs().max().item()
+    size = first[:ALONE].abs().amax().clamp_min(1e-12)
+    neighbours = ((first[:ALONE] - alone).abs().amax() / size).item()
     blind = torch.cat([_blind(model, *(part.to(device) for part in batch)) for batch in batches]).float().mean().item()
     leaked = paired(survivors(model, batches, fgsm, eps=eps), survivors(model, batches, _fgsm_on_predicted, eps=eps))
     black_box = worst.together["targeted"].value - worst.together["Square"].value
@@ -104,6 +108,7 @@ def checklist(model, loader, *, eps, steps=40, queries=1000):
     return Checklist(
         [
             Question("the same answer twice", f"{apart:g} apart", "0 apart", apart == 0),
+            Question("an image alone as among others", f"{neighbours:.0e} apart", "at most 1e-02", neighbours <= 1e-2),
             at_most("images whose gradient is zero", blind, 0.0),
             at_most("FGSM leaves no more than no attack", shares["FGSM"], shares["clean"]),
             at_most("PGD leaves no more than FGSM", shares[f"PGD-{steps}"], shares["FGSM"]),

@@ -5,6 +5,7 @@ The entries of the package (attacks, evaluation, `fit`) call these, so that the 
 
 import math
 import numbers
+import warnings
 
 import torch
 from torch import nn
@@ -24,9 +25,9 @@ def images(x, name="x"):
     low, high = _range(x)
     if not math.isfinite(high - low):
         raise ValueError(f"{name}: got NaN or infinite values; accepts finite values in [0, 1]")
-    if low < 0 or high > 1:
+    if low < -1e-6 or high > 1 + 1e-6:  # a rounding, as resizing and division leave it, is the end of the range
         raise ValueError(
-            f"{name}: got values from {low:.4g} to {high:.4g}; accepts [0, 1] (normalisation belongs inside the model)"
+            f"{name}: got values from {low:.7g} to {high:.7g}; accepts [0, 1] (normalisation belongs inside the model)"
         )
 
 
@@ -41,6 +42,18 @@ def labels(y, x, name="y"):
         raise ValueError(f"{name}: got shape {tuple(y.shape)}; accepts ({len(x)},), one label for each image of x")
     if y.device != x.device:
         raise ValueError(f"{name}: got a tensor on {y.device}; accepts the device of x, {x.device}")
+
+
+def pair(batch, name):
+    """The two parts of a batch; raise unless a loader's batch is (images, labels)."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        got = f"a dict of {', '.join(map(repr, batch))}" if isinstance(batch, dict) else _kind(batch)
+        got = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else got
+        raise TypeError(
+            f"{name}: got batches of {got}; accepts batches (images, labels), as this makes of others: "
+            '[(batch["image"], batch["label"]) for batch in loader]'
+        )
+    return batch
 
 
 def module(model):
@@ -66,10 +79,25 @@ def logits(z, rows):
     low, high = _range(z)
     if not math.isfinite(high - low):
         raise ValueError("model: got NaN or infinite logits from its forward pass; accepts finite ones")
-    if low >= 0 and (z.detach().sum(1) - 1).abs().max() < 1e-4:
+    if z.shape[1] == 1:
+        raise ValueError(
+            "model: got one logit for each image; accepts K >= 2, a column for each class (of one logit z for yes or "
+            "no, torch.cat([torch.zeros_like(z), z], 1))"
+        )
+    if low >= 0 and (z.detach().sum(1) - 1).abs().max() < (5e-3 if _was_half(z.detach()) else 1e-4):
         raise ValueError(
             "model: got rows that are probabilities (no negative entry, sum 1); accepts logits, so leave the final "
             "softmax out: its saturation hides gradients"
+        )
+
+
+def path(found, name):
+    """Raise unless a gradient leads from the loss to the pixels: without one, an attack leaves every image alone."""
+    if not found:
+        raise ValueError(
+            f"{name}: got a {name} through which no gradient reaches the pixels (torch.no_grad, a quantised layer, a "
+            "comparison or an argmax may be in it); accepts one that can be differentiated. Attack it through a "
+            "differentiable stand-in (BPDA, 06_strong_attacks.ipynb), or by `square`, which needs no gradient"
         )
 
 
@@ -82,6 +110,13 @@ def gradient(found):
         raise ValueError(
             "model: got a gradient that is NaN or infinite in some pixels; accepts a model, and a loss, that can be "
             "differentiated at these images (x.sqrt() cannot at 0, (x + 1e-8).sqrt() can)"
+        )
+    if found.flatten(1).any(1).float().mean() < 0.5:
+        warnings.warn(
+            "the gradient is exactly zero for most of the images: attacks that follow it leave these images as they "
+            "are, so the model looks more robust than it is (another loss, BPDA or `square` may help: "
+            "06_strong_attacks.ipynb)",
+            stacklevel=2,
         )
 
 
@@ -220,6 +255,11 @@ def parts(module):
     for part in module._modules.values():
         if part is not None:
             yield from parts(part)
+
+
+def _was_half(z):
+    """Whether all values have so few digits that they come from half precision, whose sums are that much rougher."""
+    return any(torch.equal(z, z.to(dtype).to(z.dtype)) for dtype in (torch.bfloat16, torch.float16))
 
 
 def _range(tensor):

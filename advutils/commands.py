@@ -18,14 +18,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 from advutils import attacks, checks, objectives, processes, results
-from advutils.data import DATASETS, device, load_data, make_loader, shift, split, writable
+from advutils.data import CLASSES, DATASETS, device, load_data, make_loader, shift, split, writable
 from advutils.evaluation import describe, predict, seeded, survivors, wilson, worst_case
-from advutils.files import ImageFiles, image_loader, read_image, to_levels, write_png
+from advutils.files import ImageFiles, ambiguous, image_loader, in_order, read_image, some, to_levels, write_png
 from advutils.models import Normalize, load_weights, read_tensors, replace_file, save_weights, small_cnn, vgg
 from advutils.trained import WATCH, initialised
 from advutils.training import fit
@@ -51,6 +50,8 @@ WORDS = {name: getattr(attacks, name) for name in ("cross_entropy", "dlr", "marg
 WORDS |= {"true": True, "false": False, "none": None}
 ACCEPTED = f"{', '.join(DATASETS)}, a folder of images, or tar files"
 BUILDERS = {"vgg": vgg, "small_cnn": small_cnn}
+BACKGROUNDS = {"white": 255, "black": 0}
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # folders of such names hold no class
 COLUMNS = ("file", "label", "labelled_by", "clean_prediction", "adversarial_prediction", "linf", "l2", "success")
 
 
@@ -60,6 +61,8 @@ def main(arguments=None):
     if arguments[:1] == ["results"]:
         return results.main(arguments[1:])
     chosen = parser().parse_args(arguments)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end the run
     processes.meet()
     try:
         return chosen.run(chosen)
@@ -85,6 +88,7 @@ def parser():
     )
     common.add_argument("--size", type=int, help="side in pixels to which images of a folder or tar file are cut")
     common.add_argument("--channels", type=int, choices=(1, 3), help="of such images (default: the model's, else 3)")
+    common.add_argument("--background", choices=BACKGROUNDS, default="white", help="behind what is transparent")
     common.add_argument("--batch-size", type=int, default=128, help="of all processes together (default: %(default)s)")
     common.add_argument("--workers", type=int, default=0, help="processes that read images ahead (default: none)")
     common.add_argument("--limit", type=int, help="only so many images, spread over the data")
@@ -174,9 +178,11 @@ def attack_of(text):
 
 
 def model_of(text):
-    """The model on its device, and what of `ImageFiles` (size, resize, channels) suits it."""
+    """The model on its device, and what suits it: arguments of `ImageFiles`, and its `classes`, names in order."""
     suits = {}
     if text.startswith("torchvision:"):
+        import torchvision  # it takes as long to load as torch itself
+
         name = text.removeprefix("torchvision:")
         checks.one_of(name, "--model", torchvision.models.list_models(torchvision.models))
         weights = torchvision.models.get_model_weights(name).DEFAULT
@@ -190,6 +196,7 @@ def model_of(text):
             ) from error
         recipe = weights.transforms()
         suits = dict(size=recipe.crop_size[0], resize=recipe.resize_size[0], channels=3)
+        suits |= dict(interpolation=recipe.interpolation.value, classes=weights.meta["categories"])
         network = nn.Sequential(Normalize(recipe.mean, recipe.std), network)
     elif text.endswith(".safetensors"):
         config = dict(read_tensors(text, kind="weights")[1]["config"])
@@ -198,6 +205,7 @@ def model_of(text):
         recipe = load_weights(network, text)["recipe"]  # of ours a dict, of another's anything
         made = recipe if isinstance(recipe, dict) else {}
         suits = dict(size=made.get("size"), channels=made.get("channels"))
+        suits["classes"] = made.get("classes", CLASSES.get(made.get("data", made.get("dataset"))))
     elif re.fullmatch(r"[\w.]+:\w+", text):
         module, _, factory = text.partition(":")
         sys.path.insert(0, "")
@@ -206,6 +214,7 @@ def model_of(text):
         except (ImportError, AttributeError) as error:
             raise ValueError(f"--model: got {text!r} ({error}); accepts module:factory that can be called") from error
         checks.module(network)
+        suits = dict(classes=getattr(network, "classes", None))
     else:
         raise ValueError(f"--model: got {text!r}; accepts FILE.safetensors, torchvision:NAME or module:factory")
     return network.eval().to(device()), suits
@@ -220,8 +229,12 @@ def data_of(chosen, suits, *, train):
         if not source:
             raise FileNotFoundError(f"--data: got {chosen.data!r}, where there is nothing; accepts {ACCEPTED}")
         said = {key: vars(chosen)[key] for key in ("size", "channels") if vars(chosen)[key] is not None}
+        suits = {key: value for key, value in suits.items() if key != "classes"}
         suits = suits if chosen.size is None else suits | dict(resize=None)
-        data = ImageFiles(source, **dict(channels=3) | {k: v for k, v in (suits | said).items() if v is not None})
+        options = dict(channels=3) | {k: v for k, v in (suits | said).items() if v is not None}
+        data = ImageFiles(source, background=BACKGROUNDS[chosen.background], **options)
+        if data.classes and {name.casefold() for name in data.classes} <= SPLITS:
+            raise ValueError(f"--data: got {chosen.data!r}, a folder of {some(data.classes)}; accepts one of these")
     if chosen.limit is not None and checks.count(chosen.limit, "--limit") < len(data):
         data = _some(data, torch.arange(chosen.limit) * len(data) // chosen.limit)
     return data
@@ -260,7 +273,10 @@ def train_command(chosen):
         raise ValueError(
             f"--data: got {chosen.data!r}, in which some images have no class; accepts a folder for each class"
         )
-    shape = dict(in_channels=data[0][0].shape[0], num_classes=max(int(labels.max()) + 1, _classes(data)))
+    names = _names(data, chosen)
+    shape = dict(in_channels=data[0][0].shape[0], num_classes=max(int(labels.max()) + 1, len(names)))
+    if shape["num_classes"] < 2:
+        raise ValueError(f"--data: got {chosen.data!r} with {some(names or ['0'])}; accepts at least two classes")
     if chosen.architecture == "vgg":
         shape |= dict(depth=chosen.depth, width=chosen.width, contrast=chosen.contrast)
     model = initialised(partial(BUILDERS[chosen.architecture], **shape), seed=chosen.seed).to(device())
@@ -276,8 +292,9 @@ def train_command(chosen):
         key: str(value) if isinstance(value, Path) else value
         for key, value in vars(chosen).items()
         if key not in ("run", "traceback")
-    } | dict(processes=processes.count(), channels=shape["in_channels"])
+    } | dict(processes=processes.count(), channels=shape["in_channels"], classes=list(names) or None)
     _say(json.dumps(recipe))
+    _describe(data, chosen, "in the order of their names")
     state = chosen.out.with_suffix(".state.safetensors")
     history = fit(
         model,
@@ -309,11 +326,9 @@ def train_command(chosen):
 def evaluate_command(chosen):
     chosen_attacks = {text: attack_of(text) for text in chosen.attack if text != "grey"}  # that is always run
     model, suits = model_of(chosen.model)
-    loader = _loader(data_of(chosen, suits, train=False), chosen, batch_size=chosen.batch_size)
-    if not _fits(loader.dataset, model):
-        raise ValueError(
-            f"--data: got {chosen.data!r}, whose classes are not the model's; accepts as many, in the same order"
-        )
+    data = data_of(chosen, suits, train=False)
+    _describe(data, chosen, _numbered(data, chosen, suits.get("classes"), model))
+    loader = _loader(data, chosen, batch_size=chosen.batch_size)
     if chosen_attacks:
         worst = worst_case(model, loader, chosen_attacks, eps=chosen.eps)
         found = worst.alone | {"all together": worst.accuracy}
@@ -331,6 +346,11 @@ def evaluate_command(chosen):
 
 def attack_command(chosen):
     attack = attack_of(chosen.attack)
+    if Path(chosen.data).is_dir() and chosen.out.resolve().is_relative_to(Path(chosen.data).resolve()):
+        raise ValueError(
+            f"--out: got {str(chosen.out)!r}, a folder inside --data, where its images would be read as data the next "
+            "time; accepts one outside"
+        )
     model, suits = model_of(chosen.model)
     data = data_of(chosen, suits, train=False)
     if chosen.target is not None and "target" not in inspect.signature(attack).parameters:
@@ -338,12 +358,19 @@ def attack_command(chosen):
     [(name, times)] = Counter(_name(data, at) for at in range(len(data))).most_common(1)
     if times > 1:
         raise ValueError(f"--data: got {times} images of the name {name!r}; accepts one, as each becomes a file")
-    labelled = chosen.labels or ("data" if _fits(data, model) else "model")
-    if labelled == "data" and not _fits(data, model):
-        raise ValueError(f"--labels: got data, but {chosen.data!r} has other classes than the model; accepts model")
+    labelled, how = chosen.labels or "data", "not used: the labels are what the model reads"
+    if labelled == "data":
+        try:
+            how = _numbered(data, chosen, suits.get("classes"), model)
+        except ValueError as error:
+            if chosen.labels:
+                raise ValueError(f"--labels: got data, but {error}; or model") from error
+            labelled, how = "model", f"not used: the labels are what the model reads ({error})"
+    _describe(data, chosen, how)
     about = dict(
         model=chosen.model, data=chosen.data, attack=describe(attack), eps=chosen.eps, target=chosen.target,
         labels=labelled, limit=chosen.limit, batch_size=chosen.batch_size, size=chosen.size, channels=chosen.channels,
+        background=chosen.background,
     )  # fmt: skip
     _claim(chosen.out, about)
     found = {}
@@ -365,7 +392,8 @@ def attack_command(chosen):
         writer = csv.DictWriter(sheet, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        replace_file(chosen.out / "attack.csv", sheet.getvalue().encode())
+        names_as_on_disk = sheet.getvalue().encode("utf-8", "surrogateescape")
+        replace_file(chosen.out / "attack.csv", names_as_on_disk)
     goal = "taken for the target" if chosen.target is not None else f"no longer read as the {labelled}'s label"
     _say(f"{chosen.out}: {wilson(torch.tensor([row['success'] for row in rows]))} of the files are {goal}")
 
@@ -395,15 +423,54 @@ def _reread(chosen, model, names, label, clean, labelled):
     return [dict(zip(COLUMNS, row)) for row in rows]
 
 
-def _fits(data, model):
-    """Whether the data's classes are the model's: every image has one, and they are as many as the logits."""
-    return min(_labels(data)) >= 0 and _classes(data) in (0, predict(model, data[0][0][None].to(device())).shape[1])
+def _numbered(data, chosen, known, model):
+    """How the labels of the data came to be the model's, in words; a ValueError where they are not.
+
+    `known` holds the names of the model's classes in its order, or is None. Names are compared, not numbers alone.
+    """
+    names = _names(data, chosen)
+    images, got = data.dataset if isinstance(data, Subset) else data, f"--data: got {chosen.data!r}"
+    as_many = f"{got} with {some(names)}, whose classes are not the model's"
+    if isinstance(data, TensorDataset) and known is not None and list(names) != list(known):
+        raise ValueError(f"{as_many}; accepts {some(list(known))}")
+    k = predict(model, data[0][0][None].to(device())).shape[1]
+    if min(_labels(data)) < 0:
+        raise ValueError(f"{got}, in which some images have no class; accepts a folder for each of {k} classes")
+    if not names:
+        if max(_labels(data)) >= k:
+            raise ValueError(f"{got}, whose classes are not the model's: {max(_labels(data))}; accepts 0 to {k - 1}")
+        return "as their .cls files say"
+    if known is None:
+        if len(names) != k:
+            raise ValueError(f"{as_many}; accepts {k} of them")
+        if ambiguous(names):
+            raise ValueError(
+                f"{as_many} for certain, since programs order such names in several ways; accepts a model with an "
+                "attribute `classes`, their names in the order of its logits"
+            )
+        return "in the order of their names, as the model does not name its classes"
+    if isinstance(data, TensorDataset):
+        return "as the model's"
+    if len(names) == k == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names):
+        return "in the order of their WordNet ids, as ImageNet's are"
+    images.number(known)
+    return "by name, as the model's"
 
 
-def _classes(data):
-    """How many classes the whole data set has; 0 where it does not say. Each of `DATASETS` has ten."""
+def _describe(data, chosen, how):
+    """Say what was found in a folder or tar file, where the classes are, and what was left out."""
     images = data.dataset if isinstance(data, Subset) else data
-    return 10 if isinstance(images, TensorDataset) else len(images.classes)
+    if isinstance(images, ImageFiles):
+        there = in_order({kind for kind in images.kinds if isinstance(kind, str)})
+        classes = f"{some(there)}, numbered {how}" if there else f"classes: {how}"
+        left_out = ", ".join(f"{n} {ending or 'without an ending'}" for ending, n in images.left_out.most_common())
+        _say(f"{chosen.data}: {len(images)} images; {classes}" + (f"; left out: {left_out}" if left_out else ""))
+
+
+def _names(data, chosen):
+    """The names of the data set's classes by number; none where it does not name them."""
+    images = data.dataset if isinstance(data, Subset) else data
+    return CLASSES[chosen.data] if isinstance(images, TensorDataset) else images.classes
 
 
 def _labels(data):

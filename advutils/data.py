@@ -16,8 +16,17 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sequential
 
 from advutils import checks
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow would start another program for some, EPS for one
-DATASETS = ("mnist-5k", "mnist", "fashion-mnist", "cifar10")
+# Of what Pillow reads, not all: it would start another program for some, EPS for one.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
+DIGITS = tuple("0123456789")
+CLASSES = {  # of each data set, by number
+    "mnist-5k": DIGITS,
+    "mnist": DIGITS,
+    "fashion-mnist": ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
+                      "Ankle boot"),
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+}  # fmt: skip
+DATASETS = tuple(CLASSES)
 MNIST_5K_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"
 IDX_MD5 = {  # of the unpacked files; torchvision checks only the archives, on the day it downloads them
     "mnist": {

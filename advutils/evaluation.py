@@ -13,7 +13,7 @@ import torch
 
 from advutils import checks, processes
 from advutils.attacks import fgsm, fgsm_sweep, grey
-from advutils.models import NOTHING, evaluating, image_keys, prepared, trained_keys
+from advutils.models import NOTHING, answer, evaluating, image_keys, prepared, trained_keys
 
 
 class Accuracy(NamedTuple):
@@ -242,7 +242,8 @@ def _sweep(model, loader, attack, eps_values, *, keyed=False):
     found, trained_on = {}, trained_keys(model)
     with evaluating(model):
         network = prepared(model)
-        for index, (x, y) in processes.share(loader):
+        for index, batch in processes.share(loader):
+            x, y = checks.pair(batch, "loader")
             checks.images(x, "loader's images")
             checks.labels(y, x, "loader's labels")
             device = checks.device_of(model) or x.device
@@ -269,7 +270,7 @@ def _attacked(attack, model, x, y, eps_values, index):
         return [(x, None) for _ in eps_values]
     if attack is fgsm:
         return fgsm_sweep(model, x, y, eps_values)
-    return ((seeded(attack, index)(model, x, y, eps=eps), None) for eps in eps_values)
+    return ((seeded(attack, index)(model, x.clone(), y, eps=eps), None) for eps in eps_values)
 
 
 def seeded(attack, seed):
@@ -309,6 +310,6 @@ def _check_attacked(x_adv, x, eps, norm):
 
 def _logits(model, x):
     with evaluating(model) as model, torch.no_grad():
-        logits = model(x)
+        logits = answer(model, x)
     checks.logits(logits, len(x))
     return logits

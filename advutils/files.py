@@ -7,19 +7,23 @@ import io
 import os
 import tarfile
 import warnings
-from pathlib import Path
+from collections import Counter
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, default_collate
-from torchvision.transforms.v2 import functional as transforms
 
 from advutils import checks
 from advutils.data import FORMATS
 from advutils.models import replace_file
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+IMAGES = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2",
+)  # fmt: skip
+WHITE = 255
 
 
 class ImageFiles(Dataset):
@@ -27,19 +31,31 @@ class ImageFiles(Dataset):
 
     Args:
         source: a folder, a tar file or a list of tar files. In a folder, and in a tar file, an image's class is the
-            folder it lies in, the classes in alphabetical order; a tar file may give it as a number in a file of the
-            image's name that ends in .cls, as WebDataset shards do. Images without either have the label -1.
+            first folder it lies in (in a tar file, below the folders that all of its images share); a tar file may give
+            it as a number in a file of the image's name that ends in .cls, as WebDataset shards do. Images without
+            either have the label -1. Hidden files and folders are left out.
         size: None, or the side in pixels of the square that is cut from each image's middle once it is scaled so that
             its shorter side is `resize`.
         resize: None for `size`.
+        interpolation: "bilinear" or "bicubic", how it is scaled.
         channels: 3 for colour, 1 for grey.
+        background: grey level, 0 to 255, on which images are laid that are transparent in part: white.
+        classes: None, or the names of the classes in the order of a model's logits: labels then follow it. Without it
+            the order is that of the numbers where all names are whole numbers, else alphabetical.
+
+    Attributes: `classes`, their names in order; `labels`, of each image; `left_out`, how many files of which ending are
+    no images that are read.
 
     Raises:
-        FileNotFoundError, ValueError: no such source, one without images, or (when it is asked for) an image that is
-            broken or has more than 50 million pixels; the message names the file.
+        FileNotFoundError, ValueError: no such source, one without images, a class that is not among `classes`, or (when
+            it is asked for) an image that is broken or has more than 50 million pixels; the message names it.
     """
 
-    def __init__(self, source, *, size=None, resize=None, channels=3):
+    def __init__(
+        self, source, *, size=None, resize=None, interpolation="bilinear", channels=3, background=WHITE, classes=None
+    ):
+        self.interpolation = checks.one_of(interpolation, "interpolation", ("bilinear", "bicubic")) or interpolation
+        self.background = checks.count(background, "background", least=0)
         self.size = None if size is None else checks.count(size, "size")
         self.resize = self.size if resize is None else checks.count(resize, "resize")
         self.channels = checks.one_of(channels, "channels", (1, 3)) or channels
@@ -49,15 +65,36 @@ class ImageFiles(Dataset):
                 raise FileNotFoundError(
                     f"source: got {str(path)!r}, where there is nothing; accepts a folder or tar files"
                 )
-        found = [entry for path in map(Path, sources) for entry in (_folder(path) if path.is_dir() else _tar(path))]
+        self.left_out = Counter()
+        found = [
+            entry for path in map(Path, sources) for entry in (_folder if path.is_dir() else _tar)(path, self.left_out)
+        ]
         if not found:
             raise ValueError(
                 f"source: got {str(source)!r}, in which there is no image; accepts {', '.join(IMAGES)} files"
             )
-        self.classes = sorted({kind for *_, kind in found if isinstance(kind, str)})
-        numbers = {name: number for number, name in enumerate(self.classes)}
+        self.source = source
         self.places = [(path, name, start, length) for path, name, start, length, _ in found]
-        self.labels = [numbers.get(kind, kind) if kind is not None else -1 for *_, kind in found]
+        self.kinds = [kind for *_, kind in found]
+        self.number(classes)
+
+    def number(self, classes=None):
+        """Number the images by the names of their classes in this order; by the order of the names themselves if None.
+
+        Raises:
+            ValueError: an image's class is none of them.
+        """
+        there = {kind for kind in self.kinds if isinstance(kind, str)}
+        times = Counter(classes or there)
+        others = in_order(kind for kind in there if times[kind] != 1)
+        if others:
+            raise ValueError(
+                f"source: got {some(others)} in {str(self.source)!r} that are not, or not once, among the model's; "
+                f"accepts its {some(list(classes))}"
+            )
+        self.classes = in_order(there) if classes is None or not there else list(classes)
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        self.labels = [numbers.get(kind, kind) if kind is not None else -1 for kind in self.kinds]
 
     def __len__(self):
         return len(self.places)
@@ -69,23 +106,50 @@ class ImageFiles(Dataset):
         with open(path, "rb") as file:
             file.seek(start)
             content = file.read() if length is None else file.read(length)
-        levels = (255 * read_image(content, f"{path}, {name}", channels=self.channels)).round().to(torch.uint8)
+        x = read_image(content, f"{path}, {name}", channels=self.channels, background=self.background)
         if self.size is not None:
-            levels = transforms.center_crop(transforms.resize(levels, [self.resize], antialias=True), [self.size])
-        return levels.float() / 255, self.labels[at]
+            x = cut(x, self.resize, self.size, self.interpolation)
+        return x, self.labels[at]
 
     def name(self, at):
         """The image's path inside its source, without its ending."""
         return Path(self.places[at][1]).with_suffix("").as_posix()
 
 
-def read_image(content, name="the image", *, channels=None):
+def cut(x, resize, size, interpolation):
+    """The middle square of one image, `size` pixels wide, once its shorter side is scaled to `resize`: whole levels."""
+    from torchvision.transforms.v2 import InterpolationMode, functional  # it takes as long to load as torch itself
+
+    levels = (255 * x).round().to(torch.uint8)
+    levels = functional.resize(levels, [resize], InterpolationMode(interpolation), antialias=True)
+    return functional.center_crop(levels, [size]).float() / 255
+
+
+def in_order(names):
+    """The names of classes in the order in which they are numbered: as numbers if all are, else alphabetically."""
+    names = list(names)
+    numbered = all(name.isdecimal() for name in names)
+    return sorted(names, key=lambda name: (int(name), name)) if numbered else sorted(names)
+
+
+def ambiguous(names):
+    """Whether other programs would put the names of classes into another order: 10 before 2, or Bee before ant."""
+    return len({tuple(sorted(names)), tuple(in_order(names)), tuple(sorted(names, key=str.casefold))}) > 1
+
+
+def some(names):
+    """Names for a message: how many, and the first of them."""
+    return f"{len(names)} class{'es' * (len(names) != 1)} ({', '.join(names[:10])}{', ...' * (len(names) > 10)})"
+
+
+def read_image(content, name="the image", *, channels=None, background=WHITE):
     """The pixels of an image file's bytes: float32 (C, H, W) in [0, 1], whole levels k / 255.
 
     Args:
-        content: bytes of a PNG, JPEG, WebP, GIF, BMP or TIFF file.
+        content: bytes of an image file of one of `FORMATS`.
         name: how an error calls it.
         channels: 3 for colour, 1 for grey, None for what the file has.
+        background: grey level, 0 to 255, that is seen through what is transparent.
 
     Raises:
         ValueError: a broken file, or one of more than 50 million pixels.
@@ -95,13 +159,18 @@ def read_image(content, name="the image", *, channels=None):
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(content), formats=FORMATS)
             checks.pixels(picture)
-            grey = channels == 1 or channels is None and picture.mode in ("1", "L")
-            picture = ImageOps.exif_transpose(picture).convert("L" if grey else "RGB")
+            grey = channels == 1 or channels is None and picture.mode in ("1", "L", "LA", "La")
+            picture = ImageOps.exif_transpose(picture)
+            if picture.has_transparency_data:
+                ground = Image.new("RGBA", picture.size, (background, background, background, 255))
+                picture = Image.alpha_composite(ground, picture.convert("RGBA"))
+            picture = picture.convert("L" if grey else "RGB")
     except Exception as error:  # Pillow raises many kinds for files that somebody damaged
         raise ValueError(
             f"{name}: cannot be read as an image ({error}); accepts whole {', '.join(FORMATS)} files"
         ) from error
-    return transforms.pil_to_tensor(picture).float() / 255
+    levels = torch.from_numpy(np.array(picture)).view(picture.height, picture.width, -1)
+    return levels.permute(2, 0, 1).contiguous().float() / 255
 
 
 def image_loader(dataset, *, batch_size, shuffle=False, seed=0, workers=0):
@@ -150,19 +219,33 @@ def write_png(path, levels):
     replace_file(path, content.getvalue())
 
 
-def _folder(root):
-    """(path, name, start, length, class) of each image under a folder."""
+def _hidden(name):
+    """Whether a path inside a source holds a hidden part: notebooks' checkpoints, or what macOS adds to an archive."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts if part != ".")
+
+
+def _folder(root, left_out):
+    """(path, name, start, length, class) of each image under a folder; endings of other files are counted."""
     found = []
     for here, folders, files in os.walk(root, followlinks=True):
         real = Path(here).resolve()
-        folders[:] = [name for name in folders if not real.is_relative_to(Path(here, name).resolve())]  # no circles
-        found += [path for path in map(Path(here).joinpath, files) if path.suffix.lower() in IMAGES and path.is_file()]
+        folders[:] = [
+            name
+            for name in folders
+            if not _hidden(name) and not real.is_relative_to(Path(here, name).resolve())  # no circles
+        ]
+        for path in map(Path(here).joinpath, files):
+            if not _hidden(path.name) and path.is_file():
+                if path.suffix.lower() in IMAGES:
+                    found.append(path)
+                else:
+                    left_out[path.suffix.lower()] += 1
     for path in sorted(found):
         name = path.relative_to(root)
         yield path, name.as_posix(), 0, None, name.parts[0] if len(name.parts) > 1 else None
 
 
-def _tar(path):
+def _tar(path, left_out):
     """(path, name, start, length, class) of each image in a tar file, which is read where it lies, never unpacked."""
     images, numbers, end = [], {}, 0
     try:
@@ -172,6 +255,8 @@ def _tar(path):
                     raise ValueError(f"{member.name!r} ends before it begins")
                 end = archive.offset
                 stem, ending = os.path.splitext(member.name)
+                if _hidden(member.name):
+                    continue
                 if not member.isreg() or member.sparse is not None:
                     if ending.lower() in IMAGES and not member.isdir():
                         raise ValueError(f"{member.name!r} is a link or has holes; accepts the images themselves")
@@ -182,6 +267,8 @@ def _tar(path):
                     images.append((stem, member.name, member.offset_data, member.size))
                 elif ending == ".cls" and member.size < 20:
                     numbers[stem] = int(archive.extractfile(member).read())
+                else:
+                    left_out[ending.lower()] += 1
             archive.fileobj.seek(archive.offset)
             if archive.fileobj.read(512) != bytes(512):  # tarfile itself takes a spoilt header for the end
                 raise ValueError("it breaks off")
@@ -189,6 +276,15 @@ def _tar(path):
         raise ValueError(
             f"source: got {str(path)!r}, no whole tar file ({error}); accepts tar files, uncompressed"
         ) from error
+    shared = _shared([PurePosixPath(name).parts for _, name, *_ in images])
     for stem, name, start, length in images:
-        kind = Path(name).parts[0] if len(Path(name).parts) > 1 else None
-        yield path, name, start, length, numbers.get(stem, kind)
+        below = PurePosixPath(name).parts[shared:]
+        yield path, name, start, length, numbers.get(stem, below[0] if len(below) > 1 else None)
+
+
+def _shared(paths):
+    """How many folders stand above the classes in all the paths: an archive often packs a whole folder."""
+    depth = 0
+    while paths and all(len(parts) > depth + 2 and parts[depth] == paths[0][depth] for parts in paths):
+        depth += 1
+    return depth

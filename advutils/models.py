@@ -82,6 +82,12 @@ class Contrast(nn.Module):
         return f"{self.slope:g}"
 
 
+FUSIBLE = {  # the layers of our own networks, and their like
+    nn.Sequential, nn.Identity, PadTo, Normalize, Contrast, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d,
+    nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Dropout, nn.Flatten, nn.Linear,
+}  # fmt: skip
+
+
 def vgg(depth=16, *, width=1.0, in_channels=1, num_classes=10, contrast=None):
     """A VGG with batch norm: five blocks of 3x3 convolutions, each halving the image, then one linear layer.
 
@@ -179,14 +185,15 @@ def trained_keys(model):
 @contextlib.contextmanager
 def evaluating(model):
     """Eval mode inside the block, of the `bare` model; on the way out, by an error too, each module as it was."""
-    modes = [(module, module.training) for module in checks.parts(model)]
+    modes = [(module, getattr(module, "training", False)) for module in checks.parts(model)]  # frozen ones have none
     try:
         if any(training for _, training in modes):
-            model.eval()
+            with contextlib.suppress(NotImplementedError):  # an exported one stays in the mode of its export
+                model.eval()
         yield bare(model)
     finally:
         for module, training in modes:
-            if module.training != training:  # to set one takes ten times as long as to look
+            if getattr(module, "training", training) != training:  # to set one takes ten times as long as to look
                 module.training = training
 
 
@@ -195,42 +202,59 @@ def bare(model):
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
-def prepared(model):
-    """The model as an attack wants it: the logits of its eval mode, up to rounding, in 0.8 to 0.9 of the time.
+def answer(model, x):
+    """The model's logits for x, in float32 or float64. The model gets a copy, as some work in place on what they get.
 
-    In every nn.Sequential, batch norm is folded into the convolution before it, and max-pooling goes before the ReLU
-    that it follows, as the two commute. All else is shared with the model, which stays as it is: use the twin in eval
-    mode, and only until the weights change.
+    A model in half or double precision gets images in that precision.
+    """
+    weights = next((p for part in checks.parts(model) for p in part._parameters.values() if p is not None), x)
+    z = model(x.to(weights.dtype if weights.is_floating_point() else x.dtype, copy=True))
+    half = isinstance(z, torch.Tensor) and z.dtype in (torch.float16, torch.bfloat16)
+    return z.float() if half else z
+
+
+def prepared(model):
+    """The model as an attack wants it: the logits of its eval mode, up to rounding, in about 0.9 of the time.
+
+    In a network that is nothing but an nn.Sequential of the layers that `FUSIBLE` lists, batch norm is folded into the
+    convolution before it. The rest is shared with the model, which stays as it is: use the twin in eval mode, and only
+    until the weights change. Every other model is returned itself, since nothing proves that folding leaves its answers
+    alone: one with a forward of its own, with hooks, compiled, or with layers that work in place or are subclassed.
 
     Args:
-        model: any nn.Module. Layers that are subclassed, or watched by hooks, are left as they are.
+        model: any nn.Module.
 
     Returns:
-        nn.Module, which holds the weights but does not train them.
+        nn.Module: the twin, which holds the weights but does not train them, or the model.
 
     Jacob et al., 2018, arXiv:1712.05877, section 3.2. `accuracy` and its kin, and the training objectives, use it.
     """
     model = bare(model)
-    if isinstance(model, torch.jit.ScriptModule):  # its layers cannot be exchanged
-        return model
-    layers = [(name, layer and prepared(layer)) for name, layer in model._modules.items()]
-    if not layers:
-        return model
-    in_a_row = type(model).forward is nn.Sequential.forward and "forward" not in vars(model)
-    for at in range(len(layers) - 1 if in_a_row else 0):
+    return _twin(model) if type(model) is nn.Sequential and all(map(_plain, model.modules())) else model
+
+
+def _twin(model):
+    layers = [(name, _twin(layer) if type(layer) is nn.Sequential else layer) for name, layer in model._modules.items()]
+    for at in range(len(layers) - 1):
         (name, first), (after, second) = layers[at : at + 2]
-        if _plain(first, nn.Conv2d) and _plain(second, nn.BatchNorm2d) and second.running_mean is not None:
+        if type(first) is nn.Conv2d and type(second) is nn.BatchNorm2d and second.running_mean is not None:
             layers[at : at + 2] = (name, _folded(first, second)), (after, nn.Identity().train(second.training))
-        elif _plain(first, nn.ReLU) and _plain(second, nn.MaxPool2d) and not second.return_indices:
-            layers[at : at + 2] = (name, second), (after, first)
     twin = copy.copy(model)
     twin._modules = dict(layers)
     return twin
 
 
-def _plain(layer, kind):
-    """Whether the layer is exactly of that kind, with nobody watching or changing what it does."""
-    return type(layer) is kind and not (layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
+def _plain(layer):
+    """Whether the layer is exactly of a kind that may be fused, and nobody watches or changes what it does."""
+    hooks = [*layer._forward_hooks.values(), *layer._forward_pre_hooks.values(), *layer._backward_hooks.values(),
+             *layer._backward_pre_hooks.values()]  # fmt: skip
+    return (
+        type(layer) in FUSIBLE
+        and all(getattr(hook, "of_ledger", False) for hook in hooks)
+        and "forward" not in vars(layer)
+        and layer._compiled_call_impl is None
+        and not getattr(layer, "inplace", False)
+    )
 
 
 def _folded(convolution, norm):
@@ -371,7 +395,7 @@ def replace_file(path, data):
     """Write the bytes `data` to `path` through a temporary name: a kill leaves the old file or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # short, however long the name is
     try:
         with open(temporary, "xb") as file:
             file.write(data)
@@ -380,8 +404,8 @@ def replace_file(path, data):
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a full disk does not say where it is
+        if isinstance(error, OSError):
+            error.filename = str(path)  # not the temporary one, nor none, as of a full disk
         raise
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from advutils import checks
 from advutils.attacks import climb, cross_entropy, fgsm, pgd, project
-from advutils.models import evaluating, prepared
+from advutils.models import answer, evaluating, prepared
 
 
 def clean(model, x, y):
@@ -122,7 +122,7 @@ def trades(model, x, y, *, eps, beta=6.0, steps=10, step_size=None):
     checks.images(x)
     twin = prepared(model)
     with evaluating(twin), torch.no_grad():
-        log_p = twin(x).log_softmax(1)
+        log_p = answer(twin, x).log_softmax(1)
     x_adv = x + 0.001 * torch.randn_like(x)
     for _ in range(steps):
         gradient, _ = climb(twin, x_adv, y, lambda logits, _: _divergence(logits, log_p))

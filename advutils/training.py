@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from advutils import checks, processes
 from advutils.evaluation import accuracy, describe, norm_of
-from advutils.models import NOTHING, evaluating, image_keys, read_tensors, tagged, untagged, write_tensors
+from advutils.models import NOTHING, answer, evaluating, image_keys, read_tensors, tagged, untagged, write_tensors
 from advutils.objectives import clean
 
 WATCHED = 1000  # validation images that are attacked after each epoch
@@ -170,6 +170,7 @@ def fit(
             for step, (x, y) in enumerate(_batches(served, model, classes), epoch * len(served) + 1):
                 if epoch == 0 or leaves_out:
                     model.trained_on = torch.cat([getattr(model, "trained_on", NOTHING), image_keys(x)])
+                x = x.clone()  # some models and augmentations work in place on what they get
                 radius = {} if eps is None else {"eps": eps * min(1.0, step / max(1, ramp * len(served)))}
                 loss = objective(network, x if augment is None else augment(x), y, **radius)
                 _finite(loss.item(), epoch, lr)
@@ -292,6 +293,7 @@ def ledger(model):
         if logits.requires_grad:
             logits.register_hook(count_backward)
 
+    count_forward.of_ledger = True  # it watches the model's answers alone, so the model may still be `prepared`
     hook = model.register_forward_hook(count_forward)
     try:
         yield spent
@@ -312,11 +314,12 @@ def _fed(model, n):
     """The last n batches that went through the model in train mode inside the block, as a running deque."""
     fed = deque(maxlen=n)
 
-    def remember(module, inputs, logits):
-        if module.training:
-            fed.append(inputs[0].detach())
+    def remember(module, inputs):
+        if module.training and n:
+            fed.append(inputs[0].detach().clone())  # before a model works in place on it
 
-    hook = model.register_forward_hook(remember)
+    remember.of_ledger = True
+    hook = model.register_forward_pre_hook(remember)
     try:
         yield fed
     finally:
@@ -359,7 +362,7 @@ def _measure(model, batches):
     loss, right, n = 0.0, 0, 0
     with evaluating(model), torch.no_grad():
         for x, y in batches:
-            logits = model(x)
+            logits = answer(model, x)
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             right += (logits.argmax(1) == y).sum().item()
             n += len(y)
@@ -369,7 +372,8 @@ def _measure(model, batches):
 
 def _batches(loader, model, classes):
     device = checks.device_of(model)
-    for x, y in loader:
+    for batch in loader:
+        x, y = checks.pair(batch, "loader")
         checks.images(x, "loader's images")
         checks.labels(y, x, "loader's labels")
         checks.classes(y, classes, "loader's labels")
@@ -383,7 +387,7 @@ def _spread(loader, n):
     with torch.random.fork_rng():
         torch.manual_seed(0)  # a data set that draws from PyTorch returns the same again
         first = dataset[0]
-        if collate is default_collate and not isinstance(first[0], torch.Tensor):
+        if collate is default_collate and not isinstance(checks.pair(first, "loader")[0], torch.Tensor):
             got = type(first[0]).__name__
             raise TypeError(f"loader's images: got {got} from its data set; accepts tensors (C, H, W)")
         n = min(n, len(dataset), max(2, HELD // collate([first])[0].numel()))
@@ -394,7 +398,7 @@ def _spread(loader, n):
             f"loader's images: got shapes {shapes[0]} and {shapes[-1]}; accepts images of one size, as `ImageFiles` "
             "and --size cut them"
         )
-    x, y = collate(chosen)
+    x, y = checks.pair(collate(chosen), "loader")
     return list(zip(x.split(500), y.split(500)))
 
 
@@ -420,6 +424,6 @@ def _check(model, train, val, epochs, eps, ramp, watch):
     x, _ = _spread(val, 2)[0]
     checks.images(x, "loader's images")
     with evaluating(model), torch.no_grad():
-        logits = model(x.to(checks.device_of(model)))
+        logits = answer(model, x.to(checks.device_of(model)))
     checks.logits(logits, len(x))
     return logits.shape[1]

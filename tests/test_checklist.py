@@ -8,7 +8,17 @@ from torch.utils.data import TensorDataset
 
 from advutils import checklist, make_loader, worst_case
 
-LINES = ["same answer", "gradient is zero", "no attack", "than FGSM", "label away", "doubled", "Square", "eps 0.5"]
+LINES = [
+    "same answer",
+    "alone",
+    "gradient is zero",
+    "no attack",
+    "than FGSM",
+    "label away",
+    "doubled",
+    "Square",
+    "eps 0.5",
+]
 
 
 def answers(model, n=40, *, eps=0.2, relabel=True, **kwargs):
@@ -36,9 +46,10 @@ def test_a_plain_model_passes():
 
 class Rounded(nn.Module):
     def forward(self, x):
-        return (x > 0.5).float()
+        return x.round()
 
 
+@pytest.mark.filterwarnings("ignore:the gradient is exactly zero")
 def test_rounding_shows_in_the_gradients_and_in_what_square_finds():
     found, result = answers(nn.Sequential(Rounded(), linear()), eps=0.4)
     assert {"gradient is zero", "Square", "eps 0.5"} <= doubtful(found)
@@ -55,6 +66,7 @@ class Scale(nn.Module):
         return self.factor * z
 
 
+@pytest.mark.filterwarnings("ignore:the gradient is exactly zero")
 def test_saturated_logits_show_in_the_gradients():
     assert "gradient is zero" in doubtful(answers(nn.Sequential(linear(), Scale(1e6)))[0])
 
@@ -67,6 +79,13 @@ class Noisy(nn.Module):
 def test_a_random_model_does_not_answer_twice_alike():
     torch.manual_seed(0)
     assert "same answer" in doubtful(answers(nn.Sequential(Noisy(), linear()))[0])
+
+
+def test_answers_that_hang_on_the_other_images_of_a_batch_are_told():
+    """As batch norm without running statistics gives them: the same answer twice, and another to an image alone."""
+    model = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), linear()).eval()
+    found, _ = answers(model)
+    assert found["same answer"].holds and not found["alone"].holds
 
 
 class Shell(nn.Module):

@@ -1,14 +1,16 @@
 """The words of a refusal, and what is no reason for one."""
 
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from helpers import batch, dataset, images, linear, refused
+from helpers import ATTACKS, batch, dataset, images, labels, linear, refused
 from torch import nn
+from torch.utils.data import DataLoader
 
-from advutils import checks
+from advutils import accuracy, accuracy_vs_eps, checklist, checks, fgsm, fit
 from advutils.models import image_keys
 
 X, Y = batch(3)
@@ -85,6 +87,66 @@ def test_logits_may_look_a_little_like_probabilities():
     checks.logits(torch.zeros(2, 3), 2)
     with refused("model", "probabilities"):
         checks.logits(torch.tensor([[0.5, 0.5], [0.7, 0.3]]), 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_probabilities_in_half_precision_are_refused_too(dtype):
+    for seed in range(20):
+        z = torch.randn(8, 1000, generator=torch.Generator().manual_seed(seed))
+        with refused("model", "probabilities"):
+            checks.logits(z.softmax(1).to(dtype).float(), 8)
+        checks.logits(z.log_softmax(1).to(dtype).float(), 8)
+
+
+def test_one_logit_is_no_choice():
+    with refused("model", "one logit", "K >= 2"):
+        checks.logits(torch.randn(3, 1), 3)
+
+
+@pytest.mark.parametrize("value", [-3e-8, 1 + 1.2e-7, -1e-6 + 1e-9])
+def test_a_rounding_beyond_the_ends_is_the_end(value):
+    x = X.clone()
+    x[0, 0, 0, 0] = value
+    checks.images(x)
+    for attack in ATTACKS.values():
+        x_adv = attack(linear(), x, Y, eps=0.1)
+        assert x_adv.min() >= 0 and x_adv.max() <= 1
+
+
+@pytest.mark.parametrize("value, shown", [(-2e-6, "-2e-06"), (1 + 3e-6, "1.000003")])
+def test_a_value_beyond_the_ends_is_shown_with_its_digits(value, shown):
+    x = X.clone()
+    x[0, 0, 0, 0] = value
+    with refused("x", shown):
+        checks.images(x)
+
+
+BATCHES = {
+    "3 parts": [(X, Y, Y)],
+    "a dict of 'image', 'label'": [{"image": X, "label": Y}],
+    "Tensor": [X],
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_batches_of_another_kind_are_refused_by_name(name):
+    for measure in (accuracy, partial(accuracy_vs_eps, attack=fgsm, eps_values=[0.1]), partial(checklist, eps=0.1)):
+        with refused("loader", name):
+            measure(linear(), BATCHES[name])
+
+
+def test_images_and_labels_of_other_batches_are_one_line_away():
+    batches = BATCHES["a dict of 'image', 'label'"]
+    assert accuracy(linear(), [(batch["image"], batch["label"]) for batch in batches]).n == len(X)
+
+
+@pytest.mark.parametrize("name", ["three", "dict"])
+def test_a_data_set_of_other_examples_is_refused_by_fit(name):
+    x, y = images(8), labels(8)
+    data = [(a, b, b) if name == "three" else {"x": a, "y": b} for a, b in zip(x, y)]
+    batches = DataLoader(data, batch_size=4)
+    with refused("loader", "3 parts" if name == "three" else "a dict of 'x', 'y'"):
+        fit(linear(), batches, batches, epochs=1, lr=0.1, progress=False)
 
 
 def test_a_model_without_weights_has_no_device_to_be_wrong_about():

@@ -4,6 +4,8 @@ import csv
 import functools
 import importlib
 import json
+import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -13,6 +15,7 @@ import pytest
 import torch
 import torchvision
 from helpers import digits
+from PIL import Image
 from test_files import encoded
 from test_processes import environment
 from torch import nn
@@ -20,7 +23,7 @@ from torch.utils.data import TensorDataset
 
 from advutils import accuracy, cross_entropy, fgsm, fit, load_data, load_weights, make_loader, pgd, save_weights, vgg
 from advutils.commands import attack_of, main, model_of, number, parser
-from advutils.files import read_image
+from advutils.files import read_image, write_png
 
 commands, training = (importlib.import_module(f"advutils.{name}") for name in ("commands", "training"))
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
@@ -122,7 +125,9 @@ def test_a_folder_of_classes_is_trained_on_and_evaluated_at_the_size_of_the_trai
     data, out = pets(tmp_path / "data", size=(50, 40)), tmp_path / "a.safetensors"
     main(["train", "--data", str(data), "--size", "32", "--channels", "1", "--out", str(out), *TINY])
     model, suits = model_of(str(out))
-    assert model(torch.rand(2, 1, 32, 32)).shape == (2, 2) and suits == dict(size=32, channels=1)
+    assert model(torch.rand(2, 1, 32, 32)).shape == (2, 2) and suits == dict(
+        size=32, channels=1, classes=["cat", "dog"]
+    )
     unseen = pets(tmp_path / "unseen", numbers=range(10, 20), size=(50, 40))
     served = {}
     for name, said in {"silent": [], "said": ["--size", "32", "--channels", "1"], "other": ["--size", "40"]}.items():
@@ -131,6 +136,155 @@ def test_a_folder_of_classes_is_trained_on_and_evaluated_at_the_size_of_the_trai
     assert torch.equal(served["silent"], served["said"]) and served["other"].shape == (1, 40, 40)
     main(["evaluate", "--model", str(out), "--data", str(unseen), "--out", str(tmp_path / "found.json")])
     assert json.loads((tmp_path / "found.json").read_text())["accuracy"]["clean"]["n"] == 20
+
+
+class Mean(nn.Module):
+    """Reads the class of a picture of one colour from it: its grey level over 20, as `shades` paints them."""
+
+    def __init__(self, k, classes=None):
+        super().__init__()
+        self.k = k
+        if classes is not None:
+            self.classes = classes
+
+    def forward(self, x):
+        return -(((255 * x.mean((1, 2, 3)) / 20)[:, None] - torch.arange(self.k)) ** 2)
+
+
+def shades(folder, names):
+    """A folder for each name, and in each two pictures of one colour, 20 grey levels apart from the next name's."""
+    for nth, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for at in range(2):
+            Image.new("L", (8, 8), 20 * nth).save(folder / name / f"{at}.png")
+    return folder
+
+
+def measured(model, data, monkeypatch, capsys):
+    """Clean accuracy from the command line, and what was said."""
+    monkeypatch.setattr(commands, "model_of", lambda text: (model, dict(classes=getattr(model, "classes", None))))
+    main(["evaluate", "--model", "its:own", "--data", str(data)])
+    said = capsys.readouterr().out
+    return re.search(r"clean +([\d.]+%)", said)[1], said
+
+
+def test_classes_are_compared_by_name(tmp_path, monkeypatch, capsys):
+    fruits = shades(tmp_path / "all", ["cherry", "apple", "banana"])
+    model = Mean(3, classes=["cherry", "apple", "banana"])
+    value, said = measured(model, fruits, monkeypatch, capsys)
+    assert value == "100.0%" and "6 images; 3 classes (apple, banana, cherry), numbered by name" in said
+    for path in (fruits / "cherry").iterdir():
+        path.unlink()
+    value, said = measured(model, fruits, monkeypatch, capsys)  # two of the three, in another order than the model's
+    assert value == "100.0%" and "4 images; 2 classes (apple, banana)" in said
+    (fruits / "banana").rename(fruits / "zucchini")
+    with pytest.raises(SystemExit, match="zucchini.*not, or not once, among the model's"):
+        measured(model, fruits, monkeypatch, capsys)
+
+
+def test_class_names_travel_with_the_weights(tmp_path, capsys):
+    out = tmp_path / "a.safetensors"
+    main(["train", "--data", str(pets(tmp_path / "data", ("b", "a"), size=(32, 32))), "--out", str(out), *TINY])
+    assert "20 images; 2 classes (a, b), numbered in the order of their names" in capsys.readouterr().out
+    assert model_of(str(out))[1]["classes"] == ["a", "b"]
+    other = pets(tmp_path / "other", ("b", "c"), range(10, 14), size=(32, 32))
+    with pytest.raises(SystemExit, match=r"got 1 class \(c\).*accepts its 2 classes \(a, b\)"):
+        main(["evaluate", "--model", str(out), "--data", str(other)])
+    with pytest.raises(SystemExit, match=r"10 classes \(0, 1, .*accepts 2 classes \(a, b\)"):
+        main(["evaluate", "--model", str(out), "--data", "mnist-5k", "--channels", "3"])
+
+
+def test_digits_are_digits_whoever_names_them(weights, tmp_path, capsys):
+    x, y = load_data("mnist-5k", train=False).tensors
+    for at in range(0, 1000, 50):
+        (tmp_path / str(y[at].item())).mkdir(exist_ok=True)
+        write_png(tmp_path / str(y[at].item()) / f"{at}.png", (255 * x[at]).round().to(torch.uint8))
+    main(["evaluate", "--model", str(weights), "--data", str(tmp_path), "--channels", "1"])
+    assert "numbered by name" in capsys.readouterr().out
+
+
+def test_names_in_several_orders_are_questioned(tmp_path, monkeypatch, capsys):
+    numbers = shades(tmp_path / "numbers", [str(number) for number in range(11)])
+    with pytest.raises(SystemExit, match="several ways.*attribute `classes`"):
+        measured(Mean(11), numbers, monkeypatch, capsys)
+    assert measured(Mean(11, [str(n) for n in range(11)]), numbers, monkeypatch, capsys)[0] == "100.0%"
+    with pytest.raises(SystemExit, match="several ways"):
+        measured(Mean(3), shades(tmp_path / "animals", ["ant", "Bee", "cat"]), monkeypatch, capsys)
+    value, said = measured(Mean(3), shades(tmp_path / "plain", ["a", "b", "c"]), monkeypatch, capsys)
+    assert value == "100.0%" and "in the order of their names, as the model does not name its classes" in said
+
+
+def test_a_folder_with_train_and_val_is_no_folder_of_classes(tmp_path, monkeypatch, capsys):
+    data = shades(tmp_path / "data", ["train", "val"])
+    out = ["--out", str(tmp_path / "a.safetensors"), *TINY]
+    for command in (["train", "--data", str(data), *out], ["evaluate", "--model", "its:own", "--data", str(data)]):
+        monkeypatch.setattr(commands, "model_of", lambda text: (Mean(2), {}))
+        with pytest.raises(SystemExit, match=r"a folder of 2 classes \(train, val\); accepts one of these"):
+            main(command)
+
+
+def test_one_class_is_nothing_to_learn_or_to_measure(tmp_path, monkeypatch, capsys):
+    data = shades(tmp_path / "data", ["cats"])
+    with pytest.raises(SystemExit, match=r"1 class \(cats\); accepts at least two classes"):
+        main(["train", "--data", str(data), "--out", str(tmp_path / "a.safetensors"), *TINY])
+    with pytest.raises(SystemExit, match="one logit.*K >= 2"):
+        measured(Mean(1), data, monkeypatch, capsys)
+
+
+def test_imagenets_classes_are_matched_by_name_or_by_wordnet_id(tmp_path, monkeypatch, capsys):
+    small_torchvision(monkeypatch)
+    common = ["--model", "torchvision:squeezenet1_1", "--channels", "3"]
+    by_name = shades(tmp_path / "names", ["tench", "banana"])
+    main(
+        ["attack", *common, "--data", str(by_name), "--attack", "fgsm", "--eps", "1/255", "--out", str(tmp_path / "a")]
+    )
+    assert "2 classes (banana, tench), numbered by name" in capsys.readouterr().out
+    assert {row["file"]: row["label"] for row in sheet(tmp_path / "a")} == {
+        "banana/0": "954", "banana/1": "954", "tench/0": "0", "tench/1": "0"
+    }  # fmt: skip
+    some = shades(tmp_path / "some", ["n01440764", "n01443537"])  # their numbers are not known without all of them
+    main(["attack", *common, "--data", str(some), "--attack", "fgsm", "--eps", "1/255", "--out", str(tmp_path / "b")])
+    assert "the labels are what the model reads (" in capsys.readouterr().out
+    assert all(row["labelled_by"] == "model" for row in sheet(tmp_path / "b"))
+    with pytest.raises(SystemExit, match="n01440764"):
+        main(["evaluate", *common, "--data", str(some)])
+    for nth in range(1000):
+        (tmp_path / "all" / f"n{nth + 1000000:08}").mkdir(parents=True)
+        (tmp_path / "all" / f"n{nth + 1000000:08}" / "1.png").write_bytes((some / "n01440764" / "0.png").read_bytes())
+    main(["evaluate", *common, "--data", str(tmp_path / "all"), "--limit", "2"])
+    assert "by their WordNet ids" in capsys.readouterr().out.replace("in the order of", "by")
+
+
+def test_the_output_may_not_lie_inside_the_data(tmp_path, weights):
+    data = pets(tmp_path / "data", numbers=range(2), size=(28, 28))
+    for out in (data, data / "out", data / "cat" / "out"):
+        with pytest.raises(SystemExit, match="a folder inside --data"):
+            main(["attack", "--model", str(weights), "--data", str(data), "--channels", "1", "--out", str(out)])
+    assert sorted(path.name for path in data.iterdir()) == ["cat", "dog"]
+
+
+def test_images_of_any_name_are_written_and_listed(tmp_path, weights):
+    """Not UTF-8, and as long as a file's name may be, in letters and in signs of three bytes; on an ASCII terminal."""
+    names = [os.fsdecode(b"caf\xe9"), "n" * 251, "\u732b" * 83]
+    data, out = tmp_path / "data", tmp_path / "out"
+    for at, name in enumerate(names):
+        (data / str(at)).mkdir(parents=True)
+        (data / str(at) / f"{name}.png").write_bytes(encoded(at, size=(28, 28), mode="L"))
+    command = [sys.executable, "-m", "advutils", "attack", "--model", weights, "--data", data, "--channels", "1",
+               "--attack", "fgsm", "--out", out]  # fmt: skip
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    run = subprocess.run(command, env=ascii_only, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    rows = (out / "attack.csv").read_bytes().splitlines()[1:]
+    for at, (name, row) in enumerate(zip(names, rows, strict=True)):
+        assert row.startswith(os.fsencode(f"{at}/{name},"))
+        assert (out / "adversarial" / str(at) / f"{name}.png").exists()
+
+
+def test_what_is_left_out_is_said(tmp_path, monkeypatch, capsys):
+    data = shades(tmp_path / "data", ["a", "b"])
+    (data / "a" / "notes.txt").write_text("no image")
+    assert "; left out: 1 .txt" in measured(Mean(2), data, monkeypatch, capsys)[1]
 
 
 def test_a_class_that_the_limit_leaves_out_keeps_its_logit(tmp_path):
@@ -291,7 +445,8 @@ def test_normalisation_is_inside_the_torchvision_model(monkeypatch):
     model, suits = model_of("torchvision:squeezenet1_1")  # the smallest
     x = torch.rand(1, 3, 64, 64)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-    assert suits == dict(size=224, resize=256, channels=3)
+    assert len(suits.pop("classes")) == 1000
+    assert suits == dict(size=224, resize=256, channels=3, interpolation="bilinear")
     assert torch.allclose(model(x), model[1]((x - mean) / std), atol=1e-5)
 
 
@@ -306,7 +461,7 @@ def test_the_readers_own_factory_makes_a_model(tmp_path, monkeypatch):
     (tmp_path / "mine_here.py").write_text("from torch import nn\n\ndef make():\n    return nn.Flatten()\n")
     monkeypatch.chdir(tmp_path)
     model, suits = model_of("mine_here:make")
-    assert isinstance(model, nn.Flatten) and suits == {}
+    assert isinstance(model, nn.Flatten) and suits == dict(classes=None)
     sys.path.remove("")
 
 

@@ -12,9 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.models import get_model_weights
 
-from advutils import accuracy, fgsm, initialised, vgg
-from advutils.files import ImageFiles, image_loader, read_image, to_levels, write_png
+from advutils import accuracy, fgsm, files, initialised, vgg
+from advutils.files import ImageFiles, ambiguous, image_loader, read_image, to_levels, write_png
 
 
 def picture(number, *, size=(40, 30), mode="RGB"):
@@ -115,6 +116,140 @@ def test_a_tar_file_of_a_folder_reads_as_the_folder(folder, tmp_path):
     assert [packed.name(at) for at in range(len(packed))] == [plain.name(at) for at in range(len(plain))]
     assert packed.labels == plain.labels
     assert all(torch.equal(packed[at][0], plain[at][0]) for at in range(len(plain)))
+
+
+def packed(path, names):
+    with tarfile.open(path, "w") as archive:
+        for number, name in enumerate(names):
+            add(archive, name, encoded(number))
+    return path
+
+
+def test_folders_above_the_classes_in_a_tar_file_are_no_class(tmp_path):
+    names = ["./pets/cat/1.png", "./pets/cat/2.png", "./pets/dog/deeper/1.png"]
+    data = ImageFiles(packed(tmp_path / "a.tar", names))
+    assert data.classes == ["cat", "dog"] and data.labels == [0, 0, 1]
+    assert ImageFiles(packed(tmp_path / "b.tar", [name.replace("pets", "pets/2026") for name in names])).labels == [
+        0,
+        0,
+        1,
+    ]
+    assert ImageFiles(packed(tmp_path / "c.tar", ["cat/1.png", "cat/2.png"])).classes == ["cat"]
+
+
+HIDDEN = (".ipynb_checkpoints/1-checkpoint.png", "cat/._1.png", "__MACOSX/cat/1.png", "cat/.ipynb_checkpoints/2.png")
+
+
+def test_hidden_files_and_folders_are_no_images_and_no_classes(folder, tmp_path):
+    for name in HIDDEN:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(encoded(9))
+    archive = packed(tmp_path / "a.tar", ["cat/1.png", "dog/1.png", *HIDDEN])
+    for data, n in ((ImageFiles(folder), 5), (ImageFiles(archive), 2)):
+        assert data.classes == ["cat", "dog"] and len(data) == n
+    home = tmp_path / ".cache" / "pictures"  # the source itself may lie in a hidden folder
+    home.parent.mkdir()
+    folder.rename(home)
+    assert len(ImageFiles(home)) == 5
+
+
+@pytest.mark.parametrize("kind, ending", [
+    ("GIF", ".gif"), ("JPEG", ".jfif"), ("JPEG", ".jpe"), ("AVIF", ".avif"), ("PPM", ".ppm"), ("JPEG2000", ".jp2"),
+    ("PNG", ".PNG"),
+])  # fmt: skip
+def test_images_of_every_kind_that_is_read_are_found(kind, ending, tmp_path):
+    (tmp_path / "a").mkdir()
+    picture(0).save(tmp_path / "a" / f"1{ending}", kind)
+    assert ImageFiles(tmp_path)[0][0].shape == (3, 30, 40)
+
+
+def test_what_is_left_out_is_counted(folder, tmp_path):
+    (folder / "dog" / "5.heic").write_bytes(b"?")
+    (folder / "dog" / "README").write_bytes(b"?")
+    assert ImageFiles(folder).left_out == {".txt": 1, ".heic": 1, "": 1}
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        add(archive, "cat/1.png", encoded(0))
+        add(archive, "cat/1.json", b"{}")
+    assert ImageFiles(tmp_path / "a.tar").left_out == {".json": 1}
+
+
+def transparent(mode):
+    """Black ink, all of it opaque, on ground that is transparent and, underneath, black as well."""
+    alpha = Image.new("L", (6, 4), 0)
+    alpha.paste(255, (0, 0, 3, 4))
+    if mode == "P":
+        image = Image.new("P", (6, 4), 1)
+        image.putpalette([0, 0, 0] * 2)
+        image.paste(0, (0, 0, 3, 4))
+        image.info["transparency"] = 1
+        return image
+    if mode == "RGB":  # one colour of it is transparent
+        image = Image.new("RGB", (6, 4), (1, 0, 0))
+        image.paste((0, 0, 0), (0, 0, 3, 4))
+        image.info["transparency"] = (1, 0, 0)
+        return image
+    image = Image.new(mode, (6, 4), 0)
+    image.putalpha(alpha)
+    return image
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+def test_what_is_transparent_shows_the_ground(mode, kind):
+    if kind == "WEBP" and mode != "RGBA":
+        pytest.skip("WebP has one kind of transparency")
+    content = io.BytesIO()
+    options = dict(lossless=True) if kind == "WEBP" else {}
+    image = transparent(mode)
+    image.save(content, kind, **options, **{k: v for k, v in image.info.items() if k == "transparency"})
+    for channels in (1, 3, None):
+        for ground in (255, 0, 100):
+            x = read_image(content.getvalue(), channels=channels, background=ground)
+            assert torch.equal(x[..., 3:], torch.full_like(x[..., 3:], ground / 255))
+            assert not x[..., :3].any()
+        assert read_image(content.getvalue(), channels=channels)[..., 3:].min() == 1
+
+
+def test_classes_are_numbered_as_numbers_where_they_are(tmp_path):
+    for number in range(12):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "1.png").write_bytes(encoded(number))
+    data = ImageFiles(tmp_path)
+    assert data.classes == [str(number) for number in range(12)]
+    assert all(torch.equal(data[at][0], read_image(encoded(data[at][1]))) for at in range(12))
+
+
+def test_classes_are_numbered_by_the_names_that_a_model_gives(folder):
+    data = ImageFiles(folder, classes=["dog", "bird", "cat"])
+    assert data.classes == ["dog", "bird", "cat"] and data.labels == [2, 2, 0, 0, 0]
+    for classes in (["bird", "cat"], ["dog", "cat", "dog"]):
+        with pytest.raises(ValueError, match=r"got 1 class \(dog\).*not, or not once.*accepts its \d class"):
+            ImageFiles(folder, classes=classes)
+
+
+def test_names_that_others_would_order_otherwise():
+    for names in (["1", "2", "10"], ["ant", "Bee", "cat"]):
+        assert ambiguous(names)
+    for names in (["0", "1", "9"], ["ant", "bee", "cat"], ["Ant", "Bee"], ["n01440764", "n01443537"]):
+        assert not ambiguous(names)
+
+
+@pytest.mark.parametrize("size", [(300, 260), (40, 90), (64, 64)])
+@pytest.mark.parametrize(
+    "name, side", [("efficientnet_b1", 64), ("resnet50", 64), ("swin_t", 48), ("mobilenet_v2", 100)]
+)
+def test_images_are_cut_as_the_weights_own_transforms_cut_them(name, side, size):
+    """To one grey level: with the interpolation of the recipe, bicubic for some."""
+    recipe = get_model_weights(name).DEFAULT.transforms(
+        crop_size=side, resize_size=side + 10, mean=(0,) * 3, std=(1,) * 3
+    )
+    x, expected = (
+        files.cut(read_image(encoded(3, size=size)), side + 10, side, recipe.interpolation.value),
+        recipe(picture(3, size=size)),
+    )
+    assert ((x - expected).abs() <= 1 / 255 + 1e-6).all()
+    other = {"bilinear": "bicubic", "bicubic": "bilinear"}[recipe.interpolation.value]
+    assert (files.cut(read_image(encoded(3, size=size)), side + 10, side, other) - expected).abs().max() > 2 / 255
 
 
 def test_sizes_and_channels(folder):
