@@ -4,6 +4,7 @@ The processes are PyTorch's own, as `torchrun` or `accelerate launch` start them
 anybody: its share is everything, and what it found is the result.
 """
 
+import atexit
 import os
 
 import torch
@@ -32,6 +33,13 @@ def meet():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(_part)
+
+
+def _part():
+    """Close the connections: a process that ends with them open now and then crashes on its way out."""
+    if _met():
+        distributed.destroy_process_group()
 
 
 def engine():

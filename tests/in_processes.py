@@ -5,6 +5,7 @@
 writes FOLDER/RANK.pt from each process.
 """
 
+import atexit
 import contextlib
 import importlib
 import json
@@ -184,7 +185,9 @@ def rows(folder):
 
 def main(folder):
     torch.set_num_threads(1)
+    atexit.register(lambda: (folder / f"{rank}-parted").write_text(str(not torch.distributed.is_initialized())))
     processes.meet()
+    rank = processes.rank()
     found = dict(evaluations=evaluations(), talk=talk(), count=processes.count())
     found["steps"] = {"clean": one_step(clean), "adversarial": one_step(partial(adversarial, eps=0.1, attack=fgsm))}
     found["training"] = training(folder / "whole.safetensors")

@@ -25,6 +25,8 @@ def answers(tmp_path_factory):
         folder = tmp_path_factory.mktemp(f"of-{everyone}")
         launcher = TORCHRUN if everyone == 2 else [sys.executable]
         subprocess.run([*launcher, TESTS / "in_processes.py", folder], env=environment(), check=True, timeout=300)
+        parted = [(folder / f"{rank}-parted").read_text() for rank in range(everyone)]
+        assert parted == ["True"] * everyone, "connections were open when the process ended"
         found.append([torch.load(folder / f"{rank}-of-{everyone}.pt", weights_only=True) for rank in range(everyone)])
     [[alone], (first, second)] = found
     assert (alone["count"], first["count"], second["count"]) == (1, 2, 2)
