@@ -449,7 +449,7 @@ def _strongest(model, runs, y, target=None):
         return runs[0]
     with evaluating(model) as model, torch.no_grad():
         leads = torch.stack([_lead(answer(model, x_adv), y, target) for x_adv in runs])  # (restarts, N)
-    return torch.stack(runs)[leads.argmax(0), torch.arange(len(y))]
+    return torch.stack(runs)[leads.argmax(0), torch.arange(len(y), device=y.device)]
 
 
 def _margins(model, x, y):
@@ -478,7 +478,7 @@ def _within(start, size, total):
 def _uniform(x, generator):
     """Uniform draws from [0, 1), shaped like x."""
     device = x.device if generator is None else generator.device
-    return torch.rand(x.shape, generator=generator, device=device).to(x.device)
+    return torch.rand(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
 
 
 def _check(model, x, y):

@@ -5,6 +5,7 @@ The entries of the package (attacks, evaluation, `fit`) call these, so that the 
 
 import math
 import numbers
+import re
 import warnings
 
 import torch
@@ -151,6 +152,15 @@ def eps(value, name="eps", *, norm="linf"):
         hint = f" (for grey levels write {value:g}/255)" if 1 < value <= 255 else ""
         raise ValueError(f"{name}: got {value:g}; accepts 0 to 1, in units of the pixel range{hint}")
     return value
+
+
+def typed(text, name):
+    """The number that somebody typed as a radius: 0.1, or a fraction, 8/255."""
+    match = re.fullmatch(r"\s*([\d.eE+-]+)\s*(?:/\s*([\d.eE+-]+)\s*)?", text)
+    try:
+        return float(match[1]) / float(match[2] or 1)
+    except (TypeError, ValueError, ZeroDivisionError):
+        raise ValueError(f"{name}: got {text!r}; accepts a number, 0.1, or a fraction, 8/255") from None
 
 
 def attack(value):

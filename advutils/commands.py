@@ -150,11 +150,10 @@ def parser():
 
 def number(text):
     """A radius as people write it: 0.1, or a fraction, 8/255."""
-    match = re.fullmatch(r"\s*([\d.eE+-]+)\s*(?:/\s*([\d.eE+-]+)\s*)?", text)
     try:
-        return float(match[1]) / float(match[2] or 1)
-    except (TypeError, ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"got {text!r}; accepts a number, 0.1, or a fraction, 8/255") from None
+        return checks.typed(text, "")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix(": ")) from None
 
 
 def attack_of(text):

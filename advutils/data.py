@@ -110,10 +110,12 @@ def split(dataset, fraction, *, seed):
     n, k = len(labels), round(checks.positive(fraction, "fraction") * len(labels))
     if not 0 < k < n:
         raise ValueError(f"fraction: got {fraction} of {n} images; accepts one that leaves an image on both sides")
-    shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(seed), device=labels.device)
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
-    cut = torch.zeros(n, dtype=torch.bool)
-    cut[by_class[(torch.arange(k) * n + n // 2) // k]] = True  # every (n/k)-th, so each class gives its share
+    cut = torch.zeros_like(labels, dtype=torch.bool)
+    cut[by_class[(torch.arange(k, device=labels.device) * n + n // 2) // k]] = (
+        True  # every (n/k)-th, so each class gives its share
+    )
     return TensorDataset(images[~cut], labels[~cut]), TensorDataset(images[cut], labels[cut])
 
 

@@ -172,7 +172,8 @@ def _finish(model, config):
 def image_keys(x):
     """A 64-bit key for each image of `x` (N, C, H, W) in [0, 1], from its 8-bit grey levels: int64 (N,), on the CPU."""
     grey = (x.detach().cpu() * 255).round().long().flatten(1)
-    weights = torch.randint(-(2**62), 2**62, grey.shape[1:], generator=torch.Generator().manual_seed(0))
+    drawn = torch.Generator().manual_seed(0)
+    weights = torch.randint(-(2**62), 2**62, grey.shape[1:], generator=drawn, device="cpu")
     return (grey * weights).sum(1)
 
 

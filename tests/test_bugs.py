@@ -1,10 +1,13 @@
 """Bugs that well-known attack code has had, one test for each, so that this package never has them."""
 
+import contextlib
+import io
 from functools import partial
 
 import pytest
 import torch
-from helpers import batch, clear, conv_net, dataset, images, linear, loader, mixed_modes, refused, state
+from helpers import batch, clear, conv_net, dataset, every_attack, images, linear, loader, mixed_modes, refused, state
+from PIL import Image
 from torch import nn
 
 from advutils import (
@@ -26,6 +29,7 @@ from advutils import (
     survivors,
     targeted,
 )  # fmt: skip
+from advutils.files import read_image
 
 gradient_attacks = pytest.mark.parametrize("attack", [fgsm, partial(pgd, steps=2, restarts=2)], ids=["fgsm", "pgd"])
 
@@ -475,3 +479,95 @@ def test_bug_square_paints_the_same_square_on_every_image():
     square(model, x, y, eps=0.1, queries=2, p_init=0.3, generator=generator())
     changed = (asked[0] != asked[1]).flatten(1)
     assert len(changed.unique(dim=0)) > 5
+
+
+# what people who do this job have reported elsewhere, and what the package does there
+
+
+@contextlib.contextmanager
+def default(**values):
+    """PyTorch's defaults changed inside the block, as some programs change them at their beginning."""
+    try:
+        for name, value in values.items():
+            getattr(torch, f"set_default_{name}")(value)
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+
+
+@every_attack
+def test_bug_the_programs_default_dtype_reaches_the_images(attack):
+    model, (x, y) = conv_net().eval(), batch(6)
+    with default(dtype=torch.float64):
+        assert accuracy(model, [(x, y)], attack, eps=0.1).n == 6
+
+
+@every_attack
+def test_bug_tensors_are_made_on_the_programs_default_device(attack):
+    """As after torch.set_default_device("cuda") with a model on the CPU: "meta" is a device that every machine has."""
+    model, (x, y) = conv_net().eval(), batch(6)
+    with default(device="meta"):
+        assert accuracy(model, [(x, y)], attack, eps=0.1).n == 6
+
+
+@every_attack
+def test_bug_no_attack_at_radius_zero_is_another_accuracy(attack):
+    """torchattacks 124: PGD with eps = 0 gave another accuracy than no attack."""
+    model, (x, y) = conv_net().eval(), batch(40)
+    assert torch.equal(survivors(model, [(x, y)], attack, eps=0), survivors(model, [(x, y)]))
+
+
+@every_attack
+def test_bug_the_callers_autocast_reaches_the_attack(attack):
+    model, (x, y) = conv_net().eval(), batch(6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert accuracy(model, [(x, y)], attack, eps=0.1).n == 6
+
+
+def test_bug_broken_metadata_stop_a_picture_from_being_read():
+    """huggingface/datasets 7668: a picture of ImageNet whose XMP is not UTF-8."""
+    for broken in (
+        dict(xmp=b'<x tiff:Orientation="6">\xa8\xff'),
+        dict(exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"),
+    ):
+        content = io.BytesIO()
+        Image.new("RGB", (9, 7), (200, 0, 0)).save(content, "JPEG", **broken)
+        assert read_image(content.getvalue()).shape[0] == 3
+
+
+def test_bug_a_picture_in_cmyk_is_read_inverted():
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8), (200, 30, 60)).convert("CMYK").save(content, "JPEG")
+    assert (255 * read_image(content.getvalue()).mean((1, 2)) - torch.tensor([200, 30, 60])).abs().max() < 3
+
+
+def test_bug_an_attack_that_works_in_place_moves_the_image_that_it_is_measured_from():
+    model, (x, y) = conv_net().eval(), batch(6)
+
+    def careless(model, x, y, *, eps):
+        return x.add_(2 * eps).clamp_(0, 1)
+
+    before = x.clone()
+    with refused("attack", "away from x"):
+        accuracy(model, [(x, y)], careless, eps=0.1)
+    assert torch.equal(x, before)
+
+
+class Outputs(nn.Module):
+    """As HuggingFace's classifiers and torchvision's Inception in train mode answer."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.net, self.answer = linear(), answer
+
+    def forward(self, x):
+        return self.answer(self.net(x))
+
+
+@pytest.mark.parametrize("answer", [lambda z: dict(logits=z), lambda z: (z, z)], ids=["dict", "tuple"])
+def test_bug_answers_of_several_parts_are_taken_for_logits(answer):
+    x, y = batch(6)
+    for measure in (partial(accuracy, loader=[(x, y)]), partial(fgsm, x=x, y=y, eps=0.1), partial(predict, x=x)):
+        with refused("model", answer(0).__class__.__name__):
+            measure(Outputs(answer))

@@ -1,0 +1,89 @@
+"""The parameters of a notebook, checked before anything is computed: papermill hands over what was typed, as text."""
+
+import ast
+from functools import partial
+from pathlib import Path
+
+from advutils import checks
+from advutils.data import DATASETS
+from advutils.models import VGG_BLOCKS
+
+
+def check_parameters(names):
+    """Check the parameters of a notebook and turn text into numbers, in place: "8/255" becomes 0.0314.
+
+    Args:
+        names: `globals()` of the notebook. Those that no notebook has as a parameter are left alone.
+
+    Raises:
+        TypeError, ValueError: a parameter that cannot be; the message names it, what it got and what it accepts.
+    """
+    for name in names.keys() & RULES.keys():
+        names[name] = RULES[name](names[name], name)
+
+
+def _number(value):
+    """What the text means in Python, where it means something: 3, 0.1 or [0, 1]; anything else as it is."""
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
+
+
+def _choice(value, name, *, of):
+    value = _number(value)
+    checks.one_of(value, name, of)
+    return value
+
+
+def _count(value, name, *, least=1, most=None):
+    value = checks.count(_number(value), name, least=least)
+    if most is not None and value > most:
+        raise ValueError(f"{name}: got {value}; accepts a whole number up to {most}")
+    return value
+
+
+def _positive(value, name):
+    return checks.positive(_number(value), name)
+
+
+def _share(value, name):
+    return checks.share(_number(value), name)
+
+
+def _radius(value, name):
+    return checks.eps(checks.typed(value, name) if isinstance(value, str) else value, name)
+
+
+def _radius_or_none(value, name):
+    return None if value in (None, "None") else _radius(value, name)
+
+
+def _radii(value, name):
+    values = value.strip().strip("[]").split(",") if isinstance(value, str) else value
+    if not isinstance(values, (list, tuple)) or not values:
+        raise TypeError(f"{name}: got {value!r}; accepts a list of radii, [0, 0.1, 8/255]")
+    return [_radius(one, name) for one in values]
+
+
+def _photo(value, name):
+    if value is not None and not Path(value).is_file():
+        raise FileNotFoundError(f"{name}: got {value!r}, where there is no file; accepts None or an image file")
+    return value
+
+
+RULES = {
+    "dataset": partial(_choice, of=DATASETS),
+    "depth": partial(_choice, of=VGG_BLOCKS),
+    "weights": partial(_choice, of=("series", "imagenet")),
+    "eps": _radius_or_none,
+    "eps_values": _radii,
+    "average": _share,
+    "photo": _photo,
+    "quality": partial(_count, most=95),
+}
+RULES |= dict.fromkeys(("width", "contrast", "flops_per_second", "bytes_per_second"), _positive)
+RULES |= dict.fromkeys(("seed", "cnn_seed"), partial(_count, least=0))
+RULES |= dict.fromkeys(
+    ("epochs", "defence_epochs", "passes", "n", "queries", "images", "batch", "threads", "steps"), _count
+)
