@@ -5,7 +5,7 @@ found them. It returns detached images inside the eps-ball around `x` and inside
 l_inf ball in pixel units; an attack that takes `norm="l2"` then reads it as a Euclidean length.
 """
 
-import copy
+import contextlib
 import logging
 import math
 import sys
@@ -19,6 +19,14 @@ from advutils.models import answer, evaluating
 
 # Raise an attack's when the images that it returns change (tests/test_golden.py says when). Results keep it.
 VERSIONS = dict(fgsm=1, pgd=1, targeted=1, square=1, grey=1, random_noise=1, autoattack=1)
+
+
+BLIND = (
+    "the gradient is exactly zero for most of the images that are not fooled: attacks that follow it leave them as "
+    "they are, so the model looks more robust than it is (another loss, BPDA or `square` may help: "
+    "06_strong_attacks.ipynb)"
+)
+WARNED = {}  # emptied when a measurement begins, so that each one warns once
 
 
 def input_gradient(model, x, y, loss=None):
@@ -325,10 +333,10 @@ def autoattack(model, x, y, *, eps, norm="linf", only=None, batch_size=250, seed
     log = logging.getLogger("auto-attack")
     log.addHandler(heard)
     try:
-        with torch.random.fork_rng(), torch.inference_mode(False):
+        with torch.random.fork_rng(), torch.inference_mode(False), _unmoved(model), evaluating(model) as model:
             x, y = x.detach().clone(), y.clone()
             judge = pyautoattack.AutoAttack(
-                copy.deepcopy(model).eval().requires_grad_(False),  # FAB leaves gradients in the weights
+                _Asked(model),
                 attacks=only,
                 device=x.device,
                 eps=eps,
@@ -348,6 +356,30 @@ def autoattack(model, x, y, *, eps, norm="linf", only=None, batch_size=250, seed
         else:
             flags.append(flag)
     return project(x_adv, x, eps, norm)  # it stays inside but for rounding
+
+
+class _Asked(torch.nn.Module):
+    """The model as another library may call it: with images that it may change, and answers in float32."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return answer(self.model, x)
+
+
+@contextlib.contextmanager
+def _unmoved(model):
+    """No weight of the model gathers a gradient inside the block; their own are left alone (FAB would add to them)."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
 
 
 class _Heard(logging.Handler):
@@ -413,6 +445,9 @@ def climb(model, x, y, loss, *, away=True):
         gradient = torch.autograd.grad(z, x, scaled, allow_unused=True)[0] if z.requires_grad else None
         checks.path(gradient is not None, "model")
         checks.gradient(gradient)
+        unfooled = (margin(logits, y) if away else -margin(logits, y)).detach() <= 0
+        if unfooled.any() and gradient[unfooled].flatten(1).any(1).float().mean() < 0.5:
+            warnings.warn_explicit(BLIND, UserWarning, __file__, 1, "advutils", WARNED)
         gradient = gradient.ldexp(exponent.view(-1, 1, 1, 1))
     return (gradient if away else -gradient), logits.detach()
 

@@ -6,7 +6,6 @@ The entries of the package (attacks, evaluation, `fit`) call these, so that the 
 import math
 import numbers
 import re
-import warnings
 
 import torch
 from torch import nn
@@ -111,13 +110,6 @@ def gradient(found):
         raise ValueError(
             "model: got a gradient that is NaN or infinite in some pixels; accepts a model, and a loss, that can be "
             "differentiated at these images (x.sqrt() cannot at 0, (x + 1e-8).sqrt() can)"
-        )
-    if found.flatten(1).any(1).float().mean() < 0.5:
-        warnings.warn(
-            "the gradient is exactly zero for most of the images: attacks that follow it leave these images as they "
-            "are, so the model looks more robust than it is (another loss, BPDA or `square` may help: "
-            "06_strong_attacks.ipynb)",
-            stacklevel=2,
         )
 
 

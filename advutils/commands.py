@@ -5,6 +5,7 @@ Under `torchrun -m advutils ...` or `accelerate launch -m advutils ...` the same
 
 import argparse
 import ast
+import contextlib
 import csv
 import glob
 import importlib
@@ -52,6 +53,7 @@ ACCEPTED = f"{', '.join(DATASETS)}, a folder of images, or tar files"
 BUILDERS = {"vgg": vgg, "small_cnn": small_cnn}
 BACKGROUNDS = {"white": 255, "black": 0}
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # folders of such names hold no class
+KINDS = ("clean", "adversarial")  # folders that `attack` writes
 COLUMNS = ("file", "label", "labelled_by", "clean_prediction", "adversarial_prediction", "linf", "l2", "success")
 
 
@@ -209,14 +211,31 @@ def model_of(text):
         module, _, factory = text.partition(":")
         sys.path.insert(0, "")
         try:
-            network = getattr(importlib.import_module(module), factory)()
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"--model: got {text!r} ({error}); accepts module:factory that can be called") from error
+            found = getattr(importlib.import_module(module), factory)
+            network = found if isinstance(found, nn.Module) else found()
+        except Exception as error:  # the reader's own code may raise anything
+            why = f"{type(error).__name__}: {error}"
+            raise ValueError(f"--model: got {text!r} ({why}); accepts module:factory that can be called") from error
         checks.module(network)
-        suits = dict(classes=getattr(network, "classes", None))
+        suits = dict(classes=_class_names(network))
     else:
         raise ValueError(f"--model: got {text!r}; accepts FILE.safetensors, torchvision:NAME or module:factory")
-    return network.eval().to(device()), suits
+    with contextlib.suppress(NotImplementedError):  # an exported one stays in the mode of its export
+        network.eval()
+    return network.to(device()), suits
+
+
+def _class_names(network):
+    """The names of a model's classes, in its order, from its attribute `classes`; None where it has none."""
+    names = getattr(network, "classes", None)
+    if isinstance(names, dict) and set(names.values()) == set(range(len(names))):  # of ImageFolder's `class_to_idx`
+        names = sorted(names, key=names.get)
+    if names is None or isinstance(names, (list, tuple, range)):
+        return names and [str(name) for name in names]
+    raise ValueError(
+        f"model.classes: got {type(names).__name__}; accepts a list of names in the order of the logits, or a dict of "
+        "their numbers"
+    )
 
 
 def data_of(chosen, suits, *, train):
@@ -323,6 +342,10 @@ def train_command(chosen):
 
 
 def evaluate_command(chosen):
+    if chosen.out:
+        if chosen.out.suffix != ".json" or chosen.out.is_dir():
+            raise ValueError(f"--out: got {str(chosen.out)!r}; accepts the name of a file that ends in .json")
+        writable(chosen.out.absolute().parent)
     chosen_attacks = {text: attack_of(text) for text in chosen.attack if text != "grey"}  # that is always run
     model, suits = model_of(chosen.model)
     data = data_of(chosen, suits, train=False)
@@ -345,11 +368,15 @@ def evaluate_command(chosen):
 
 def attack_command(chosen):
     attack = attack_of(chosen.attack)
-    if Path(chosen.data).is_dir() and chosen.out.resolve().is_relative_to(Path(chosen.data).resolve()):
-        raise ValueError(
-            f"--out: got {str(chosen.out)!r}, a folder inside --data, where its images would be read as data the next "
-            "time; accepts one outside"
-        )
+    sources = [Path(chosen.data)] if Path(chosen.data).exists() else map(Path, glob.glob(chosen.data))
+    for source in (path.resolve() for path in sources):
+        if source.is_dir() and chosen.out.resolve().is_relative_to(source):
+            raise ValueError(
+                f"--out: got {str(chosen.out)!r}, a folder inside --data, where its images would be read as data the "
+                "next time; accepts one outside"
+            )
+        if any(source.is_relative_to((chosen.out / kind).resolve()) for kind in KINDS):
+            raise ValueError(f"--out: got {str(chosen.out)!r}, where it would overwrite --data; accepts another folder")
     model, suits = model_of(chosen.model)
     data = data_of(chosen, suits, train=False)
     if chosen.target is not None and "target" not in inspect.signature(attack).parameters:
@@ -401,8 +428,10 @@ def _claim(out, about):
     """Write what the folder is to hold before it does; one that holds another attack's images is refused, not mixed."""
     there = processes.agreed((out / "attack.json").read_text() if (out / "attack.json").exists() else None)
     text = json.dumps(about, indent=1) + "\n"
-    if there not in (None, text):
-        raise ValueError(f"--out: got {str(out)!r}, which holds the images of another attack; accepts a new folder")
+    holds = processes.agreed([name for name in (*KINDS, "attack.csv") if (out / name).exists()])
+    if holds and there != text:
+        whose = "the images of another attack" if there else f"{' and '.join(holds)} of something else"
+        raise ValueError(f"--out: got {str(out)!r}, which holds {whose}; accepts a new folder")
     if processes.first():
         (out / "attack.csv").unlink(missing_ok=True)  # of the same command, which may be broken off this time
         replace_file(out / "attack.json", text.encode())
@@ -411,7 +440,7 @@ def _claim(out, about):
 def _reread(chosen, model, names, label, clean, labelled):
     """A row of the sheet for each image, from what lies on the disk."""
     pairs = []
-    for kind in ("clean", "adversarial"):
+    for kind in KINDS:
         files = [chosen.out / kind / f"{name}.png" for name in names]
         pairs.append(torch.stack([read_image(file.read_bytes(), file) for file in files]).to(device()))
     x, x_adv = pairs
@@ -450,7 +479,9 @@ def _numbered(data, chosen, known, model):
         return "in the order of their names, as the model does not name its classes"
     if isinstance(data, TensorDataset):
         return "as the model's"
-    if len(names) == k == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names):
+    if len(known) != k:
+        raise ValueError(f"model.classes: got {some(known)}; accepts {k} names, one for each logit")
+    if len(names) == k == 1000 and set(names) != set(known) and all(re.fullmatch(r"n\d{8}", name) for name in names):
         return "in the order of their WordNet ids, as ImageNet's are"
     images.number(known)
     return "by name, as the model's"

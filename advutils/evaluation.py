@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from advutils import checks, processes
-from advutils.attacks import fgsm, fgsm_sweep, grey
+from advutils.attacks import WARNED, fgsm, fgsm_sweep, grey
 from advutils.models import NOTHING, answer, evaluating, image_keys, prepared, trained_keys
 
 
@@ -237,6 +237,7 @@ def wilson(correct, z=1.96):
 def _sweep(model, loader, attack, eps_values, *, keyed=False):
     """Tensors (n,): the `image_keys`, if asked for or needed, and for each eps which images survive."""
     checks.module(model)
+    WARNED.clear()
     attack, norm = _hurried(attack), norm_of(attack)
     eps_values = [checks.eps(eps, norm=norm) for eps in eps_values]
     found, trained_on = {}, trained_keys(model)

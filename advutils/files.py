@@ -6,6 +6,7 @@ No file is ever executed: of an image only the pixels are read, of a tar file on
 import io
 import os
 import tarfile
+import unicodedata
 import warnings
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -75,7 +76,13 @@ class ImageFiles(Dataset):
             )
         self.source = source
         self.places = [(path, name, start, length) for path, name, start, length, _ in found]
-        self.kinds = [kind for *_, kind in found]
+        above = _shared([kind for *_, kind in found if isinstance(kind, tuple)])
+        self.kinds = [_class(kind, above) for *_, kind in found]
+        if {str, int} <= set(map(type, self.kinds)):
+            raise ValueError(
+                f"source: got {str(source)!r}, where the classes of some images are numbers in .cls files and those of "
+                "others are folders; accepts one of the two"
+            )
         self.number(classes)
 
     def number(self, classes=None):
@@ -85,16 +92,18 @@ class ImageFiles(Dataset):
             ValueError: an image's class is none of them.
         """
         there = {kind for kind in self.kinds if isinstance(kind, str)}
-        times = Counter(classes or there)
-        others = in_order(kind for kind in there if times[kind] != 1)
+        times = Counter(map(same_name, classes or there))
+        others = in_order(kind for kind in there if times[same_name(kind)] != 1)
         if others:
             raise ValueError(
                 f"source: got {some(others)} in {str(self.source)!r} that are not, or not once, among the model's; "
                 f"accepts its {some(list(classes))}"
             )
         self.classes = in_order(there) if classes is None or not there else list(classes)
-        numbers = {name: number for number, name in enumerate(self.classes)}
-        self.labels = [numbers.get(kind, kind) if kind is not None else -1 for kind in self.kinds]
+        numbers = {same_name(name): number for number, name in enumerate(self.classes)}
+        self.labels = [
+            numbers[same_name(kind)] if isinstance(kind, str) else -1 if kind is None else kind for kind in self.kinds
+        ]
 
     def __len__(self):
         return len(self.places)
@@ -123,6 +132,11 @@ def cut(x, resize, size, interpolation):
     levels = (255 * x).round().to(torch.uint8)
     levels = functional.resize(levels, [resize], InterpolationMode(interpolation), antialias=True)
     return functional.center_crop(levels, [size]).float() / 255
+
+
+def same_name(name):
+    """The name in one of the two ways in which Unicode writes an accent: disks differ in it."""
+    return unicodedata.normalize("NFC", name)
 
 
 def in_order(names):
@@ -224,10 +238,14 @@ def _hidden(name):
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts if part != ".")
 
 
+def _unreadable(error):
+    raise error
+
+
 def _folder(root, left_out):
     """(path, name, start, length, class) of each image under a folder; endings of other files are counted."""
     found = []
-    for here, folders, files in os.walk(root, followlinks=True):
+    for here, folders, files in os.walk(root, followlinks=True, onerror=_unreadable):
         real = Path(here).resolve()
         folders[:] = [
             name
@@ -235,6 +253,8 @@ def _folder(root, left_out):
             if not _hidden(name) and not real.is_relative_to(Path(here, name).resolve())  # no circles
         ]
         for path in map(Path(here).joinpath, files):
+            if path.is_symlink() and not path.exists() and path.suffix.lower() in (*IMAGES, ""):
+                raise ValueError(f"source: got {str(path)!r}, a link to what is not there; accepts whole folders")
             if not _hidden(path.name) and path.is_file():
                 if path.suffix.lower() in IMAGES:
                     found.append(path)
@@ -246,7 +266,10 @@ def _folder(root, left_out):
 
 
 def _tar(path, left_out):
-    """(path, name, start, length, class) of each image in a tar file, which is read where it lies, never unpacked."""
+    """(path, name, start, length, class) of each image in a tar file, which is read where it lies, never unpacked.
+
+    The class is a number, or all the parts of the image's name: `_class` knows which of them it is.
+    """
     images, numbers, end = [], {}, 0
     try:
         with tarfile.open(path, "r:") as archive:
@@ -276,10 +299,15 @@ def _tar(path, left_out):
         raise ValueError(
             f"source: got {str(path)!r}, no whole tar file ({error}); accepts tar files, uncompressed"
         ) from error
-    shared = _shared([PurePosixPath(name).parts for _, name, *_ in images])
     for stem, name, start, length in images:
-        below = PurePosixPath(name).parts[shared:]
-        yield path, name, start, length, numbers.get(stem, below[0] if len(below) > 1 else None)
+        yield path, name, start, length, numbers.get(stem, PurePosixPath(name).parts)
+
+
+def _class(kind, above):
+    """The class of an image in a tar file, below the folders that all images share; of another image, its class."""
+    if not isinstance(kind, tuple):
+        return kind
+    return kind[above] if len(kind) > above + 1 else None
 
 
 def _shared(paths):

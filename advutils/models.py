@@ -31,6 +31,7 @@ VGG_BLOCKS = {  # convolutions in each of the five blocks: the whole difference 
 }
 VGG_CHANNELS = (64, 128, 256, 512, 512)
 PACKED_FROM = 20_000  # smaller layers weigh little, and rounding the first ones moved a robust accuracy by 0.3 points
+PRECISIONS = (torch.float16, torch.bfloat16, torch.float64)  # of models that take no float32 images
 NOTHING = torch.empty(0, dtype=torch.int64)  # the `image_keys` of no image
 
 
@@ -179,8 +180,11 @@ def image_keys(x):
 
 def trained_keys(model):
     """The `image_keys` of all images that the model, or a part of it, was trained on: int64 (n,)."""
-    parts = [part.trained_on for part in model.modules() if hasattr(part, "trained_on")]
-    return torch.cat([NOTHING, *parts])
+    parts = [getattr(part, "trained_on", None) for part in model.modules()]
+    ours = [
+        keys for keys in parts if isinstance(keys, torch.Tensor) and keys.dtype == torch.int64
+    ]  # the name is common
+    return torch.cat([NOTHING, *ours])
 
 
 @contextlib.contextmanager
@@ -193,6 +197,9 @@ def evaluating(model):
                 model.eval()
         yield bare(model)
     finally:
+        for module, training in modes:  # a `train` of its own may do more than set the mode: merge weights, for one
+            if getattr(module, "training", training) != training and type(module).train is not nn.Module.train:
+                module.train(training)
         for module, training in modes:
             if getattr(module, "training", training) != training:  # to set one takes ten times as long as to look
                 module.training = training
@@ -206,10 +213,12 @@ def bare(model):
 def answer(model, x):
     """The model's logits for x, in float32 or float64. The model gets a copy, as some work in place on what they get.
 
-    A model in half or double precision gets images in that precision.
+    A model whose weights are all in half or all in double precision gets images in that precision.
     """
-    weights = next((p for part in checks.parts(model) for p in part._parameters.values() if p is not None), x)
-    z = model(x.to(weights.dtype if weights.is_floating_point() else x.dtype, copy=True))
+    weights = (p for part in checks.parts(model) for p in part._parameters.values() if p is not None and p.ndim)
+    dtypes = {p.dtype for p in weights if p.is_floating_point()}
+    alone = dtypes.pop() if len(dtypes) == 1 else x.dtype
+    z = model(x.to(alone if alone in PRECISIONS else x.dtype, copy=True))
     half = isinstance(z, torch.Tensor) and z.dtype in (torch.float16, torch.bfloat16)
     return z.float() if half else z
 
@@ -287,9 +296,14 @@ def save_weights(model, path, *, recipe=None, history=None, machine="", packed=F
     Taught in 01_train_vgg.ipynb.
     """
     checks.module(model)
-    tensors = tagged("model", model.state_dict()) | {"trained_on": trained_keys(model)}
+    state = model.state_dict()
+    for key, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"model: got a {type(value).__name__} as {key} in its state; accepts tensors alone")
+    tensors = tagged("model", state) | {"trained_on": trained_keys(model)}
     if packed:
-        for key, weight in [(k, t) for k, t in tensors.items() if t.ndim > 1 and t.numel() > PACKED_FROM]:
+        large = [(k, t) for k, t in tensors.items() if t.ndim > 1 and t.numel() > PACKED_FROM]
+        for key, weight in [(k, t) for k, t in large if t.dtype == torch.float32]:
             scale = weight.flatten(1).abs().amax(1).clamp_min(1e-30) / 32767
             tensors[f"scale.{key}"] = scale
             tensors[key] = (weight / scale.view(-1, *[1] * (weight.ndim - 1))).round().to(torch.int16)
