@@ -255,6 +255,85 @@ def test_imagenets_classes_are_matched_by_name_or_by_wordnet_id(tmp_path, monkey
     assert "by their WordNet ids" in capsys.readouterr().out.replace("in the order of", "by")
 
 
+FORMS = {
+    "a tuple": ("cherry", "apple", "banana"),
+    "a dict of numbers": {"apple": 1, "cherry": 0, "banana": 2},
+}
+
+
+@pytest.mark.parametrize("names", FORMS.values(), ids=FORMS)
+def test_a_model_may_name_its_classes_in_several_ways(names, tmp_path, monkeypatch, capsys):
+    model = Mean(3, classes=names)
+    model.classes = commands._class_names(model)
+    assert measured(model, shades(tmp_path, FORMS["a tuple"]), monkeypatch, capsys)[0] == "100.0%"
+
+
+def test_names_that_are_no_list_are_refused():
+    for names in ({"a", "b"}, 3, torch.arange(3), "abc", {"a": 0, "b": 5}):
+        with pytest.raises(ValueError, match="model.classes: got .*accepts a list of names"):
+            commands._class_names(Mean(2, classes=names))
+    assert (
+        commands._class_names(Mean(3, classes=range(3))) == ["0", "1", "2"] and commands._class_names(Mean(3)) is None
+    )
+
+
+def test_as_many_names_as_logits(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="model.classes: got 3 classes .*accepts 4 names"):
+        measured(Mean(4, classes=["a", "b", "c"]), shades(tmp_path, ["a", "b", "c"]), monkeypatch, capsys)
+
+
+def test_names_that_are_wordnet_ids_are_names(tmp_path, monkeypatch, capsys):
+    ids = [f"n{nth:08}" for nth in range(1000)]
+    for name in ids:
+        (tmp_path / name).mkdir()
+    for name, shade in ((ids[-1], 0), (ids[0], 200)):
+        Image.new("L", (8, 8), shade).save(tmp_path / name / "1.png")
+    for name in ids[1:-1]:
+        (tmp_path / name / "1.png").write_bytes((tmp_path / ids[0] / "1.png").read_bytes())
+    model = Mean(1000, classes=ids[::-1])
+    monkeypatch.setattr(commands, "model_of", lambda text: (model, dict(classes=model.classes)))
+    main(["evaluate", "--model", "its:own", "--data", str(tmp_path), "--limit", "1000"])
+    assert "numbered by name" in capsys.readouterr().out
+
+
+def test_the_readers_own_files_are_not_overwritten(tmp_path, weights):
+    pictures = tmp_path / "pictures"
+    data = pets(pictures / "clean", ("c",), range(2), size=(28, 28))
+    common = ["attack", "--model", str(weights), "--channels", "1", "--attack", "fgsm", "--eps", "1/255"]
+    with pytest.raises(SystemExit, match="would overwrite --data"):
+        main([*common, "--data", str(data), "--out", str(pictures)])
+    other = pets(tmp_path / "other", ("c",), range(2), size=(28, 28))
+    with pytest.raises(SystemExit, match="holds clean of something else"):
+        main([*common, "--data", str(other), "--out", str(pictures)])
+    with pytest.raises(SystemExit, match="a folder inside --data"):
+        main([*common, "--data", str(tmp_path / "oth*"), "--out", str(other / "out")])
+    assert (data / "c" / "0.png").read_bytes() == encoded(0, size=(28, 28))
+    model = str(weights)
+    for out in (model, str(tmp_path), str(tmp_path / "found.txt")):
+        with pytest.raises(SystemExit, match="--out: got .*ends in .json"):
+            main(["evaluate", "--model", model, "--out", out])
+    assert model_of(model)
+
+
+def test_an_attack_that_failed_leaves_its_folder_free(tmp_path, weights):
+    common = ["attack", "--model", str(weights), "--limit", "3", "--attack", "fgsm", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match="eps: got 8"):
+        main([*common, "--eps", "8"])
+    main([*common, "--eps", "8/255"])
+    assert len(sheet(tmp_path / "out")) == 3
+
+
+def test_a_model_of_ones_own_may_be_an_instance_and_its_errors_are_told(tmp_path, monkeypatch):
+    (tmp_path / "mine_two.py").write_text(
+        "from torch import nn\n\nready = nn.Flatten()\n\ndef broken():\n    return {}['weights']\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(model_of("mine_two:ready")[0], nn.Flatten)
+    with pytest.raises(ValueError, match="mine_two:broken' .KeyError: 'weights'"):
+        model_of("mine_two:broken")
+    sys.path.remove("")
+
+
 def test_the_output_may_not_lie_inside_the_data(tmp_path, weights):
     data = pets(tmp_path / "data", numbers=range(2), size=(28, 28))
     for out in (data, data / "out", data / "cat" / "out"):

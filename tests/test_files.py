@@ -137,6 +137,51 @@ def test_folders_above_the_classes_in_a_tar_file_are_no_class(tmp_path):
     assert ImageFiles(packed(tmp_path / "c.tar", ["cat/1.png", "cat/2.png"])).classes == ["cat"]
 
 
+def test_shards_that_are_sorted_by_class_have_the_classes_of_the_whole(tmp_path):
+    """Of one shard alone, the folder of its only class stands above all images."""
+    one = packed(tmp_path / "s-0.tar", ["cat/x/1.png", "cat/y/1.png"])
+    other = packed(tmp_path / "s-1.tar", ["dog/x/1.png", "dog/y/1.png"])
+    data = ImageFiles([one, other])
+    assert data.classes == ["cat", "dog"] and data.labels == [0, 0, 1, 1]
+
+
+def test_classes_by_number_and_by_name_are_not_mixed(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("x/0.png", "y/1.png", "2.png"):
+            add(archive, name, encoded(0))
+        add(archive, "2.cls", b"0")
+    with pytest.raises(ValueError, match="numbers in .cls files"):
+        ImageFiles(tmp_path / "a.tar")
+
+
+def test_links_to_what_is_not_there_are_refused(folder, tmp_path):
+    """As of a disk that is not mounted: the rest would be measured as if it were all."""
+    (folder / "cat" / "9.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(ValueError, match="9.png.*a link to what is not there"):
+        ImageFiles(folder)
+    (folder / "cat" / "9.png").unlink()
+    (folder / "bird").symlink_to(tmp_path / "gone", target_is_directory=True)
+    with pytest.raises(ValueError, match="bird.*a link to what is not there"):
+        ImageFiles(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_not_left_out(folder):
+    (folder / "cat").chmod(0)
+    try:
+        with pytest.raises(OSError, match="cat"):
+            ImageFiles(folder)
+    finally:
+        (folder / "cat").chmod(0o755)
+
+
+def test_an_accent_is_the_same_in_both_of_its_spellings(tmp_path):
+    for name in ("cafe\u0301", "the"):  # as macOS writes it
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(encoded(0))
+    assert ImageFiles(tmp_path, classes=["the", "caf\u00e9"]).labels == [1, 0]
+
+
 HIDDEN = (".ipynb_checkpoints/1-checkpoint.png", "cat/._1.png", "__MACOSX/cat/1.png", "cat/.ipynb_checkpoints/2.png")
 
 

@@ -1,6 +1,7 @@
 """The two networks, and their weights on disk: whole or not at all, and never a pickle."""
 
 import ast
+import copy
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ import advutils
 from advutils import (
     Contrast,
     Normalize,
+    accuracy,
     evaluating,
     input_gradient,
     load_weights,
@@ -44,6 +46,42 @@ def layers(model, kind):
 
 
 # the networks
+
+
+def test_other_dtypes_are_kept_as_they_are_in_packed_weights(tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 40))
+    model.register_buffer("places", torch.arange(30_000).view(-1, 1))
+    for net in (model, copy.deepcopy(model).half()):
+        save_weights(net, tmp_path / "a.safetensors", packed=True)
+        other = copy.deepcopy(net)
+        other[1].weight.data.zero_()
+        load_weights(other, tmp_path / "a.safetensors")
+        assert (other[1].weight - net[1].weight).abs().max() < 1e-4 and torch.equal(other.places, net.places)
+
+
+class Extra(nn.Linear):
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_a_state_that_is_no_tensor_is_named(tmp_path):
+    with refused("model", "_extra_state"):
+        save_weights(Extra(2, 2), tmp_path / "a.safetensors")
+
+
+def test_an_attribute_of_ours_that_is_the_readers_is_left_alone():
+    model, x = linear(), images(3)
+    model.trained_on = "cifar10"
+    assert accuracy(model, [(x, torch.zeros(3, dtype=torch.int64))]).n == 3
+
+
+def test_one_parameter_of_another_dtype_does_not_decide_for_all():
+    model = conv_net().eval()
+    model.temperature = nn.Parameter(torch.tensor(1.5, dtype=torch.float64))
+    assert predict(model, images(3)).dtype == torch.float32
 
 
 @pytest.mark.parametrize("depth", [11, 13, 16, 19])

@@ -19,7 +19,20 @@ from torch.utils.data import TensorDataset
 from torchvision import models as tv
 from torchvision.models.convnext import CNBlockConfig
 
-from advutils import accuracy, adversarial, fgsm, input_gradient, make_loader, pgd, predict, square, vgg
+from advutils import (
+    Normalize,
+    accuracy,
+    adversarial,
+    autoattack,
+    fgsm,
+    input_gradient,
+    make_loader,
+    margin,
+    pgd,
+    predict,
+    square,
+    vgg,
+)
 from advutils.evaluation import survivors
 
 K, SIZE, N = 4, 16, 12
@@ -338,6 +351,68 @@ def test_small_gradients_do_not_vanish_in_half_precision(back):
     assert possible.any() and found[possible].all()
 
 
+class Merging(nn.Linear):
+    """A layer that adds what it has learnt to its weights in eval mode, and takes it away again, as LoRA's do."""
+
+    def __init__(self):
+        super().__init__(SIZE * SIZE, K)
+        self.learnt, self.merged = nn.Parameter(torch.randn(K, SIZE * SIZE)), False
+
+    def train(self, mode=True):
+        if self.merged == mode:
+            self.weight.data += -self.learnt.data if mode else self.learnt.data
+            self.merged = not mode
+        return super().train(mode)
+
+    def forward(self, x):
+        return F.linear(x, self.weight if self.merged else self.weight + self.learnt, self.bias)
+
+
+def test_a_layer_that_does_more_than_change_its_mode_is_brought_back():
+    torch.manual_seed(0)
+    model, x, y = nn.Sequential(nn.Flatten(), Merging()), images(N, size=SIZE), torch.arange(N) % K
+    before = model[1].weight.clone()
+    predict(model, x)
+    assert model.training and not model[1].merged and torch.allclose(model[1].weight, before, atol=1e-6)
+    adversarial(model, x, y, eps=0.1, attack=fgsm).backward()
+    assert model[1].learnt.grad.any() and not model[1].merged
+
+
+JUDGED = [
+    "plain", "a forward of the instance", "works in place on its input", "double", "traced", "scripted", "frozen",
+    "traced inside", "weight norm, old", "spectral norm, old", "forward hook", "in-place ReLU and a shortcut",
+    "bfloat16 autocast", "averaged",
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:.*torch.jit")
+@pytest.mark.parametrize("name", JUDGED)
+def test_autoattack_judges_an_awkward_model_as_it_is(name):
+    torch.manual_seed(0)
+    model, x = lived(ZOO[name]()), images(3, size=SIZE)
+    y = predict(model, x).argmax(1)
+    if not isinstance(model, torch.jit.ScriptModule):
+        model.train()
+    before, pixels, grads = kept(model), x.clone(), [p.grad for p in model.parameters()]
+    for only in (["apgd-ce"], ["fab-t"])[: 1 + (name in ("double", "a forward of the instance"))]:
+        x_adv = autoattack(model, x, y, eps=0.3, only=only)
+        assert (x_adv - x).abs().max() <= 0.3 + 1e-6
+    assert torch.equal(x, pixels) and same(kept(model), before)
+    assert all(p.requires_grad for p in model.parameters()) and grads == [p.grad for p in model.parameters()]
+
+
+def test_autoattack_gives_a_model_that_works_in_place_the_number_of_its_twin():
+    torch.manual_seed(0)
+    model, x = lived(InPlaceInput()), images(N, size=SIZE)
+    twin = Net().eval()
+    twin.load_state_dict(model.state_dict())
+    twin = nn.Sequential(Normalize(0.5, 0.5), twin).eval()
+    y = predict(model, x).argmax(1)
+    for attacks, n in ((["apgd-ce"], 3), (["square"], 1)):
+        found = [autoattack(net, x[:n], y[:n], eps=0.3, only=attacks) for net in (model, twin)]
+        assert torch.equal(*found)
+
+
 class NoGrad(Net):
     @torch.no_grad()
     def forward(self, x):
@@ -404,6 +479,27 @@ def test_gradients_that_are_mostly_zero_are_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         accuracy(model[1], loader, fgsm, eps=0.1)
+
+
+def test_each_measurement_warns_once():
+    model, x = nn.Sequential(Rounds(), plain()).eval(), images(N, size=SIZE)
+    loader = make_loader(TensorDataset(x, predict(model, x).argmax(1)), batch_size=3)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            accuracy(model, loader, partial(pgd, steps=3), eps=0.1)
+    assert len(heard) == 3
+
+
+def test_images_that_are_fooled_already_need_no_gradient():
+    """A loss that is flat once the image is misread, as Carlini and Wagner's, is no reason to warn."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, K)), images(N, size=SIZE)
+    loader = make_loader(TensorDataset(x, predict(model, x).argmax(1)), batch_size=N)
+    flat = partial(pgd, steps=10, loss=lambda z, y: margin(z, y).clamp(max=0), early_exit=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert accuracy(model, loader, flat, eps=0.5).value == 0
 
 
 def with_a_small_head(name, inputs):
