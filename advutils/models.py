@@ -227,9 +227,10 @@ def prepared(model):
     """The model as an attack wants it: the logits of its eval mode, up to rounding, in about 0.9 of the time.
 
     In a network that is nothing but an nn.Sequential of the layers that `FUSIBLE` lists, batch norm is folded into the
-    convolution before it. The rest is shared with the model, which stays as it is: use the twin in eval mode, and only
-    until the weights change. Every other model is returned itself, since nothing proves that folding leaves its answers
-    alone: one with a forward of its own, with hooks, compiled, or with layers that work in place or are subclassed.
+    convolution before it, and max-pooling goes before the ReLU that it follows, as the two commute. The rest is shared
+    with the model, which stays as it is: use the twin in eval mode, and only until the weights change. Every other model
+    is returned itself, since nothing proves that folding leaves its answers alone: one with a forward of its own, with
+    hooks, compiled, or with layers that work in place or are subclassed.
 
     Args:
         model: any nn.Module.
@@ -249,6 +250,8 @@ def _twin(model):
         (name, first), (after, second) = layers[at : at + 2]
         if type(first) is nn.Conv2d and type(second) is nn.BatchNorm2d and second.running_mean is not None:
             layers[at : at + 2] = (name, _folded(first, second)), (after, nn.Identity().train(second.training))
+        elif type(first) is nn.ReLU and type(second) is nn.MaxPool2d and not second.return_indices:
+            layers[at : at + 2] = (name, second), (after, first)
     twin = copy.copy(model)
     twin._modules = dict(layers)
     return twin

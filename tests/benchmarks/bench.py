@@ -256,7 +256,7 @@ def tricks():
     networks = {
         "pixels alone": built,
         "in channels_last": model,
-        "batch norm folded": prepared(built),
+        "prepared": prepared(built),
         "both": twin,
         "ReLU in place": in_place,
         "compiled": compiled,
@@ -281,7 +281,7 @@ def tricks():
         row(f"{title}: of the pixels alone", over(taken["in one batch"], taken["pixels alone"]),
             note="gain over one batch with the weights' gradients"),
     ]  # fmt: skip
-    for name, other in itertools.permutations(("in channels_last", "batch norm folded")):
+    for name, other in itertools.permutations(("in channels_last", "prepared")):
         rows += [
             row(f"{title}: {name}, by itself", over(taken["pixels alone"], taken[name]), note="gain over pixels alone"),
             row(f"{title}: {name}, after the other", over(taken[other], taken["both"]), note=f"gain over {other}"),
