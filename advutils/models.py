@@ -228,7 +228,7 @@ def prepared(model):
 
     In a network that is nothing but an nn.Sequential of the layers that `FUSIBLE` lists, batch norm is folded into the
     convolution before it, and max-pooling goes before the ReLU that it follows, as the two commute. The rest is shared
-    with the model, which stays as it is: use the twin in eval mode, and only until the weights change. Every other model
+    with the model, which stays as it is: use the twin in eval mode, and only until the weights change. Any other model
     is returned itself, since nothing proves that folding leaves its answers alone: one with a forward of its own, with
     hooks, compiled, or with layers that work in place or are subclassed.
 

@@ -14,6 +14,7 @@ PACKAGE = Path(advutils.__file__).parent
 ROOMS = {
     "widgets": {"panel", "plots", "evaluation", "attacks", "models", "checks", "data"},
     "panel": {"plots"},
+    "parameters": {"checks", "data", "models"},
     "checklist": {"evaluation", "attacks", "models", "data", "checks"},
     "__main__": {"commands"},
     "commands": {
