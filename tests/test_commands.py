@@ -342,6 +342,7 @@ def test_the_output_may_not_lie_inside_the_data(tmp_path, weights):
     assert sorted(path.name for path in data.iterdir()) == ["cat", "dog"]
 
 
+@pytest.mark.integration
 def test_images_of_any_name_are_written_and_listed(tmp_path, weights):
     """Not UTF-8, and as long as a file's name may be, in letters and in signs of three bytes; on an ASCII terminal."""
     names = [os.fsdecode(b"caf\xe9"), "n" * 251, "\u732b" * 83]

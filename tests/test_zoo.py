@@ -386,6 +386,7 @@ JUDGED = [
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:.*torch.jit")
+@pytest.mark.integration
 @pytest.mark.parametrize("name", JUDGED)
 def test_autoattack_judges_an_awkward_model_as_it_is(name):
     torch.manual_seed(0)
@@ -401,6 +402,7 @@ def test_autoattack_judges_an_awkward_model_as_it_is(name):
     assert all(p.requires_grad for p in model.parameters()) and grads == [p.grad for p in model.parameters()]
 
 
+@pytest.mark.integration
 def test_autoattack_gives_a_model_that_works_in_place_the_number_of_its_twin():
     torch.manual_seed(0)
     model, x = lived(InPlaceInput()), images(N, size=SIZE)
@@ -536,6 +538,7 @@ FAMILIES = {  # a builder for each, some with fewer layers, and the side of thei
 
 
 @pytest.mark.filterwarnings("ignore:The default weight initialization", "ignore:the gradient is exactly zero")
+@pytest.mark.integration
 @pytest.mark.parametrize("build, size", FAMILIES.values(), ids=FAMILIES)
 def test_a_torchvision_family_is_measured_as_it_is(build, size):
     torch.manual_seed(0)
