@@ -432,6 +432,7 @@ def climb(model, x, y, loss, *, away=True):
     outside [0, 1]. With `away=False` the loss is descended: the direction leads towards y.
     """
     with evaluating(model) as model, torch.inference_mode(False):  # which also records gradients, under no_grad too
+        checks.differentiable(model)
         x, y = x.detach().clone().requires_grad_(), y.clone()  # copies are free of a caller's inference mode
         z = answer(model, x)
         checks.logits(z, len(x))

@@ -91,6 +91,17 @@ def logits(z, rows):
         )
 
 
+def differentiable(model):
+    """Raise where the model's weights were made under torch.inference_mode: PyTorch derives nothing through them."""
+    if any(
+        weight.is_inference() for part in parts(model) for weight in part._parameters.values() if weight is not None
+    ):
+        raise ValueError(
+            "model: got weights that were made under torch.inference_mode; accepts others (copy.deepcopy(model), "
+            "called outside of it, makes them so)"
+        )
+
+
 def path(found, name):
     """Raise unless a gradient leads from the loss to the pixels: without one, an attack leaves every image alone."""
     if not found:

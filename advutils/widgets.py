@@ -179,7 +179,7 @@ class EpsilonSlider(ipywidgets.VBox):
             x_adv = self._attacked(label)
             device = checks.device_of(self._models[label]) or x_adv.device
             with torch.no_grad(), _one_thread():
-                self.shown[label] = x_adv, self._models[label](x_adv.to(device)).softmax(1).cpu()
+                self.shown[label] = x_adv, answer(self._models[label], x_adv.to(device)).softmax(1).cpu()
         eps, chosen = self.slider.value, min(int(self.look.value), len(self.x)) - 1
         words = self._described()
         self.picture.show(self.x, self.y, *zip(*self.shown.values()), eps=eps, chosen=chosen, words=words)

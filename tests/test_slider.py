@@ -295,6 +295,14 @@ def test_the_perturbation_is_red_where_it_adds_and_blue_where_it_takes(page):
     assert len(patch) > 3000 and patch.max() < blues[1][blues[0] > 130].min() + 60
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_models_of_another_precision_are_shown(dtype, models, digits):
+    slider = EpsilonSlider({label: model.to(dtype) for label, model in models.items()}, digits, eps=0.1)
+    slider.slider.value = 0.2
+    for _, probabilities in slider.shown.values():
+        assert (probabilities.sum(1) - 1).abs().max() < 1e-3
+
+
 @pytest.mark.browser
 def test_bars_are_as_high_as_the_probabilities(page):
     x, heights = torch.zeros(1, 1, 28, 28), []

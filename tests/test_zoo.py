@@ -415,6 +415,17 @@ def test_autoattack_gives_a_model_that_works_in_place_the_number_of_its_twin():
         assert torch.equal(*found)
 
 
+def test_weights_of_inference_mode_are_refused_with_the_way_out():
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        model = plain().eval()
+    x, y = images(N, size=SIZE), torch.arange(N) % K
+    assert accuracy(model, [(x, y)]).n == N
+    with pytest.raises(ValueError, match="inference_mode.*deepcopy"):
+        fgsm(model, x, y, eps=0.1)
+    assert fgsm(copy.deepcopy(model), x, y, eps=0.1).shape == x.shape
+
+
 class NoGrad(Net):
     @torch.no_grad()
     def forward(self, x):
