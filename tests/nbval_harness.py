@@ -4,10 +4,10 @@ A cell's tag chooses the rule:
 
     (none)     everything to the letter, pictures by their pixels
     close      the same words, numbers within 1e-4 of each other
-    published  what attacks find on published weights: the same words, percentages within 1 point (or 2 images, where
-               the line says "n=80" or another number below 200), other numbers within 3% or 2 units of their last
-               digit (2 images, of a count); pictures by their pixels, which may lie up to 2 pixels beside where they
-               were. A p-value follows from the counts beside it, the ok or LOOK of a checklist from its line.
+    published  what attacks find on published weights: the same words, percentages within 1 point, other numbers within
+               3% or 2 units of their last digit (2 images, of a count); pictures by their pixels, which may lie up
+               to 2 pixels beside where they were. A p-value follows from the counts beside it, the ok or LOOK of a
+               checklist from its line.
     trained    what was trained on this machine: the same words and as many numbers, each finite; pictures as many and
                about as large. Another processor, or another number of threads, trains other weights: what such a cell
                claims is held by an assert in the notebook.
@@ -36,7 +36,7 @@ from PIL import Image
 
 LEVELS, SHARE = 48, 0.0005  # fonts are drawn a little differently from machine to machine; a changed title exceeds both
 REACH = 2  # pixels by which a line may have moved on published weights
-POINTS, IMAGES, RELATIVE, LAST_DIGITS = 1.0, 2, 0.03, 2  # what may differ on published weights
+POINTS, RELATIVE, LAST_DIGITS = 1.0, 0.03, 2  # what may differ on published weights
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PROGRESS_BAR = re.compile(r"(?:[^\r\n|]*: *)? *\d+%\|[^|\r\n]*\|[^\[\r\n]*\[[^\]\r\n]*\]|\x1b\[A")
 BYTES = re.compile(r"""\bb(['"])(?:\\.|(?!\1).)*\1""")
@@ -147,12 +147,11 @@ class Number(NamedTuple):
     value: float
     unit: float  # of its last digit
     share: bool  # whether it is a percentage
-    of: float  # how many images its line is about, as "n=80" says; infinite where it does not
 
 
 def published_numbers_agree(old, new):
     if old.share:
-        return abs(old.value - new.value) < max(POINTS, 100 * IMAGES / old.of) + 1e-9
+        return abs(old.value - new.value) < POINTS + 1e-9
     last_digits = LAST_DIGITS * 1.01 * max(old.unit, new.unit)
     return math.isclose(old.value, new.value, rel_tol=RELATIVE, abs_tol=last_digits)
 
@@ -173,13 +172,10 @@ def words(text, rule):
 def numbers(text):
     found = []
     for match in NUMBER.finditer(text):
-        line = text[text.rfind("\n", 0, match.start()) + 1 :].partition("\n")[0]
-        images = re.search(r"\bn=(\d+)", line)
         digits, _, exponent = match[0].replace(",", "").lower().partition("e")
         decimals = len(digits.partition(".")[2])
         unit = 10.0 ** (int(exponent or 0) - decimals)
-        found.append(Number(float(match[0].replace(",", "")), unit, text[match.end() : match.end() + 1] == "%",
-                            int(images[1]) if images else math.inf))  # fmt: skip
+        found.append(Number(float(match[0].replace(",", "")), unit, text[match.end() : match.end() + 1] == "%"))
     return found
 
 
