@@ -10,6 +10,7 @@ import os
 from advutils.attacks import (
     autoattack,
     cross_entropy,
+    cw,
     dlr,
     fgsm,
     fgsm_step,
@@ -36,9 +37,11 @@ from advutils.evaluation import (
     wilson,
     worst_case,
 )
+from advutils.measurements import load_measurement
 from advutils.models import Contrast, Normalize, evaluating, load_weights, prepared, save_weights, small_cnn, vgg
 from advutils.objectives import adversarial, clean, joined, n_fgsm, random_fgsm, trades
 from advutils.parameters import check_parameters
+from advutils.predictions import guess, guess_score
 from advutils.trained import initialised, trained
 from advutils.training import History, fit, ledger
 
@@ -49,11 +52,12 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __all__ = [
     "Accuracy", "Checklist", "Contrast", "History", "Normalize", "WorstCase", "accuracy", "accuracy_vs_eps",
-    "adversarial", "autoattack", "cache_dir", "check_parameters", "checklist", "clean", "cross_entropy",
-    "describe", "device", "dlr", "evaluating", "fgsm", "fgsm_step", "fit", "grey", "initialised", "input_gradient",
-    "joined", "ledger", "load_data", "load_weights", "make_loader", "margin", "n_fgsm", "paired", "pgd", "predict",
-    "prepared", "project", "random_fgsm", "random_noise", "read_digit", "save_weights", "shift", "small_cnn",
-    "split", "square", "survivors", "targeted", "trades", "trained", "vgg", "wilson", "worst_case",
+    "adversarial", "autoattack", "cache_dir", "check_parameters", "checklist", "clean", "cross_entropy", "cw",
+    "describe", "device", "dlr", "evaluating", "fgsm", "fgsm_step", "fit", "grey", "guess", "guess_score",
+    "initialised", "input_gradient", "joined", "ledger", "load_data", "load_measurement", "load_weights",
+    "make_loader", "margin", "n_fgsm", "paired", "pgd", "predict", "prepared", "project", "random_fgsm",
+    "random_noise", "read_digit", "save_weights", "shift", "small_cnn", "split", "square", "survivors", "targeted",
+    "trades", "trained", "vgg", "wilson", "worst_case",
 ]  # fmt: skip
 
 

@@ -153,9 +153,9 @@ def pgd(
         step_size: length of a step in the same units; 2.5 eps / steps if None, enough to cross the ball and come back.
         steps: gradient steps of each run, at least 1.
         random_start: start each run from a random point of the ball, not from x.
-        restarts: number of runs; for each image the one of largest margin is kept, so more never help the defender.
+        restarts: number of runs; for each image the one of smallest margin is kept, so more never help the defender.
         norm: "linf", or "l2", for which a step is the gradient at unit length and the projection shrinks.
-        loss: what to climb, a callable (logits, y) -> (N,): `cross_entropy` if None, or `margin`, `dlr`, your own.
+        loss: what to climb, a callable (logits, y) -> (N,): `cross_entropy` if None, or `cw`, `dlr`, your own.
         target: None, or the labels (N,) that the images are to be taken for: the loss towards them is descended, and an
             image counts as fooled when its target is reached.
         momentum: share of the last direction that is kept (MI-FGSM has 1.0); helps images to fool other networks.
@@ -237,7 +237,7 @@ def targeted(model, x, y, *, eps, attack=pgd, targets=9, early_exit=False, gener
         runs.append(x_adv)
         if early_exit:
             with evaluating(model) as model, torch.no_grad():
-                left = left[margin(answer(model, x_adv[left]), y[left]) <= 0]
+                left = left[cw(answer(model, x_adv[left]), y[left]) <= 0]
             if len(left) == 0:
                 break
     return _strongest(model, runs, y)
@@ -247,7 +247,7 @@ def square(model, x, y, *, eps, queries=1000, p_init=0.8, early_exit=False, gene
     """The Square attack, a random search that asks the model for its answers and for no gradient (l_inf).
 
     It begins with vertical stripes of +-eps; then, once a query, it repaints a random square of each image with +-eps
-    and keeps the change where the margin grew. The squares shrink as the queries are used up.
+    and keeps the change where the margin fell. The squares shrink as the queries are used up.
 
     Args:
         model, x, y: as for `pgd`; the model is only ever asked for its logits.
@@ -274,7 +274,7 @@ def square(model, x, y, *, eps, queries=1000, p_init=0.8, early_exit=False, gene
 
     with evaluating(model) as model, torch.no_grad():
         x_adv = fgsm_step(x, coins(n, channels, 1, width), eps)
-        best = _margins(model, x_adv, y)
+        best = _leads(model, x_adv, y)
         for query in range(1, queries):
             left = (best <= 0).nonzero().flatten() if early_exit else torch.arange(n, device=x.device)
             if len(left) == 0:
@@ -285,9 +285,9 @@ def square(model, x, y, *, eps, queries=1000, p_init=0.8, early_exit=False, gene
             cols = _within((corner[1] * (width - side + 1)).floor(), side, width)[:, None, None, :]  # (N, 1, 1, W)
             painted = fgsm_step(x, coins(n, channels, 1, 1).expand_as(x), eps)
             tried = torch.where(rows & cols, painted, x_adv)[left]
-            margins = _margins(model, tried, y[left])
-            better = margins > best[left]
-            x_adv[left[better]], best[left[better]] = tried[better], margins[better]
+            leads = _leads(model, tried, y[left])
+            better = leads > best[left]
+            x_adv[left[better]], best[left[better]] = tried[better], leads[better]
     return x_adv
 
 
@@ -408,13 +408,21 @@ def cross_entropy(logits, y):
 
 
 def margin(logits, y):
-    """How far the best wrong class is ahead of the true one, (N,): the image is misclassified where it is positive."""
+    """How far the true class is ahead of the best wrong one, (N,): positive where the image is read correctly."""
+    return -cw(logits, y)
+
+
+def cw(logits, y):
+    """The margin with its sign turned, (N,): a loss that is positive exactly where the image is misclassified.
+
+    Carlini and Wagner, 2017, arXiv:1608.04644, their f_6 without its clamp. Taught in 06_strong_attacks.ipynb.
+    """
     true = F.one_hot(y, logits.shape[1]).bool()
     return logits.masked_fill(true, -torch.inf).amax(1) - logits[true]
 
 
 def dlr(logits, y):
-    """The margin over the distance from first to third logit, (N,): unlike cross-entropy, blind to the logits' scale.
+    """`cw` over the distance from first to third logit, (N,): unlike cross-entropy, blind to the logits' scale.
 
     Difference of logits ratio: Croce and Hein, 2020, arXiv:2003.01690. Needs at least three classes. Taught in
     06_strong_attacks.ipynb.
@@ -422,7 +430,7 @@ def dlr(logits, y):
     if logits.shape[1] < 3:
         raise ValueError(f"logits: got {logits.shape[1]} classes; accepts at least 3, as dlr divides by first - third")
     first, _, third = logits.topk(3).values.unbind(1)
-    return margin(logits, y) / (first - third).clamp_min(1e-12)
+    return cw(logits, y) / (first - third).clamp_min(1e-12)
 
 
 def climb(model, x, y, loss, *, away=True):
@@ -446,7 +454,7 @@ def climb(model, x, y, loss, *, away=True):
         gradient = torch.autograd.grad(z, x, scaled, allow_unused=True)[0] if z.requires_grad else None
         checks.path(gradient is not None, "model")
         checks.gradient(gradient)
-        unfooled = (margin(logits, y) if away else -margin(logits, y)).detach() <= 0
+        unfooled = (cw(logits, y) if away else -cw(logits, y)).detach() <= 0
         if unfooled.any() and gradient[unfooled].flatten(1).any(1).float().mean() < 0.5:
             warnings.warn_explicit(BLIND, UserWarning, __file__, 1, "advutils", WARNED)
         gradient = gradient.ldexp(exponent.view(-1, 1, 1, 1))
@@ -477,7 +485,7 @@ def _start(x, eps, norm, generator):
 
 def _lead(logits, y, target):
     """Above 0 where the attack has what it wants: y is beaten or, with a target, the target is first."""
-    return margin(logits, y) if target is None else -margin(logits, target)
+    return cw(logits, y) if target is None else -cw(logits, target)
 
 
 def _strongest(model, runs, y, target=None):
@@ -488,8 +496,8 @@ def _strongest(model, runs, y, target=None):
     return torch.stack(runs)[leads.argmax(0), torch.arange(len(y), device=y.device)]
 
 
-def _margins(model, x, y):
-    return margin(_answer(model, x, y), y)
+def _leads(model, x, y):
+    return cw(_answer(model, x, y), y)
 
 
 def _answer(model, x, y):

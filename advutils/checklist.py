@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from advutils import checks
-from advutils.attacks import fgsm, grey, input_gradient, margin, pgd, square, targeted
+from advutils.attacks import cw, fgsm, grey, input_gradient, pgd, square, targeted
 from advutils.data import make_loader
 from advutils.evaluation import WorstCase, paired, predict, survivors, wilson, worst_case
 from advutils.models import answer, evaluating
@@ -76,7 +76,7 @@ def checklist(model, loader, *, eps, steps=40, queries=1000):
         "FGSM": fgsm,
         f"PGD-{steps}": partial(pgd, steps=steps),
         f"PGD-{2 * steps}": partial(pgd, steps=2 * steps),
-        "margin": partial(pgd, steps=steps, loss=margin),
+        "margin": partial(pgd, steps=steps, loss=cw),
         "targeted": partial(targeted, attack=partial(pgd, steps=steps), targets=3),
         "Square": partial(square, queries=queries),
     }

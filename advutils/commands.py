@@ -47,7 +47,7 @@ OBJECTIVES = {
     "trades": objectives.trades,
 }
 GIVEN = {"model", "x", "y", "eps", "target", "generator", "flags"}  # what an attack gets from elsewhere
-WORDS = {name: getattr(attacks, name) for name in ("cross_entropy", "dlr", "margin")}
+WORDS = {name: getattr(attacks, name) for name in ("cross_entropy", "dlr", "cw")}
 WORDS |= {"true": True, "false": False, "none": None}
 ACCEPTED = f"{', '.join(DATASETS)}, a folder of images, or tar files"
 BUILDERS = {"vgg": vgg, "small_cnn": small_cnn}

@@ -178,21 +178,21 @@ def lines(x, series, *, xlabel, ylabel, percent=False, styles=None):
 
 
 def surface(x, y, height, marks, *, xlabel, ylabel, limit=None):
-    """A signed quantity over a plane, blue below zero and red above, with the zero line drawn: height[row of y, x].
+    """A signed quantity over a plane, red below zero and blue above, with the zero line drawn: height[row of y, x].
 
     `marks` is {label: (x, y)}, points drawn on it; `limit` is the end of the colour scale, the largest value if None.
     """
     fig, ax = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
     height = np.asarray(height)
     limit = limit or float(abs(height).max()) or 1.0
-    picture = ax.pcolormesh(x, y, height, cmap="RdBu_r", vmin=-limit, vmax=limit, shading="nearest", rasterized=True)
+    picture = ax.pcolormesh(x, y, height, cmap="RdBu", vmin=-limit, vmax=limit, shading="nearest", rasterized=True)
     if height.min() < 0 < height.max():
         ax.contour(x, y, height, levels=[0], colors="black", linewidths=1.5)
     for label, at in marks.items():
         ax.plot(*at, "o", color="black", markersize=5, markeredgecolor="white")
         ax.annotate(label, at, xytext=(5, 5), textcoords="offset points", fontsize=9, weight="bold")
     ax.set(xlabel=xlabel, ylabel=ylabel)
-    fig.colorbar(picture, ax=ax, label="margin; above 0 the network is fooled")
+    fig.colorbar(picture, ax=ax, label="margin; below 0 the network is fooled")
     return fig
 
 

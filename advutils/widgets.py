@@ -144,7 +144,7 @@ class EpsilonSlider(ipywidgets.VBox):
         model = next(iter(self._models.values()))
         with torch.no_grad():
             device = checks.device_of(model) or self._x.device
-            lead = torch.cat([-margin(answer(model, x.to(device)), y.to(device)).cpu() for x, y in self._batches(1)])
+            lead = torch.cat([margin(answer(model, x.to(device)), y.to(device)).cpu() for x, y in self._batches(1)])
         return lead.where(lead > 0, torch.inf).argsort()[: max(10, int((lead > 0).sum()))]
 
     def _batches(self, step):

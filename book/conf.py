@@ -18,6 +18,7 @@ html_title = "Adversarial robustness"
 extensions = ["myst_nb"]
 exclude_patterns = ["README.md"]  # parts of it are included in the first page
 nb_execution_mode = "off"
+nb_code_prompt_show = "Check of the sentences above"
 myst_enable_extensions = ["dollarmath"]
 
 html_theme = "sphinx_book_theme"
@@ -59,6 +60,8 @@ def adapt(app, name, source):
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             texts = ALT.get(path.stem, {}).get(cell["id"], [])
+            if "check" in cell["metadata"].get("tags", []):
+                cell["metadata"]["tags"].append("hide-input")
             cell["metadata"] |= {"id": cell["id"], "alt": [texts] if isinstance(texts, str) else texts}
             for output in cell["outputs"]:
                 if WIDGET in output.get("data", {}):

@@ -11,7 +11,7 @@ from hypothesis import settings
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from advutils import dlr, fgsm, grey, load_data, make_loader, margin, pgd, random_noise, square, targeted
+from advutils import cw, dlr, fgsm, grey, load_data, make_loader, pgd, random_noise, square, targeted
 
 torch.set_num_threads(1)  # the models here are so small that threads only get in each other's way
 few = settings(deadline=None, derandomize=True, max_examples=10)
@@ -24,7 +24,7 @@ ATTACKS = {
     "pgd with long steps": partial(pgd, steps=2, step_size=0.7),
     "pgd with momentum": partial(pgd, steps=3, momentum=0.9, random_start=False),
     "pgd on the dlr loss": partial(pgd, steps=3, loss=dlr),
-    "pgd on the margin": partial(pgd, steps=3, loss=margin, random_start=False),
+    "pgd on the margin": partial(pgd, steps=3, loss=cw, random_start=False),
     "pgd with early exit": partial(pgd, steps=3, restarts=2, early_exit=True),
     "targeted": partial(targeted, attack=partial(pgd, steps=2), targets=2),
     "square": partial(square, queries=15),

@@ -73,6 +73,8 @@ def normalise(notebook):
     notebook.metadata.get("language_info", {}).pop("version", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if "check" in cell.metadata.get("tags", []):
+            cell.metadata.jupyter = {"source_hidden": True}
         if cell.cell_type == "code":
             cell.outputs = [output for output in map(without_bar, cell.outputs) if output.get("text") != ""]
 

@@ -30,7 +30,20 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from advutils import dlr, evaluating, fgsm, fgsm_step, grey, input_gradient, margin, pgd, random_noise, square, targeted
+from advutils import (
+    cw,
+    dlr,
+    evaluating,
+    fgsm,
+    fgsm_step,
+    grey,
+    input_gradient,
+    margin,
+    pgd,
+    random_noise,
+    square,
+    targeted,
+)
 
 seeds = st.integers(0, 2**16)
 radii = st.floats(0, 1, allow_subnormal=False)
@@ -168,11 +181,12 @@ def test_fgsm_step_and_gradient_make_up_fgsm():
         assert torch.equal(fgsm(model, x, y, eps=eps), (x + eps * gradient.sign()).clamp(0, 1))
 
 
-def test_margin_is_positive_exactly_where_the_image_is_misclassified():
+def test_margin_is_positive_exactly_where_the_image_is_read_correctly():
     z = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 4.0], [-1.0, -2.0, -3.0]])
     y = torch.tensor([0, 2, 2])
-    assert torch.equal(margin(z, y), torch.tensor([-1.0, 1.0, 2.0]))
-    assert torch.equal(margin(z, y) > 0, z.argmax(1) != y)
+    assert torch.equal(cw(z, y), torch.tensor([-1.0, 1.0, 2.0]))
+    assert torch.equal(cw(z, y) > 0, z.argmax(1) != y)
+    assert torch.equal(margin(z, y), -cw(z, y))
 
 
 # the l_2 ball
@@ -336,7 +350,7 @@ def test_one_more_restart_never_helps_the_defender(seed, eps, restarts):
         pgd(model, x, y, eps=eps, steps=2, restarts=k, generator=seeded(seed)) for k in (restarts, restarts + 1)
     )
     with evaluating(model), torch.no_grad():
-        assert (margin(model(more), y) >= margin(model(fewer), y) - 1e-5).all()
+        assert (cw(model(more), y) >= cw(model(fewer), y) - 1e-5).all()
 
 
 # what is left behind

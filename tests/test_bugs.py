@@ -13,6 +13,7 @@ from torch import nn
 from advutils import (
     accuracy,
     accuracy_vs_eps,
+    cw,
     evaluating,
     fgsm,
     fit,
@@ -21,7 +22,6 @@ from advutils import (
     joined,
     ledger,
     make_loader,
-    margin,
     pgd,
     predict,
     random_noise,
@@ -101,9 +101,9 @@ def test_bug_restarts_chosen_per_batch():
     shared, attack = generator(), partial(pgd, model, x, y, eps=0.2, step_size=0.02, steps=1)
     runs = [attack(generator=shared) for _ in range(3)]
     with evaluating(model), torch.no_grad():
-        margins = torch.stack([margin(model(x_adv), y) for x_adv in runs])
+        margins = torch.stack([cw(model(x_adv), y) for x_adv in runs])
         best = margins.amax(0)
-        kept = margin(model(attack(restarts=3, generator=generator())), y)
+        kept = cw(model(attack(restarts=3, generator=generator())), y)
     assert len(margins.argmax(0).unique()) == 3  # no run is the best for all images
     torch.testing.assert_close(kept, best, rtol=1e-4, atol=1e-5)
 
@@ -317,7 +317,7 @@ def test_bug_a_gradient_depends_on_the_size_of_the_batch():
 
 def leads(model, x, y):
     with evaluating(model), torch.no_grad():
-        return margin(model(x), y)
+        return cw(model(x), y)
 
 
 def predicted(model, x):

@@ -41,6 +41,8 @@ ROOMS = {
     "plots": set(),
     "models": {"checks"},
     "data": {"checks"},
+    "predictions": set(),
+    "measurements": set(),
     "checks": set(),
 }
 

@@ -66,15 +66,31 @@ def test_one_cell_holds_the_parameters(notebook):
     assert sum("parameters" in tags(cell) for cell in cells(notebook, "code")) == 1
 
 
-def test_number_of_cells_and_their_length(notebook):
-    lengths = [sum(bool(line.strip()) for line in source(cell).splitlines()) for cell in cells(notebook, "code")]
-    assert 10 <= len(lengths) <= 20
-    assert max(lengths) <= 20
+def lines(cell):
+    return [line for line in source(cell).splitlines() if line.strip()]
+
+
+def test_a_teaching_cell_is_short_and_its_lines_fit_the_page(notebook):
+    teaching = [cell for cell in cells(notebook, "code") if "check" not in tags(cell)]
+    rewritten = any("check" in tags(cell) for cell in cells(notebook, "code"))
+    long, wide = (15, 100) if rewritten else (20, 120)
+    assert not [cell["id"] for cell in teaching if len(lines(cell)) > long]
+    assert not [cell["id"] for cell in teaching if any(len(line) > wide for line in lines(cell))]
+
+
+def test_checks_are_folded_and_teach_nothing(notebook):
+    for cell in cells(notebook, "code"):
+        hidden = cell["metadata"].get("jupyter", {}).get("source_hidden", False)
+        assert hidden == ("check" in tags(cell)), cell["id"]
+        if "check" in tags(cell):
+            assert not cell["outputs"], f"{cell['id']}: what a check prints is seen by nobody"
+            assert re.search(r"\bassert\b|check_parameters", source(cell)), cell["id"]
 
 
 def test_text_comes_between_the_code(notebook):
-    runs = [len(list(run)) for kind, run in groupby(cell["cell_type"] for cell in notebook["cells"]) if kind == "code"]
-    assert max(runs) <= 2
+    teaching = [cell for cell in notebook["cells"] if "check" not in tags(cell)]
+    runs = [len(list(run)) for kind, run in groupby(cell["cell_type"] for cell in teaching) if kind == "code"]
+    assert len(cells(notebook, "code")) >= 10 and max(runs) <= 2
 
 
 def test_number_of_words(notebook):

@@ -7,7 +7,7 @@ from browser import drawn, place, tile
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from advutils import fgsm, initialised, margin, predict, small_cnn, vgg, widgets
+from advutils import cw, fgsm, initialised, margin, predict, small_cnn, vgg, widgets
 from advutils.panel import Panel, colors_of
 from advutils.plots import MODEL_COLORS, WRONG
 from advutils.widgets import ALL, EACH, NEAR, DigitPad, EpsilonSlider
@@ -85,7 +85,7 @@ def test_pgd_does_more_harm_than_the_same_amount_of_noise(models, digits):
     for kind in ("noise", "PGD"):
         dashboard.attack.value = kind
         with torch.no_grad():
-            believed[kind] = margin(model(dashboard.shown["linear"][0]), dashboard.y)
+            believed[kind] = cw(model(dashboard.shown["linear"][0]), dashboard.y)
     assert (believed["PGD"] > believed["noise"]).all()
 
 
@@ -103,8 +103,8 @@ def test_near_the_boundary_are_those_read_correctly_with_the_least_margin(models
     dashboard.images.value = NEAR
     x, y = digits.tensors
     with torch.no_grad():
-        lead = -margin(models["clean VGG"](x), y)
-        shown = -margin(models["clean VGG"](dashboard.x), dashboard.y)
+        lead = margin(models["clean VGG"](x), y)
+        shown = margin(models["clean VGG"](dashboard.x), dashboard.y)
     n = min(10, int((lead > 0).sum()))
     assert n > 1
     assert torch.allclose(shown[:n], lead[lead > 0].sort().values[:n], atol=1e-5)

@@ -32,13 +32,13 @@ from advutils import (
     accuracy,
     autoattack,
     cross_entropy,
+    cw,
     dlr,
     evaluating,
     fgsm,
     grey,
     input_gradient,
     ledger,
-    margin,
     pgd,
     project,
     random_noise,
@@ -56,7 +56,7 @@ def seeded(seed=0):
 
 def leads(model, x, y):
     with evaluating(model), torch.no_grad():
-        return margin(model(x), y)
+        return cw(model(x), y)
 
 
 def grey_images(n, classes=2, *, seed=0):
@@ -168,7 +168,7 @@ def test_dlr_is_the_margin_over_first_minus_third():
 def test_dlr_is_blind_to_scale_and_shift_and_has_the_margins_sign(seed, scale, shift, classes):
     z, y = torch.randn(20, classes, generator=seeded(seed), dtype=torch.float64), labels(20, classes, seed=seed)
     torch.testing.assert_close(dlr(scale * z + shift, y), dlr(z, y), rtol=1e-6, atol=1e-9)
-    assert torch.equal(dlr(z, y) > 0, z.argmax(1) != y) and torch.equal(dlr(z, y) > 0, margin(z, y) > 0)
+    assert torch.equal(dlr(z, y) > 0, z.argmax(1) != y) and torch.equal(dlr(z, y) > 0, cw(z, y) > 0)
     assert (dlr(z, y) >= -1).all()
 
 
@@ -184,10 +184,10 @@ def test_the_gradient_of_another_loss_is_that_losss():
     z = model(x).detach()
     runner_up = z.scatter(1, y[:, None], -torch.inf).argmax(1)
     uphill = weight[runner_up] - weight[y]
-    torch.testing.assert_close(input_gradient(model, x, y, margin).flatten(1), uphill, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(input_gradient(model, x, y, cw).flatten(1), uphill, rtol=1e-4, atol=1e-6)
     order = z.argsort(1, descending=True)
     spread = (z.gather(1, order[:, :1]) - z.gather(1, order[:, 2:3])).squeeze(1)
-    m = margin(z, y)
+    m = cw(z, y)
     widening = weight[order[:, 0]] - weight[order[:, 2]]
     quotient = (uphill * spread[:, None] - m[:, None] * widening) / spread[:, None] ** 2
     torch.testing.assert_close(input_gradient(model, x, y, dlr).flatten(1), quotient, rtol=1e-3, atol=1e-6)
@@ -196,7 +196,7 @@ def test_the_gradient_of_another_loss_is_that_losss():
 def test_a_scaled_model_blinds_cross_entropy_but_neither_dlr_nor_margin():
     model, (x, _) = linear(4), batch(20)
     y = right(model, x)
-    plain = {loss: pgd(model, x, y, eps=0.2, steps=3, loss=loss, random_start=False) for loss in (dlr, margin)}
+    plain = {loss: pgd(model, x, y, eps=0.2, steps=3, loss=loss, random_start=False) for loss in (dlr, cw)}
     with torch.no_grad():
         model[1].weight *= 2.0**17
         model[1].bias *= 2.0**17
@@ -209,7 +209,7 @@ def test_a_scaled_model_blinds_cross_entropy_but_neither_dlr_nor_margin():
 
 
 @pytest.mark.parametrize("eps", [0.02, 0.1, 0.5])
-@pytest.mark.parametrize("loss", [margin, cross_entropy])
+@pytest.mark.parametrize("loss", [cw, cross_entropy])
 def test_pgd_on_a_linear_two_class_model_reaches_the_largest_margin_there_is(eps, loss):
     model, x, y = linear(2), images(20), labels(20, 2)
     got = leads(model, pgd(model, x, y, eps=eps, steps=10, loss=loss), y).double()
@@ -224,7 +224,7 @@ def test_no_attack_passes_the_largest_margin_of_a_linear_model(seed, eps, classe
     short = partial(pgd, steps=8)
     attacks = (
         short,
-        partial(short, loss=margin),
+        partial(short, loss=cw),
         partial(short, loss=dlr),
         partial(short, momentum=1),
         partial(short, norm="l2"),
@@ -245,7 +245,7 @@ def test_targets_and_the_margin_together_reach_the_largest_margin_of_a_linear_mo
 
     got = leads(model, targeted(model, x, y, eps=0.1, attack=partial(pgd, steps=5, loss=towards)), y).double()
     torch.testing.assert_close(got, most, rtol=1e-4, atol=1e-5)
-    alone = leads(model, pgd(model, x, y, eps=0.1, steps=5, loss=margin, random_start=False), y).double()
+    alone = leads(model, pgd(model, x, y, eps=0.1, steps=5, loss=cw, random_start=False), y).double()
     assert (alone - most).abs().lt(1e-4).float().mean() > 0.5
 
 
@@ -607,7 +607,7 @@ def test_square_is_stronger_than_noise_and_more_queries_help_it():
         random_noise(model, x, y, eps=0.1, generator=seeded()),
         square(model, x, y, eps=0.1, queries=10, generator=seeded()),
         square(model, x, y, eps=0.1, queries=200, generator=seeded()),
-        pgd(model, x, y, eps=0.1, loss=margin, random_start=False),
+        pgd(model, x, y, eps=0.1, loss=cw, random_start=False),
     )]  # fmt: skip
     assert strength == sorted(strength) and strength[2] > strength[1] + 0.5
 

@@ -24,10 +24,10 @@ from advutils import (
     accuracy,
     adversarial,
     autoattack,
+    cw,
     fgsm,
     input_gradient,
     make_loader,
-    margin,
     pgd,
     predict,
     square,
@@ -509,7 +509,7 @@ def test_images_that_are_fooled_already_need_no_gradient():
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, K)), images(N, size=SIZE)
     loader = make_loader(TensorDataset(x, predict(model, x).argmax(1)), batch_size=N)
-    flat = partial(pgd, steps=10, loss=lambda z, y: margin(z, y).clamp(max=0), early_exit=False)
+    flat = partial(pgd, steps=10, loss=lambda z, y: cw(z, y).clamp(max=0), early_exit=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert accuracy(model, loader, flat, eps=0.5).value == 0

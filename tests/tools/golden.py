@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from advutils import attacks, dlr, fgsm, fit, grey, make_loader, margin, pgd, random_noise, square, targeted
+from advutils import attacks, cw, dlr, fgsm, fit, grey, make_loader, pgd, random_noise, square, targeted
 from advutils.trained import RECIPES, WATCH, objective_of
 from advutils.trained import VERSIONS as RECIPE_VERSIONS
 
@@ -30,7 +30,7 @@ ATTACKS = {  # label: (the attack whose version it is, the attack)
     "pgd, momentum, from x": ("pgd", partial(pgd, steps=3, momentum=1.0, random_start=False)),
     "pgd, dlr": ("pgd", partial(pgd, steps=3, loss=dlr)),
     "pgd, l2": ("pgd", partial(pgd, steps=3, norm="l2")),
-    "targeted": ("targeted", partial(targeted, attack=partial(pgd, steps=2, loss=margin), targets=2)),
+    "targeted": ("targeted", partial(targeted, attack=partial(pgd, steps=2, loss=cw), targets=2)),
     "square": ("square", partial(square, queries=20)),
     "grey": ("grey", grey),
     "noise": ("random_noise", random_noise),
