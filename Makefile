@@ -68,7 +68,7 @@ measurements: $(READY)  ## make anew what takes too long for a notebook (an hour
 	.venv/bin/python tests/tools/measurements.py $(ARGS)
 
 results: $(READY)  ## measure robust accuracy on whole test sets, going on where it stopped (hours); ARGS=--help
-	.venv/bin/python -m advutils.results $(ARGS)
+	.venv/bin/python tests/tools/results.py $(ARGS)
 
 bench: $(READY)  ## measure the package beside what one might use in place of it (an hour, alone); ARGS=--help
 	.venv/bin/python tests/benchmarks/bench.py $(ARGS)

@@ -7,24 +7,12 @@ nor ipywidgets.
 import importlib
 import os
 
-from advutils.attacks import (
-    autoattack,
-    cross_entropy,
-    cw,
-    dlr,
-    fgsm,
-    fgsm_step,
-    grey,
-    input_gradient,
-    margin,
-    pgd,
-    project,
-    random_noise,
-    square,
-    targeted,
-)
-from advutils.checklist import Checklist, checklist
-from advutils.data import cache_dir, device, load_data, make_loader, read_digit, shift, split
+from advutils.attacks.auto import autoattack
+from advutils.attacks.black_box import grey, random_noise, square
+from advutils.attacks.gradient import fgsm, fgsm_step, input_gradient, pgd, project, targeted
+from advutils.attacks.losses import cross_entropy, cw, dlr, margin
+from advutils.credibility import Checklist, checklist
+from advutils.data import device, load_data, make_loader, shift, split
 from advutils.evaluation import (
     Accuracy,
     WorstCase,
@@ -37,13 +25,18 @@ from advutils.evaluation import (
     wilson,
     worst_case,
 )
-from advutils.measurements import load_measurement
-from advutils.models import Contrast, Normalize, evaluating, load_weights, prepared, save_weights, small_cnn, vgg
+from advutils.exercises.predictions import guess, guess_score
+from advutils.models import Contrast, Normalize, small_cnn, vgg
 from advutils.objectives import adversarial, clean, joined, n_fgsm, random_fgsm, trades
-from advutils.parameters import check_parameters
-from advutils.predictions import guess, guess_score
-from advutils.trained import initialised, trained
+from advutils.pretrained import initialised, trained
 from advutils.training import History, fit, ledger
+from advutils.utils.fusion import prepared
+from advutils.utils.images import read_digit
+from advutils.utils.inference import evaluating
+from advutils.utils.measurements import load_measurement
+from advutils.utils.parameters import check_parameters
+from advutils.utils.storage import cache_dir
+from advutils.utils.weights import load_weights, save_weights
 
 # PyTorch then asks Linux for pages of 2 MB, so that a tensor takes a few page faults, not thousands: 1.2 to 1.3 times
 # the speed on a virtual machine where a fault is slow, nothing on most (tests/benchmarks/README.md). The variable is

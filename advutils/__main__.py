@@ -2,7 +2,7 @@
 `accelerate launch` in many processes.
 """
 
-from advutils.commands import main
+from advutils.cli import main
 
 if __name__ == "__main__":
     main()

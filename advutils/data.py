@@ -2,22 +2,15 @@
 
 import functools
 import hashlib
-import os
-import tempfile
-import warnings
-from pathlib import Path
 
 import numpy as np
-import platformdirs
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
-from advutils import checks
+from advutils.utils import validation
+from advutils.utils.downloads import _downloaded
 
-# Of what Pillow reads, not all: it would start another program for some, EPS for one.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
 DIGITS = tuple("0123456789")
 CLASSES = {  # of each data set, by number
     "mnist-5k": DIGITS,
@@ -28,37 +21,6 @@ CLASSES = {  # of each data set, by number
 }  # fmt: skip
 DATASETS = tuple(CLASSES)
 MNIST_5K_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"
-IDX_MD5 = {  # of the unpacked files; torchvision checks only the archives, on the day it downloads them
-    "mnist": {
-        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-    },
-    "fashion-mnist": {
-        "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-        "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
-        "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
-        "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
-    },
-}
-
-
-def cache_dir():
-    """The folder for downloaded data and trained models: $ADVUTILS_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("ADVUTILS_CACHE") or platformdirs.user_cache_dir("advutils"))
-
-
-def writable(folder):
-    """Raise, before an hour is spent on what is to lie there, unless files can be written into the folder."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(
-            f"{folder}: nothing can be written there ({error}); accepts a folder of yours (set ADVUTILS_CACHE to one)"
-        ) from error
 
 
 def load_data(name, *, train):
@@ -79,7 +41,7 @@ def load_data(name, *, train):
     All digits of "mnist-5k" lie in the training part of "mnist": a model trained on that must not be scored on them,
     and `accuracy` refuses to. Taught in 01_train_vgg.ipynb.
     """
-    checks.one_of(name, "name", DATASETS)
+    validation.one_of(name, "name", DATASETS)
     if name == "mnist-5k":
         rest, test = split(_mnist_5k(), 0.2, seed=0)
         return rest if train else test
@@ -107,7 +69,7 @@ def split(dataset, fraction, *, seed):
     """
     _check(dataset)
     images, labels = dataset.tensors
-    n, k = len(labels), round(checks.positive(fraction, "fraction") * len(labels))
+    n, k = len(labels), round(validation.positive(fraction, "fraction") * len(labels))
     if not 0 < k < n:
         raise ValueError(f"fraction: got {fraction} of {n} images; accepts one that leaves an image on both sides")
     shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(seed), device=labels.device)
@@ -139,7 +101,7 @@ def make_loader(dataset, *, batch_size, shuffle=False, seed=0):
     _check(dataset)
     generator = torch.Generator().manual_seed(seed)
     order = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
-    batches = BatchSampler(order, checks.count(batch_size, "batch_size"), drop_last=False)
+    batches = BatchSampler(order, validation.count(batch_size, "batch_size"), drop_last=False)
     return DataLoader(dataset, sampler=batches, batch_size=None, generator=torch.Generator())  # not the global one
 
 
@@ -155,59 +117,6 @@ def shift(x, pixels=2):
     at = torch.arange(n, device=x.device)[:, None, None, None]
     channels = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
     return F.pad(x, (pixels,) * 4)[at, channels, rows, cols]
-
-
-def read_digit(source, *, invert=None):
-    """Read an image file of one digit as MNIST would have it: white on black, 20 pixels long, centred by mass in 28x28.
-
-    Args:
-        source: a path, or a binary file object, of a PNG, JPEG, WebP, GIF, BMP or TIFF file of up to 50 million pixels.
-        invert: True for dark ink on a light ground, False for the reverse; None looks at the border to tell.
-
-    Returns:
-        Tensor (1, 1, 28, 28), float32 in [0, 1].
-
-    Raises:
-        FileNotFoundError, PIL.UnidentifiedImageError: no file, or no image.
-        TypeError, ValueError: no path and no file; an image of a single colour, or one with more pixels.
-
-    LeCun et al., 1998, doi:10.1109/5.726791. Taught in 01_train_vgg.ipynb.
-    """
-    if not (isinstance(source, str | os.PathLike) or hasattr(source, "read")):
-        raise TypeError(f"source: got {type(source).__name__}; accepts a path or a binary file object")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source, formats=FORMATS) as file:
-                checks.pixels(file)
-                upright = ImageOps.exif_transpose(file).convert("LA")
-    except (FileNotFoundError, UnidentifiedImageError):
-        raise
-    except Exception as error:  # Pillow raises many kinds for files that somebody damaged
-        raise ValueError(
-            f"source: got a file that cannot be read ({error}); accepts whole {', '.join(FORMATS)} files"
-        ) from error
-    grey, opaque = (np.asarray(band, dtype=np.float32) / 255 for band in upright.split())
-    ground = 0 if np.average(grey, weights=opaque + 1e-6) > 0.5 and opaque.min() < 0.5 else 1  # of what is transparent
-    grey = grey * opaque + ground * (1 - opaque)
-    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-    ink = 1 - grey if (np.median(border) > 0.5 if invert is None else invert) else grey
-    ink = ink - ink.min()
-    if ink.max() < 0.1:
-        raise ValueError("source: got an image of a single colour; accepts one with a digit on it")
-    ink = ink / ink.max()
-    rows, cols = (np.flatnonzero((ink > 0.2).any(axis)) for axis in (1, 0))
-    box = ink[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
-    scale = 20 / max(box.shape)
-    size = [max(1, round(side * scale)) for side in box.shape[::-1]]
-    small = np.asarray(
-        Image.fromarray(box).resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR)
-    )
-    mass = [np.average(np.arange(small.shape[a]) + 0.5, weights=small.sum(1 - a)) for a in (0, 1)]
-    top, left = (min(max(0, round(14 - m)), 28 - side) for m, side in zip(mass, small.shape))
-    digit = torch.zeros(1, 1, 28, 28)
-    digit[0, 0, top : top + small.shape[0], left : left + small.shape[1]] = torch.from_numpy(small.copy())
-    return digit.clamp(0, 1)
 
 
 def device():
@@ -233,43 +142,3 @@ def _check(dataset):
         raise TypeError(f"dataset: got {type(dataset).__name__}; accepts a TensorDataset of images and labels")
     if len(dataset) == 0:
         raise ValueError("dataset: got no images; accepts at least one")
-
-
-def _downloaded(name, train):
-    """The torchvision data set, from files whose checksums were verified here, downloaded first if any is missing."""
-    import torchvision  # it takes as long as torch itself, and few need it
-
-    kinds = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}
-    kind, root = getattr(torchvision.datasets, kinds[name]), cache_dir() / "data"
-    if name == "cifar10":
-        listed = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
-        files = {root / kind.base_folder / file: md5 for file, md5 in listed}
-    else:
-        files = {root / kinds[name] / "raw" / file: md5 for file, md5 in IDX_MD5[name].items()}
-    missing = _missing(files)
-    if missing:
-        try:
-            kind(root, train=train, download=True)
-        except Exception as error:  # whatever broke the download off: the reader is told, and the cause is chained
-            _missing(files)
-            raise FileNotFoundError(
-                f"name: got {name!r}, but {missing[0].name} is not in {missing[0].parent} and could not be downloaded "
-                f"({(str(error).strip() or type(error).__name__).splitlines()[-1]}); 'mnist-5k' works without a network"
-            ) from error
-        _missing(files)
-    old = root / kinds[name] / "processed"
-    if old.exists():
-        raise ValueError(
-            f"{old}: got files of an old torchvision, unverified, which it would prefer; delete the folder"
-        )
-    return kind(root, train=train)
-
-
-def _missing(files):
-    """The files that are not there; raises for one that is there but not what it should be."""
-    for path, md5 in files.items():
-        if path.exists() and hashlib.md5(path.read_bytes()).hexdigest() != md5:
-            raise ValueError(
-                f"{path}: got a truncated or altered file (its md5 is not {md5}); delete it and load again"
-            )
-    return [path for path in files if not path.exists()]

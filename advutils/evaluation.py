@@ -11,9 +11,13 @@ from typing import NamedTuple
 
 import torch
 
-from advutils import checks, processes
-from advutils.attacks import WARNED, fgsm, fgsm_sweep, grey
-from advutils.models import NOTHING, answer, evaluating, image_keys, prepared, trained_keys
+from advutils.attacks.base import WARNED
+from advutils.attacks.black_box import grey
+from advutils.attacks.gradient import fgsm, fgsm_sweep
+from advutils.utils import distributed, validation
+from advutils.utils.fusion import prepared
+from advutils.utils.hashes import NOTHING, image_keys, trained_keys
+from advutils.utils.inference import answer, evaluating
 
 
 class Accuracy(NamedTuple):
@@ -43,8 +47,8 @@ def predict(model, x):
 
     Taught in 01_train_vgg.ipynb.
     """
-    checks.images(x)
-    checks.model(model, x)
+    validation.images(x)
+    validation.model(model, x)
     return torch.cat([_logits(model, part).softmax(1) for part in x.split(500)])
 
 
@@ -85,7 +89,7 @@ def survivors(model, loader, attack=None, *, eps=None):
     if attack is None and eps is not None:
         raise ValueError(f"attack: got None with eps={eps}; accepts an attack whenever eps is given")
     if attack is not None:
-        checks.attack(attack)
+        validation.attack(attack)
     return _sweep(model, loader, attack, [0.0 if attack is None else eps])[1]
 
 
@@ -107,7 +111,7 @@ def accuracy_vs_eps(model, loader, attack, eps_values):
 
     Taught in 02_fgsm_attack.ipynb.
     """
-    checks.attack(attack)
+    validation.attack(attack)
     if not isinstance(eps_values, Iterable):
         raise TypeError(f"eps_values: got {eps_values!r}; accepts a list of radii in pixel units")
     eps_values = list(eps_values)
@@ -158,7 +162,7 @@ def worst_case(model, loader, attacks, *, eps):
     if not isinstance(attacks, dict) or not attacks or {"clean", "grey"} & attacks.keys():
         raise TypeError(f"attacks: got {attacks!r}; accepts a dict of attacks by label, without 'clean' and 'grey'")
     for attack in attacks.values():
-        checks.attack(attack)
+        validation.attack(attack)
     norms = {norm_of(attack) for attack in attacks.values()}
     if len(norms) > 1:
         raise ValueError(f"attacks: got attacks of different norms, {', '.join(sorted(norms))}; accepts those of one")
@@ -236,18 +240,18 @@ def wilson(correct, z=1.96):
 
 def _sweep(model, loader, attack, eps_values, *, keyed=False):
     """Tensors (n,): the `image_keys`, if asked for or needed, and for each eps which images survive."""
-    checks.module(model)
+    validation.module(model)
     WARNED.clear()
     attack, norm = _hurried(attack), norm_of(attack)
-    eps_values = [checks.eps(eps, norm=norm) for eps in eps_values]
+    eps_values = [validation.eps(eps, norm=norm) for eps in eps_values]
     found, trained_on = {}, trained_keys(model)
     with evaluating(model):
         network = prepared(model)
-        for index, batch in processes.share(loader):
-            x, y = checks.pair(batch, "loader")
-            checks.images(x, "loader's images")
-            checks.labels(y, x, "loader's labels")
-            device = checks.device_of(model) or x.device
+        for index, batch in distributed.share(loader):
+            x, y = validation.pair(batch, "loader")
+            validation.images(x, "loader's images")
+            validation.labels(y, x, "loader's labels")
+            device = validation.device_of(model) or x.device
             found[index] = [image_keys(x) if keyed or len(trained_on) else NOTHING]
             x, y = x.to(device), y.to(device)
             for eps, (x_adv, logits) in zip(eps_values, _attacked(attack, network, x, y, eps_values, index)):
@@ -255,13 +259,13 @@ def _sweep(model, loader, attack, eps_values, *, keyed=False):
                     _check_attacked(x_adv, x, eps, norm)
                 if logits is None:
                     logits = _logits(network, x_adv)
-                checks.classes(y, logits.shape[1])
+                validation.classes(y, logits.shape[1])
                 found[index].append((logits.argmax(1) == y).cpu())
-    found = processes.gathered(found)
+    found = distributed.gathered(found)
     if not found:
         raise ValueError("loader: got no images; accepts at least one")
     keys, *alive = map(torch.cat, zip(*found.values()))
-    checks.unseen(keys, trained_on)
+    validation.unseen(keys, trained_on)
     return keys, *alive
 
 
@@ -300,7 +304,7 @@ def norm_of(attack):
 
 
 def _check_attacked(x_adv, x, eps, norm):
-    checks.images(x_adv, "attack's images")
+    validation.images(x_adv, "attack's images")
     if x_adv.shape != x.shape:
         raise ValueError(f"attack: got images of shape {tuple(x_adv.shape)} from it; accepts {tuple(x.shape)}")
     delta = (x_adv - x).flatten(1)
@@ -312,5 +316,5 @@ def _check_attacked(x_adv, x, eps, norm):
 def _logits(model, x):
     with evaluating(model) as model, torch.no_grad():
         logits = answer(model, x)
-    checks.logits(logits, len(x))
+    validation.logits(logits, len(x))
     return logits

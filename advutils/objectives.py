@@ -8,9 +8,12 @@ from functools import partial
 import torch
 from torch.nn import functional as F
 
-from advutils import checks
-from advutils.attacks import climb, cross_entropy, fgsm, pgd, project
-from advutils.models import answer, evaluating, prepared
+from advutils.attacks.base import climb
+from advutils.attacks.gradient import fgsm, pgd, project
+from advutils.attacks.losses import cross_entropy
+from advutils.utils import validation
+from advutils.utils.fusion import prepared
+from advutils.utils.inference import answer, evaluating
 
 
 def clean(model, x, y):
@@ -77,7 +80,7 @@ def random_fgsm(model, x, y, *, eps, alpha=1.25):
 
     Wong, Rice and Kolter, 2020, arXiv:2001.03994. Taught in 07_catastrophic_overfitting.ipynb.
     """
-    eps, alpha = checks.eps(eps), checks.positive(alpha, "alpha")
+    eps, alpha = validation.eps(eps), validation.positive(alpha, "alpha")
     return adversarial(model, x, y, eps=eps, attack=partial(pgd, steps=1, step_size=alpha * eps or None))
 
 
@@ -95,8 +98,8 @@ def n_fgsm(model, x, y, *, eps, k=2.0):
 
     De Jorge et al., 2022, arXiv:2202.01181. Taught in 07_catastrophic_overfitting.ipynb.
     """
-    eps, k = checks.eps(eps), checks.positive(k, "k", zero=True)
-    checks.images(x)
+    eps, k = validation.eps(eps), validation.positive(k, "k", zero=True)
+    validation.images(x)
     noisy = (x + k * eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
     gradient, _ = climb(prepared(model), noisy, y, cross_entropy)
     return F.cross_entropy(model((noisy + eps * gradient.sign()).clamp(0, 1)), y)
@@ -117,9 +120,13 @@ def trades(model, x, y, *, eps, beta=6.0, steps=10, step_size=None):
 
     Zhang et al., 2019, arXiv:1901.08573. Taught in 08_robust_training.ipynb.
     """
-    eps, beta, steps = checks.eps(eps), checks.positive(beta, "beta", zero=True), checks.count(steps, "steps")
-    step_size = 2.5 * eps / steps if step_size is None else checks.positive(step_size, "step_size")
-    checks.images(x)
+    eps, beta, steps = (
+        validation.eps(eps),
+        validation.positive(beta, "beta", zero=True),
+        validation.count(steps, "steps"),
+    )
+    step_size = 2.5 * eps / steps if step_size is None else validation.positive(step_size, "step_size")
+    validation.images(x)
     twin = prepared(model)
     with evaluating(twin), torch.no_grad():
         log_p = answer(twin, x).log_softmax(1)

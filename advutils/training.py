@@ -16,10 +16,12 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
-from advutils import checks, processes
 from advutils.evaluation import accuracy, describe, norm_of
-from advutils.models import NOTHING, answer, evaluating, image_keys, read_tensors, tagged, untagged, write_tensors
 from advutils.objectives import clean
+from advutils.utils import distributed, validation
+from advutils.utils.hashes import NOTHING, image_keys
+from advutils.utils.inference import answer, evaluating
+from advutils.utils.weights import read_tensors, tagged, untagged, write_tensors
 
 WATCHED = 1000  # validation images that are attacked after each epoch
 HELD = 2**26  # pixels of images that are kept in memory to be measured after each epoch, 256 MB
@@ -122,17 +124,17 @@ def fit(
     Izmailov et al., 2018, arXiv:1803.05407. Taught in 01_train_vgg.ipynb and, from `eps` to `state`, in
     08_robust_training.ipynb.
     """
-    epochs, lr = checks.count(epochs, "epochs"), checks.positive(lr, "lr")
-    average = None if average is None else checks.share(average, "average")
+    epochs, lr = validation.count(epochs, "epochs"), validation.positive(lr, "lr")
+    average = None if average is None else validation.share(average, "average")
     classes = _check(model, train, val, epochs, eps, ramp, watch)
     if eps is not None:
         norms = {norm_of(function) for function in (objective, *(watch or {}).values())}
-        eps = checks.eps(eps, norm="l2" if norms == {"l2"} else "linf")
-    if engine is None and processes.count() > 1:
-        raise ValueError(f"engine: got None in {processes.count()} processes; accepts an accelerate.Accelerator")
+        eps = validation.eps(eps, norm="l2" if norms == {"l2"} else "linf")
+    if engine is None and distributed.count() > 1:
+        raise ValueError(f"engine: got None in {distributed.count()} processes; accepts an accelerate.Accelerator")
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     network, backward = model, torch.Tensor.backward
-    served = processes.cut(train)
+    served = distributed.cut(train)
     if engine is not None:
         network, optimizer = engine.prepare(model, optimizer)
         backward = engine.backward
@@ -142,16 +144,16 @@ def fit(
     run = dict(epochs=epochs, lr=lr, objective=describe(objective), eps=eps, ramp=ramp, average=average,
                watch={label: describe(attack) for label, attack in (watch or {}).items()}, steps=steps,
                weight_decay=weight_decay, augment=describe(augment), seed=seed, network=_shapes(model),
-               layers=repr(model), batch_size=_batch_size(train), processes=processes.count(),
+               layers=repr(model), batch_size=_batch_size(train), processes=distributed.count(),
                data=_key(train))  # fmt: skip
     kept = Kept(model, optimizer, schedule, averaged, _shuffler(train), run)
     probe, watching = _spread(train, len(val.dataset)), _spread(val, WATCHED)
     settling = 0 if average is None else SETTLING
     leaves_out = any(
         getattr(sampler, "drop_last", False) or getattr(sampler, "replacement", False)
-        for sampler in processes.samplers(train)
+        for sampler in distributed.samplers(train)
     )
-    bar = tqdm(total=steps, leave=False, mininterval=0.5, disable=not (progress and processes.first()))
+    bar = tqdm(total=steps, leave=False, mininterval=0.5, disable=not (progress and distributed.first()))
     with bar, ledger(model) as spent, _fed(model, settling) as fed, torch.random.fork_rng():
         torch.manual_seed(seed)
         history = kept.read(state, spent)
@@ -160,10 +162,10 @@ def fit(
             kept.write(state, history)
         bar.update(done * len(served))
         images, seconds = (history.images[-1], history.seconds[-1]) if done else (0, 0.0)
-        images *= processes.first()
+        images *= distributed.first()
         for epoch in range(done, epochs):
-            if processes.count() > 1:  # each draws its own noise, and the same again when the training is continued
-                torch.manual_seed(processes.count() * (seed * epochs + epoch) + processes.rank())
+            if distributed.count() > 1:  # each draws its own noise, and the same again when the training is continued
+                torch.manual_seed(distributed.count() * (seed * epochs + epoch) + distributed.rank())
             network.train()
             fed.clear()
             started = time.perf_counter()
@@ -183,17 +185,17 @@ def fit(
                 images += len(x)
                 bar.update()
             seconds += time.perf_counter() - started
-            passed = processes.total(images, spent.forwards, spent.backwards)
+            passed = distributed.total(images, spent.forwards, spent.backwards)
             history.add(seconds=seconds, **dict(zip(("images", "forwards", "backwards"), passed)))
             if epoch == 0 or leaves_out:
-                keys = processes.gathered({processes.rank(): model.trained_on})
+                keys = distributed.gathered({distributed.rank(): model.trained_on})
                 model.trained_on = torch.cat(list(keys.values())).unique()
             candidate = model if averaged is None else _settled(averaged.module, fed, model.trained_on)
-            processes.alike(model)
-            processes.alike(candidate)
+            distributed.alike(model)
+            distributed.alike(candidate)
             with _unbilled(spent):
                 for side, batches in (("train", probe), ("val", val)):
-                    own = (batch for _, batch in processes.share(batches))
+                    own = (batch for _, batch in distributed.share(batches))
                     loss, right = _measure(candidate, _batches(own, model, classes))
                     _finite(loss, epoch, lr)
                     history.add(**{f"{side}_loss": loss, f"{side}_accuracy": right})
@@ -221,7 +223,7 @@ class Kept:
         self.generator, self.run, self.best = generator, run, {}
 
     def write(self, path, history):
-        if path is None or not processes.first():
+        if path is None or not distributed.first():
             return
         optimizer = self.optimizer.state_dict()
         tensors = tagged("model", self.model.state_dict()) | tagged("best", self.best)
@@ -268,7 +270,7 @@ class Kept:
         for number, drawn in untagged("random.cuda", tensors).items():
             torch.cuda.set_rng_state(drawn, int(number))
         history = History(**about["history"])
-        if processes.first() and history.forwards:  # the counts are those of all processes
+        if distributed.first() and history.forwards:  # the counts are those of all processes
             spent.forwards, spent.backwards = history.forwards[-1], history.backwards[-1]
         return history
 
@@ -342,7 +344,7 @@ def _shapes(model):
 
 
 def _batch_size(loader):
-    return getattr(next(processes.samplers(loader)), "batch_size", None)
+    return getattr(next(distributed.samplers(loader)), "batch_size", None)
 
 
 def _key(loader):
@@ -353,7 +355,7 @@ def _key(loader):
 
 def _shuffler(loader):
     """The generator of the loader's order, or None where it has none of its own."""
-    generators = (getattr(sampler, "generator", None) for sampler in processes.samplers(loader))
+    generators = (getattr(sampler, "generator", None) for sampler in distributed.samplers(loader))
     return next((generator for generator in generators if isinstance(generator, torch.Generator)), None)
 
 
@@ -366,17 +368,17 @@ def _measure(model, batches):
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             right += (logits.argmax(1) == y).sum().item()
             n += len(y)
-    loss, right, n = processes.total(loss, right, n)
+    loss, right, n = distributed.total(loss, right, n)
     return loss / n, right / n
 
 
 def _batches(loader, model, classes):
-    device = checks.device_of(model)
+    device = validation.device_of(model)
     for batch in loader:
-        x, y = checks.pair(batch, "loader")
-        checks.images(x, "loader's images")
-        checks.labels(y, x, "loader's labels")
-        checks.classes(y, classes, "loader's labels")
+        x, y = validation.pair(batch, "loader")
+        validation.images(x, "loader's images")
+        validation.labels(y, x, "loader's labels")
+        validation.classes(y, classes, "loader's labels")
         yield x.to(device), y.to(device)
 
 
@@ -387,7 +389,7 @@ def _spread(loader, n):
     with torch.random.fork_rng():
         torch.manual_seed(0)  # a data set that draws from PyTorch returns the same again
         first = dataset[0]
-        if collate is default_collate and not isinstance(checks.pair(first, "loader")[0], torch.Tensor):
+        if collate is default_collate and not isinstance(validation.pair(first, "loader")[0], torch.Tensor):
             got = type(first[0]).__name__
             raise TypeError(f"loader's images: got {got} from its data set; accepts tensors (C, H, W)")
         n = min(n, len(dataset), max(2, HELD // collate([first])[0].numel()))
@@ -398,7 +400,7 @@ def _spread(loader, n):
             f"loader's images: got shapes {shapes[0]} and {shapes[-1]}; accepts images of one size, as `ImageFiles` "
             "and --size cut them"
         )
-    x, y = checks.pair(collate(chosen), "loader")
+    x, y = validation.pair(collate(chosen), "loader")
     return list(zip(x.split(500), y.split(500)))
 
 
@@ -409,10 +411,10 @@ def _finite(loss, epoch, lr):
 
 def _check(model, train, val, epochs, eps, ramp, watch):
     """Raise for bad arguments; the number of classes, from a first look at what the model returns."""
-    checks.module(model)
+    validation.module(model)
     for loader, name in ((train, "train"), (val, "val")):
-        checks.loader(loader, name)
-        checks.whole(loader, name)
+        validation.loader(loader, name)
+        validation.whole(loader, name)
     if eps is None and (watch or ramp):
         raise ValueError(f"eps: got None with {'watch' if watch else 'ramp'}; accepts the radius that this needs")
     if not 0 <= ramp <= epochs:
@@ -420,10 +422,10 @@ def _check(model, train, val, epochs, eps, ramp, watch):
     if not isinstance(watch or {}, dict):
         raise TypeError(f"watch: got {type(watch).__name__}; accepts None or a dict of attacks by label")
     for attack in (watch or {}).values():
-        checks.attack(attack)
+        validation.attack(attack)
     x, _ = _spread(val, 2)[0]
-    checks.images(x, "loader's images")
+    validation.images(x, "loader's images")
     with evaluating(model), torch.no_grad():
-        logits = answer(model, x.to(checks.device_of(model)))
-    checks.logits(logits, len(x))
+        logits = answer(model, x.to(validation.device_of(model)))
+    validation.logits(logits, len(x))
     return logits.shape[1]

@@ -9,8 +9,8 @@ import zlib
 from pathlib import Path
 
 from advutils import load_data, trained
-from advutils.models import replace_file
-from advutils.widgets import EpsilonSlider
+from advutils.utils.storage import replace_file
+from advutils.widgets.slider import EpsilonSlider
 
 FOLDER = Path(__file__).resolve().parent / "frames"
 NETWORKS = {"clean VGG": "clean", "defended VGG": "joined-fgsm-0.1"}

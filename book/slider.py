@@ -4,7 +4,7 @@ import base64
 import json
 from pathlib import Path
 
-from advutils.panel import SCRIPT
+from advutils.widgets.panel import SCRIPT
 
 FRAMES = Path(__file__).resolve().parent / "frames"
 BEGIN = 10  # the frame that is shown first

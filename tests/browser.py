@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from advutils.panel import SCRIPT
+from advutils.widgets.panel import SCRIPT
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 HERE = {"127.0.0.1", "localhost", None}  # a file or a data address has no host

@@ -7,13 +7,13 @@ writes FOLDER/RANK.pt from each process.
 
 import atexit
 import contextlib
-import importlib
 import json
 import os
 import sys
 from functools import partial
 from pathlib import Path
 
+import results
 import torch
 from helpers import digits
 from torch import nn
@@ -21,22 +21,11 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchvision.ops import FrozenBatchNorm2d
 
-from advutils import (
-    accuracy_vs_eps,
-    fgsm,
-    fit,
-    initialised,
-    make_loader,
-    pgd,
-    processes,
-    results,
-    survivors,
-    vgg,
-    worst_case,
-)
-from advutils.attacks import random_noise
-from advutils.models import prepared
+from advutils import accuracy_vs_eps, fgsm, fit, initialised, make_loader, pgd, pretrained, survivors, vgg, worst_case
+from advutils.attacks.black_box import random_noise
 from advutils.objectives import adversarial, clean, joined, random_fgsm
+from advutils.utils import distributed
+from advutils.utils.fusion import prepared
 
 ATTACKS = {"FGSM": fgsm, "PGD": partial(pgd, steps=3), "noise": random_noise}
 
@@ -89,10 +78,10 @@ def one_step(objective):
     for name, layer in model.named_children():
         if isinstance(layer, nn.BatchNorm2d):
             setattr(model, name, FrozenBatchNorm2d(layer.num_features))
-    train, own = plain_loader(16, 16), processes.engine()
+    train, own = plain_loader(16, 16), distributed.engine()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     wrapped, optimizer = own.prepare(model, optimizer) if own else (model, optimizer)
-    [(x, y)] = processes.cut(train)
+    [(x, y)] = distributed.cut(train)
     objective(wrapped.train(), x, y).backward()
     optimizer.step()
     return torch.cat([weight.detach().flatten() for weight in model.parameters()])
@@ -118,7 +107,7 @@ def training(state, *, broken_off_at=None):
 
     def run(model, steps=-1):
         train, val = plain_loader(45, 8, shuffle=True), plain_loader(20, 7, train=False)
-        options = dict(eps=0.1, ramp=1, average=0.9, watch={"FGSM": fgsm}, state=state, engine=processes.engine())
+        options = dict(eps=0.1, ramp=1, average=0.9, watch={"FGSM": fgsm}, state=state, engine=distributed.engine())
         return fit(model, train, val, epochs=2, lr=1e-3, objective=BreaksOff(steps), progress=False, **options)
 
     if broken_off_at is not None:
@@ -139,7 +128,7 @@ def noise():
         return clean(model, x, y)
 
     loaders = plain_loader(16, 8), plain_loader(8, 8, train=False)
-    fit(network(), *loaders, epochs=1, lr=1e-3, objective=noted, progress=False, engine=processes.engine())
+    fit(network(), *loaders, epochs=1, lr=1e-3, objective=noted, progress=False, engine=distributed.engine())
     return torch.stack(drawn)
 
 
@@ -154,7 +143,7 @@ def words(run):
 def talk():
     """Collective operations of a training step with and without an attack, and of attacks on the wrapped model."""
     model = network()
-    own = processes.engine()
+    own = distributed.engine()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     wrapped = own.prepare(model, optimizer)[0] if own else model
     x, y = digits(8)
@@ -172,8 +161,7 @@ def talk():
 def rows(folder):
     """What the results command writes for a tiny model under two attacks: trained, cached, attacked part by part."""
     os.environ["ADVUTILS_CACHE"] = str(folder / "cache")
-    for module in ("results", "trained"):
-        module = importlib.import_module(f"advutils.{module}")
+    for module in (results, pretrained):
         module.load_data = lambda name, *, train: TensorDataset(*digits(60 if train else 30, train=train))
     results.DEFENCES = {"FGSM": ("fgsm", dict(depth=11, width=0.05, batch_size=12, epochs=1))}
     results.ATTACKS, results.PART = {"clean": (None, None), "PGD": (partial(pgd, steps=2), 13)}, 8
@@ -186,15 +174,15 @@ def rows(folder):
 def main(folder):
     torch.set_num_threads(1)
     atexit.register(lambda: (folder / f"{rank}-parted").write_text(str(not torch.distributed.is_initialized())))
-    processes.meet()
-    rank = processes.rank()
-    found = dict(evaluations=evaluations(), talk=talk(), count=processes.count())
+    distributed.meet()
+    rank = distributed.rank()
+    found = dict(evaluations=evaluations(), talk=talk(), count=distributed.count())
     found["steps"] = {"clean": one_step(clean), "adversarial": one_step(partial(adversarial, eps=0.1, attack=fgsm))}
     found["training"] = training(folder / "whole.safetensors")
     found["continued"] = training(folder / "broken.safetensors", broken_off_at=8)  # in the second epoch
     found["noise"] = noise()
     found["results"] = rows(folder / "results")
-    torch.save(found, folder / f"{processes.rank()}-of-{processes.count()}.pt")
+    torch.save(found, folder / f"{distributed.rank()}-of-{distributed.count()}.pt")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from advutils import (
     predict,
     vgg,
 )
-from advutils.models import prepared
+from advutils.utils.fusion import prepared
 
 pytestmark = pytest.mark.integration
 HOME = bench.HOME

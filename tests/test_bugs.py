@@ -28,8 +28,8 @@ from advutils import (
     square,
     survivors,
     targeted,
-)  # fmt: skip
-from advutils.files import read_image
+)
+from advutils.utils.images import read_image
 
 gradient_attacks = pytest.mark.parametrize("attack", [fgsm, partial(pgd, steps=2, restarts=2)], ids=["fgsm", "pgd"])
 

@@ -2,7 +2,6 @@
 
 import csv
 import functools
-import importlib
 import json
 import os
 import re
@@ -21,18 +20,32 @@ from test_processes import environment
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from advutils import accuracy, cross_entropy, fgsm, fit, load_data, load_weights, make_loader, pgd, save_weights, vgg
-from advutils.commands import attack_of, main, model_of, number, parser
-from advutils.files import read_image, write_png
+from advutils import (
+    accuracy,
+    cross_entropy,
+    fgsm,
+    fit,
+    load_data,
+    load_weights,
+    make_loader,
+    pgd,
+    save_weights,
+    training,
+    vgg,
+)
+from advutils.cli import attack as attack_cli
+from advutils.cli import common, main, parser
+from advutils.cli import train as train_cli
+from advutils.cli.common import attack_of, model_of, number
+from advutils.utils.images import read_image, write_png
 
-commands, training = (importlib.import_module(f"advutils.{name}") for name in ("commands", "training"))
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
 TINY = ("--depth", "11", "--width", "0.05", "--batch-size", "20", "--epochs", "1")
 
 
 @pytest.fixture(autouse=True)
 def few_digits(monkeypatch):
-    monkeypatch.setattr(commands, "load_data", lambda name, *, train: TensorDataset(*digits(120, train=train)))
+    monkeypatch.setattr(common, "load_data", lambda name, *, train: TensorDataset(*digits(120, train=train)))
 
 
 @pytest.fixture
@@ -102,13 +115,13 @@ def test_a_training_goes_on_where_it_was_broken_off(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return clean(model, x, y)
 
-    clean = commands.OBJECTIVES["clean"]
+    clean = train_cli.OBJECTIVES["clean"]
     functools.update_wrapper(breaks_off, clean)  # so it is the same training
-    monkeypatch.setitem(commands.OBJECTIVES, "clean", breaks_off)
+    monkeypatch.setitem(train_cli.OBJECTIVES, "clean", breaks_off)
     with pytest.raises(KeyboardInterrupt):
         train("broken.safetensors")
     assert (tmp_path / "broken.state.safetensors").exists()
-    monkeypatch.setitem(commands.OBJECTIVES, "clean", clean)
+    monkeypatch.setitem(train_cli.OBJECTIVES, "clean", clean)
     again = train("broken.safetensors")
     assert all(torch.equal(again[key], value) for key, value in whole.items())
 
@@ -132,7 +145,7 @@ def test_a_folder_of_classes_is_trained_on_and_evaluated_at_the_size_of_the_trai
     served = {}
     for name, said in {"silent": [], "said": ["--size", "32", "--channels", "1"], "other": ["--size", "40"]}.items():
         chosen = parser().parse_args(["evaluate", "--model", str(out), "--data", str(unseen), *said])
-        served[name] = commands.data_of(chosen, suits, train=False)[0][0]
+        served[name] = common.data_of(chosen, suits, train=False)[0][0]
     assert torch.equal(served["silent"], served["said"]) and served["other"].shape == (1, 40, 40)
     main(["evaluate", "--model", str(out), "--data", str(unseen), "--out", str(tmp_path / "found.json")])
     assert json.loads((tmp_path / "found.json").read_text())["accuracy"]["clean"]["n"] == 20
@@ -162,7 +175,7 @@ def shades(folder, names):
 
 def measured(model, data, monkeypatch, capsys):
     """Clean accuracy from the command line, and what was said."""
-    monkeypatch.setattr(commands, "model_of", lambda text: (model, dict(classes=getattr(model, "classes", None))))
+    monkeypatch.setattr(common, "model_of", lambda text: (model, dict(classes=getattr(model, "classes", None))))
     main(["evaluate", "--model", "its:own", "--data", str(data)])
     said = capsys.readouterr().out
     return re.search(r"clean +([\d.]+%)", said)[1], said
@@ -218,7 +231,7 @@ def test_a_folder_with_train_and_val_is_no_folder_of_classes(tmp_path, monkeypat
     data = shades(tmp_path / "data", ["train", "val"])
     out = ["--out", str(tmp_path / "a.safetensors"), *TINY]
     for command in (["train", "--data", str(data), *out], ["evaluate", "--model", "its:own", "--data", str(data)]):
-        monkeypatch.setattr(commands, "model_of", lambda text: (Mean(2), {}))
+        monkeypatch.setattr(common, "model_of", lambda text: (Mean(2), {}))
         with pytest.raises(SystemExit, match=r"a folder of 2 classes \(train, val\); accepts one of these"):
             main(command)
 
@@ -264,17 +277,15 @@ FORMS = {
 @pytest.mark.parametrize("names", FORMS.values(), ids=FORMS)
 def test_a_model_may_name_its_classes_in_several_ways(names, tmp_path, monkeypatch, capsys):
     model = Mean(3, classes=names)
-    model.classes = commands._class_names(model)
+    model.classes = common.class_names(model)
     assert measured(model, shades(tmp_path, FORMS["a tuple"]), monkeypatch, capsys)[0] == "100.0%"
 
 
 def test_names_that_are_no_list_are_refused():
     for names in ({"a", "b"}, 3, torch.arange(3), "abc", {"a": 0, "b": 5}):
         with pytest.raises(ValueError, match="model.classes: got .*accepts a list of names"):
-            commands._class_names(Mean(2, classes=names))
-    assert (
-        commands._class_names(Mean(3, classes=range(3))) == ["0", "1", "2"] and commands._class_names(Mean(3)) is None
-    )
+            common.class_names(Mean(2, classes=names))
+    assert common.class_names(Mean(3, classes=range(3))) == ["0", "1", "2"] and common.class_names(Mean(3)) is None
 
 
 def test_as_many_names_as_logits(tmp_path, monkeypatch, capsys):
@@ -291,7 +302,7 @@ def test_names_that_are_wordnet_ids_are_names(tmp_path, monkeypatch, capsys):
     for name in ids[1:-1]:
         (tmp_path / name / "1.png").write_bytes((tmp_path / ids[0] / "1.png").read_bytes())
     model = Mean(1000, classes=ids[::-1])
-    monkeypatch.setattr(commands, "model_of", lambda text: (model, dict(classes=model.classes)))
+    monkeypatch.setattr(common, "model_of", lambda text: (model, dict(classes=model.classes)))
     main(["evaluate", "--model", "its:own", "--data", str(tmp_path), "--limit", "1000"])
     assert "numbered by name" in capsys.readouterr().out
 
@@ -299,14 +310,14 @@ def test_names_that_are_wordnet_ids_are_names(tmp_path, monkeypatch, capsys):
 def test_the_readers_own_files_are_not_overwritten(tmp_path, weights):
     pictures = tmp_path / "pictures"
     data = pets(pictures / "clean", ("c",), range(2), size=(28, 28))
-    common = ["attack", "--model", str(weights), "--channels", "1", "--attack", "fgsm", "--eps", "1/255"]
+    typed = ["attack", "--model", str(weights), "--channels", "1", "--attack", "fgsm", "--eps", "1/255"]
     with pytest.raises(SystemExit, match="would overwrite --data"):
-        main([*common, "--data", str(data), "--out", str(pictures)])
+        main([*typed, "--data", str(data), "--out", str(pictures)])
     other = pets(tmp_path / "other", ("c",), range(2), size=(28, 28))
     with pytest.raises(SystemExit, match="holds clean of something else"):
-        main([*common, "--data", str(other), "--out", str(pictures)])
+        main([*typed, "--data", str(other), "--out", str(pictures)])
     with pytest.raises(SystemExit, match="a folder inside --data"):
-        main([*common, "--data", str(tmp_path / "oth*"), "--out", str(other / "out")])
+        main([*typed, "--data", str(tmp_path / "oth*"), "--out", str(other / "out")])
     assert (data / "c" / "0.png").read_bytes() == encoded(0, size=(28, 28))
     model = str(weights)
     for out in (model, str(tmp_path), str(tmp_path / "found.txt")):
@@ -316,10 +327,10 @@ def test_the_readers_own_files_are_not_overwritten(tmp_path, weights):
 
 
 def test_an_attack_that_failed_leaves_its_folder_free(tmp_path, weights):
-    common = ["attack", "--model", str(weights), "--limit", "3", "--attack", "fgsm", "--out", str(tmp_path / "out")]
+    typed = ["attack", "--model", str(weights), "--limit", "3", "--attack", "fgsm", "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match="eps: got 8"):
-        main([*common, "--eps", "8"])
-    main([*common, "--eps", "8/255"])
+        main([*typed, "--eps", "8"])
+    main([*typed, "--eps", "8/255"])
     assert len(sheet(tmp_path / "out")) == 3
 
 
@@ -436,15 +447,15 @@ def test_the_files_on_disk_hold_the_ball_and_the_reported_success(weights, tmp_p
 
 
 def test_a_folder_that_holds_another_attack_is_refused_and_the_same_one_is_made_again(weights, tmp_path, monkeypatch):
-    common = ["attack", "--model", str(weights), "--attack", "fgsm", "--limit", "30", "--batch-size", "10"]
-    common += ["--out", str(tmp_path / "a")]
-    main([*common, "--eps", "0.1"])
+    typed = ["attack", "--model", str(weights), "--attack", "fgsm", "--limit", "30", "--batch-size", "10"]
+    typed += ["--out", str(tmp_path / "a")]
+    main([*typed, "--eps", "0.1"])
     before, rows = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*.*")}, sheet(tmp_path / "a")
     for other in (["--eps", "0.2"], ["--eps", "0.1", "--limit", "20"]):
         with pytest.raises(SystemExit, match="images of another attack; accepts a new folder"):
-            main([*common, *other])
+            main([*typed, *other])
     assert before == {path: path.read_bytes() for path in (tmp_path / "a").rglob("*.*")}
-    reread, left = commands._reread, [1, 1]
+    reread, left = attack_cli._reread, [1, 1]
 
     def broken(*given):
         if not left:
@@ -452,12 +463,12 @@ def test_a_folder_that_holds_another_attack_is_refused_and_the_same_one_is_made_
         left.pop()
         return reread(*given)
 
-    monkeypatch.setattr(commands, "_reread", broken)
+    monkeypatch.setattr(attack_cli, "_reread", broken)
     with pytest.raises(KeyboardInterrupt):
-        main([*common, "--eps", "0.1"])
+        main([*typed, "--eps", "0.1"])
     assert not (tmp_path / "a" / "attack.csv").exists()  # no sheet speaks of files that are not its own
-    monkeypatch.setattr(commands, "_reread", reread)
-    main([*common, "--eps", "0.1"])
+    monkeypatch.setattr(attack_cli, "_reread", reread)
+    main([*typed, "--eps", "0.1"])
     assert sheet(tmp_path / "a") == rows
 
 
@@ -627,10 +638,10 @@ def test_every_option_has_a_word_of_help():
 
 @pytest.mark.integration
 def test_two_processes_write_each_file_once_and_one_sheet(weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(commands, "load_data", load_data)
-    common = ["attack", "--model", str(weights), "--batch-size", "20", "--limit", "310", "--attack", "pgd:steps=2"]
-    main([*common, "--out", str(tmp_path / "one")])
-    command = [*ACCELERATE, "-m", "advutils", *common, "--out", tmp_path / "two"]
+    monkeypatch.setattr(common, "load_data", load_data)
+    typed = ["attack", "--model", str(weights), "--batch-size", "20", "--limit", "310", "--attack", "pgd:steps=2"]
+    main([*typed, "--out", str(tmp_path / "one")])
+    command = [*ACCELERATE, "-m", "advutils", *typed, "--out", tmp_path / "two"]
     subprocess.run(command, env=environment(), check=True, timeout=300)
     one, two = sheet(tmp_path / "one"), sheet(tmp_path / "two")
     assert len(one) == 310 and one == two

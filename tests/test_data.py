@@ -21,7 +21,8 @@ from PIL import Image, ImageDraw
 from torch.utils.data import ConcatDataset, TensorDataset
 
 from advutils import cache_dir, device, load_data, make_loader, read_digit, shift, split
-from advutils.models import image_keys
+from advutils.utils.downloads import IDX_MD5
+from advutils.utils.hashes import image_keys
 
 data = sys.modules["advutils.data"]
 
@@ -117,7 +118,7 @@ def pinned(monkeypatch, name):
     """The tiny files, with their checksums in place of the true ones, and the folder they belong in."""
     files = idx_files(name)
     sums = {file: hashlib.md5(content).hexdigest() for file, content in files.items()}
-    monkeypatch.setitem(data.IDX_MD5, name, sums)
+    monkeypatch.setitem(IDX_MD5, name, sums)
     return files, cache_dir() / "data" / FOLDERS[name] / "raw"
 
 
@@ -274,7 +275,7 @@ def test_an_altered_cifar_file_is_never_unpickled(cifar):
 
 
 def test_the_pinned_checksums_are_complete():
-    for name, sums in data.IDX_MD5.items():
+    for name, sums in IDX_MD5.items():
         assert sums.keys() == idx_files(name).keys()
         assert all(re.fullmatch("[0-9a-f]{32}", md5) for md5 in sums.values())
 

@@ -45,9 +45,10 @@ from advutils import (
     vgg,
     wilson,
     worst_case,
-)  # fmt: skip
-from advutils.attacks import fgsm_sweep
-from advutils.models import image_keys, prepared
+)
+from advutils.attacks.gradient import fgsm_sweep
+from advutils.utils.fusion import prepared
+from advutils.utils.hashes import image_keys
 
 
 class Brightness(nn.Module):

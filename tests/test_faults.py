@@ -35,10 +35,10 @@ from advutils import (
     trained,
     vgg,
 )
-from advutils.models import read_tensors
+from advutils.utils.weights import read_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
-module = sys.modules["advutils.trained"]  # the attribute of that name is the function
+module = sys.modules["advutils.pretrained"]  # the attribute of that name is the function
 ONE_THREAD = dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
 EPOCHS, STEPS, PAUSE = 60, 3, 0.01
 LEAST_SECONDS = EPOCHS * STEPS * PAUSE  # no training below ends sooner, however fast the machine is
@@ -440,7 +440,7 @@ def fill(seed):
     return hashlib.sha256(b"".join(value.numpy().tobytes() for value in model.state_dict().values())).hexdigest()
 """
 FILLING_AT_ONCE = f"""{FILLING}
-sys.modules["advutils.trained"].load_data = lambda name, *, train: TensorDataset(x, torch.arange(40) % 10)
+sys.modules["advutils.pretrained"].load_data = lambda name, *, train: TensorDataset(x, torch.arange(40) % 10)
 torch.set_num_threads(1)
 
 def program(go, said):

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.models import get_model_weights
 
-from advutils import accuracy, fgsm, files, initialised, vgg
-from advutils.files import ImageFiles, ambiguous, image_loader, read_image, to_levels, write_png
+from advutils import accuracy, fgsm, initialised, vgg
+from advutils.utils import images
+from advutils.utils.images import ImageFiles, ambiguous, image_loader, read_image, to_levels, write_png
 
 
 def picture(number, *, size=(40, 30), mode="RGB"):
@@ -289,12 +290,12 @@ def test_images_are_cut_as_the_weights_own_transforms_cut_them(name, side, size)
         crop_size=side, resize_size=side + 10, mean=(0,) * 3, std=(1,) * 3
     )
     x, expected = (
-        files.cut(read_image(encoded(3, size=size)), side + 10, side, recipe.interpolation.value),
+        images.cut(read_image(encoded(3, size=size)), side + 10, side, recipe.interpolation.value),
         recipe(picture(3, size=size)),
     )
     assert ((x - expected).abs() <= 1 / 255 + 1e-6).all()
     other = {"bilinear": "bicubic", "bicubic": "bilinear"}[recipe.interpolation.value]
-    assert (files.cut(read_image(encoded(3, size=size)), side + 10, side, other) - expected).abs().max() > 2 / 255
+    assert (images.cut(read_image(encoded(3, size=size)), side + 10, side, other) - expected).abs().max() > 2 / 255
 
 
 def test_sizes_and_channels(folder):
@@ -374,10 +375,10 @@ def test_a_broken_image_is_named(folder):
         ImageFiles(folder)[0]
 
 
-images = st.integers(0, 2**31).map(lambda seed: torch.Generator().manual_seed(seed))
+generators = st.integers(0, 2**31).map(lambda seed: torch.Generator().manual_seed(seed))
 
 
-@given(generator=images, eps=st.floats(0.001, 0.5))
+@given(generator=generators, eps=st.floats(0.001, 0.5))
 def test_rounding_to_levels_keeps_the_ball_and_loses_less_than_a_level(generator, eps):
     x = torch.randint(0, 256, (2, 3, 5, 5), generator=generator) / 255
     moved = x + eps * torch.empty_like(x).uniform_(-1, 1, generator=generator).sign()

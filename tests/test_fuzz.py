@@ -22,10 +22,10 @@ from test_data import FOLDERS, drawn, pinned, write
 from test_models import Runs
 
 from advutils import fit, load_data, load_weights, read_digit, save_weights, vgg
-from advutils.commands import ATTACKS, attack_of, main, model_of, number
-from advutils.data import FORMATS
-from advutils.files import ImageFiles, read_image
-from advutils.models import read_tensors, write_tensors
+from advutils.cli import main
+from advutils.cli.common import ATTACKS, attack_of, model_of, number
+from advutils.utils.images import FORMATS, ImageFiles, read_image
+from advutils.utils.weights import read_tensors, write_tensors
 
 pytestmark = pytest.mark.integration
 some, many = (settings(deadline=None, derandomize=True, max_examples=n) for n in (60, 200))
@@ -188,7 +188,9 @@ def test_weights_of_which_a_part_is_missing_are_refused(missing, weights, folder
 @pytest.mark.parametrize("value", ["[" * 100_000, "{", "nan", "", "9" * 5000])
 def test_metadata_that_json_cannot_read_are_refused(value, folder, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("advutils.models.json.dumps", lambda *args, **kwargs: value)  # so that the checksum is right
+        patch.setattr(
+            "advutils.utils.weights.json.dumps", lambda *args, **kwargs: value
+        )  # so that the checksum is right
         write_tensors(folder / "file", {"a": torch.zeros(1)}, dict(config=None), kind="weights")
         with pytest.raises(ValueError):
             read_tensors(folder / "file", kind="weights")

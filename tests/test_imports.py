@@ -1,9 +1,9 @@
 """The rooms of the package: imports only point downwards, and what is heavy waits until it is needed."""
 
-import ast
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,88 +11,23 @@ import pytest
 import advutils
 
 PACKAGE = Path(advutils.__file__).parent
-ROOMS = {
-    "widgets": {"panel", "plots", "evaluation", "attacks", "models", "checks", "data"},
-    "panel": {"plots"},
-    "parameters": {"checks", "data", "models"},
-    "checklist": {"evaluation", "attacks", "models", "data", "checks"},
-    "__main__": {"commands"},
-    "commands": {
-        "results",
-        "trained",
-        "training",
-        "objectives",
-        "evaluation",
-        "attacks",
-        "files",
-        "processes",
-        "models",
-        "data",
-        "checks",
-    },
-    "results": {"trained", "evaluation", "processes", "models", "data", "attacks", "plots"},
-    "trained": {"training", "objectives", "processes", "models", "data", "checks", "attacks"},
-    "training": {"objectives", "evaluation", "processes", "models", "checks"},
-    "objectives": {"attacks", "models", "checks"},
-    "evaluation": {"attacks", "processes", "models", "checks"},
-    "attacks": {"models", "checks"},
-    "files": {"data", "models", "checks"},
-    "processes": set(),
-    "plots": set(),
-    "models": {"checks"},
-    "data": {"checks"},
-    "predictions": set(),
-    "measurements": set(),
-    "checks": set(),
-}
 
 
-def imported(source):
-    """The modules of this package that a module's text imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "advutils"}
-        elif isinstance(node, ast.ImportFrom):
-            whole = ["advutils"] * bool(node.level) + [node.module] * bool(node.module)
-            if whole and whole[0].split(".")[0] == "advutils":
-                base = ".".join(whole)
-                found |= {base} if base != "advutils" else {f"advutils.{alias.name}" for alias in node.names}
-    return {name.removeprefix("advutils.") for name in found}
-
-
-def test_every_way_to_import_is_noticed():
-    source = """
-import advutils.plots as p
-from advutils import checks
-from advutils.models import vgg
-from . import data
-from .attacks import fgsm
-def late():
-    import advutils.training
-import torch
-from advutilsx import nothing
-"""
-    assert imported(source) == {"plots", "checks", "models", "data", "attacks", "training"}
-
-
-def test_every_module_has_its_room():
-    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} <= ROOMS.keys()
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_imports_only_point_downwards(room):
-    path = PACKAGE / f"{room}.py"
-    if path.exists():
-        assert imported(path.read_text(encoding="utf-8")) <= ROOMS[room]
-
-
-def test_the_rooms_themselves_form_no_circle():
-    left = dict(ROOMS)
-    while left:
-        bottom = [room for room in left if not left[room] & left.keys()]
-        assert bottom, f"a circle among {sorted(left)}"
-        left = {room: below for room, below in left.items() if room not in bottom}
+def test_imports_only_point_downwards():
+    """The layers are those of pyproject.toml, where every module has its place."""
+    settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (layers,) = (contract["layers"] for contract in settings["contracts"])
+    placed = [name for layer in layers for name in layer.split(" | ")]
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        parts = name.split(".")
+        above = {".".join(parts[: i + 1]) for i in range(1, len(parts))}
+        assert name in ("advutils", "advutils.utils") or above & set(placed), f"{name} has no layer in pyproject.toml"
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=PACKAGE.parent, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_public_name_is_there():

@@ -31,7 +31,7 @@ from advutils import (
     small_cnn,
     vgg,
 )
-from advutils.models import read_tensors, tagged, untagged, write_tensors
+from advutils.utils.weights import read_tensors, tagged, untagged, write_tensors
 
 PACKAGE = Path(advutils.__file__).parent
 
@@ -271,7 +271,7 @@ def test_architecture_recipe_and_machine_can_be_read_without_this_package(saved)
 def packed(saved, tmp_path, monkeypatch):
     """The model of `saved`, and the file of its weights, but those of the first layer, in 16 bits."""
     model, path = saved[0], tmp_path / "packed.safetensors"
-    monkeypatch.setattr("advutils.models.PACKED_FROM", model[2].weight.numel())
+    monkeypatch.setattr("advutils.utils.weights.PACKED_FROM", model[2].weight.numel())
     with torch.no_grad():
         model[6].weight[0] = 0  # an output without weights
         model[-1].weight[1] *= 1e-4  # and one whose weights are far smaller than those of the others

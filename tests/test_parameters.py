@@ -9,7 +9,7 @@ import pytest
 from helpers import refused
 
 from advutils import check_parameters
-from advutils.parameters import RULES
+from advutils.utils.parameters import RULES
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("[0-9]*.ipynb"))
 

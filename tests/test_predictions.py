@@ -6,8 +6,8 @@ import measurements as tool
 import pytest
 
 from advutils import guess, guess_score, load_measurement
-from advutils.measurements import MEASUREMENTS
-from advutils.predictions import GUESSES
+from advutils.exercises.predictions import GUESSES
+from advutils.utils.measurements import MEASUREMENTS
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def test_a_measurement_is_written_when_asked_and_read_back(tmp_path, monkeypatch
         """The answer."""
         return {"answer": 42}
 
-    for module in ("advutils.measurements", "measurements"):
+    for module in ("advutils.utils.measurements", "measurements"):
         monkeypatch.setattr(f"{module}.MEASUREMENTS", tmp_path / "made")
     monkeypatch.setattr(tool, "MEASURED", {"forty_two": (forty_two, ("pgd",))})
     tool.main(["forty_two"])

@@ -24,7 +24,7 @@ from advutils import (
     vgg,
 )
 from advutils.evaluation import survivors
-from advutils.models import prepared
+from advutils.utils.fusion import prepared
 
 
 def lived(model):

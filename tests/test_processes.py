@@ -14,7 +14,10 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 def environment():
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    return os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS / "tools"), str(TESTS.parent)]),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -99,4 +102,6 @@ def test_the_results_command_works_in_two_processes(answers):
     for one, two in zip(alone["rows"], both[0]["rows"]):  # two processes train another network: it is no row of one
         assert (one["processes"], two["processes"]) == (1, 2)
         assert two["identity"] == one["identity"] | dict(processes=2)
-        assert one["command"].startswith("python -m") and two["command"].startswith("torchrun --nproc-per-node 2 -m")
+        assert one["command"].startswith("python tests") and two["command"].startswith(
+            "torchrun --nproc-per-node 2 tests"
+        )

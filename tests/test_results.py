@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
+import results
 import torch
 from helpers import digits
 from torch.utils.data import TensorDataset
 
-import advutils.results as results
 from advutils import fgsm, pgd
 from advutils.evaluation import wilson
 
@@ -37,7 +37,7 @@ def few_digits(monkeypatch, tmp_path, networks):
         return TensorDataset(*digits(60 if train else 30, train=train))
 
     monkeypatch.setenv("ADVUTILS_CACHE", str(tmp_path / "cache"))
-    for module in (results, importlib.import_module("advutils.trained")):
+    for module in (results, importlib.import_module("advutils.pretrained")):
         monkeypatch.setattr(module, "load_data", load)
     tiny = dict(depth=11, width=0.05, batch_size=12, epochs=1)
     monkeypatch.setattr(results, "DEFENCES", {"clean": ("clean", tiny), "FGSM": ("fgsm", tiny)})
@@ -80,8 +80,8 @@ def test_the_intervals_are_those_of_the_counts(path):
 
 def test_the_command_of_a_row_measures_it_again(path, tmp_path, monkeypatch):
     row = run(path, "--model", "FGSM", "--attack", "PGD", "--seed", "3")[0]
-    module, *arguments = shlex.split(row["command"])[2:]
-    assert module == "advutils.results"
+    program, *arguments = shlex.split(row["command"])[1:]
+    assert program == "tests/tools/results.py"
     monkeypatch.setenv("ADVUTILS_CACHE", str(tmp_path / "another"))  # neither the weights nor a part is there
     again = run(tmp_path / "again.json", *arguments)[0]
     unlike = {key for key in row if row[key] != again[key]}
@@ -290,7 +290,7 @@ def test_the_cifar_recipe_runs_on_a_small_made_set(path, monkeypatch):
         generator = torch.Generator().manual_seed(int(train))
         return TensorDataset(torch.rand(60, 3, 32, 32, generator=generator), torch.arange(60) % 10)
 
-    for module in (results, importlib.import_module("advutils.trained")):
+    for module in (results, importlib.import_module("advutils.pretrained")):
         monkeypatch.setattr(module, "load_data", made)
     assert results.OTHERWISE["cifar10"]["depth"] == 16
     monkeypatch.setitem(results.OTHERWISE["cifar10"], "width", 0.05)

@@ -7,10 +7,12 @@ from browser import drawn, place, tile
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from advutils import cw, fgsm, initialised, margin, predict, small_cnn, vgg, widgets
-from advutils.panel import Panel, colors_of
+from advutils import cw, fgsm, initialised, margin, predict, small_cnn, vgg
 from advutils.plots import MODEL_COLORS, WRONG
-from advutils.widgets import ALL, EACH, NEAR, DigitPad, EpsilonSlider
+from advutils.widgets import slider
+from advutils.widgets.pad import DigitPad
+from advutils.widgets.panel import Panel, colors_of
+from advutils.widgets.slider import ALL, EACH, NEAR, EpsilonSlider
 
 
 @pytest.fixture
@@ -59,8 +61,8 @@ def test_what_is_shown_is_what_the_models_say_of_fgsm(models, digits):
 
 def test_a_move_of_the_slider_takes_no_gradient_and_new_images_take_one_a_model(models, digits, monkeypatch):
     dashboard = EpsilonSlider(models, digits)
-    calls, real = [], widgets.input_gradient
-    monkeypatch.setattr(widgets, "input_gradient", lambda *args: calls.append(args) or real(*args))
+    calls, real = [], slider.input_gradient
+    monkeypatch.setattr(slider, "input_gradient", lambda *args: calls.append(args) or real(*args))
     dashboard.slider.value = 0.2
     dashboard.look.value = "3"
     assert not calls

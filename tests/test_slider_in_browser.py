@@ -22,7 +22,7 @@ from browser import decoded, drawn, tile
 from PIL import Image
 
 from advutils import load_data, read_digit, trained
-from advutils.widgets import EpsilonSlider
+from advutils.widgets.slider import EpsilonSlider
 
 pytestmark = [pytest.mark.browser, pytest.mark.integration]
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"

@@ -7,12 +7,12 @@ import sys
 import time
 
 import pytest
+import results
 import torch
 from helpers import digits, refused
 from torch.utils.data import TensorDataset
 from weights import LARGEST, NETWORKS
 
-import advutils.results as results
 from advutils import (
     Contrast,
     accuracy,
@@ -33,10 +33,10 @@ from advutils import (
     trained,
     vgg,
 )
-from advutils.commands import model_of
-from advutils.models import image_keys
+from advutils.cli.common import model_of
+from advutils.utils.hashes import image_keys
 
-module = sys.modules["advutils.trained"]  # the attribute of that name is the function
+module = sys.modules["advutils.pretrained"]  # the attribute of that name is the function
 NAMES = ["clean", "clean-small-cnn", "joined-fgsm-0.1"]
 DEFENCES = ["fgsm-0.1", "random-fgsm-0.1", "n-fgsm-0.1", "pgd-0.1", "trades-0.1"]
 

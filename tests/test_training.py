@@ -28,7 +28,7 @@ from advutils import (
     small_cnn,
     vgg,
 )
-from advutils.models import image_keys
+from advutils.utils.hashes import image_keys
 
 training = importlib.import_module("advutils.training")
 

@@ -37,9 +37,10 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
 from advutils import accuracy_vs_eps, fgsm, fit, initialised, load_data, make_loader, pgd, predict, trained, vgg
-from advutils.models import prepared, replace_file
 from advutils.objectives import adversarial, clean, joined
-from advutils.results import machine
+from advutils.pretrained import machine
+from advutils.utils.fusion import prepared
+from advutils.utils.storage import replace_file
 
 matplotlib.use("Agg")
 HOME = Path(__file__).resolve().parent

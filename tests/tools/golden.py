@@ -16,8 +16,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from advutils import attacks, cw, dlr, fgsm, fit, grey, make_loader, pgd, random_noise, square, targeted
-from advutils.trained import RECIPES, WATCH, objective_of
-from advutils.trained import VERSIONS as RECIPE_VERSIONS
+from advutils.pretrained import RECIPES, WATCH, objective_of
+from advutils.pretrained import VERSIONS as RECIPE_VERSIONS
 
 FILE = Path(__file__).resolve().parent.parent / "golden.json"
 TOLERANCE = 1e-4

@@ -17,9 +17,9 @@ import time
 import torch
 
 from advutils.attacks import VERSIONS as ATTACK_VERSIONS
-from advutils.measurements import MEASUREMENTS
-from advutils.trained import VERSIONS as RECIPE_VERSIONS
-from advutils.trained import machine
+from advutils.pretrained import VERSIONS as RECIPE_VERSIONS
+from advutils.pretrained import machine
+from advutils.utils.measurements import MEASUREMENTS
 
 MEASURED = {}  # name: (function, recipes and attacks that it hangs on)
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from advutils import accuracy, fgsm, load_data, load_weights, make_loader, pgd, save_weights, trained
-from advutils.trained import PUBLISHED, file_name, machine
+from advutils.pretrained import PUBLISHED, file_name, machine
 
 COLLAPSE = dict(depth=11, width=0.125)
 NETWORKS = [  # name for `trained`, and its settings

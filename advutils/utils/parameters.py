@@ -4,9 +4,9 @@ import ast
 from functools import partial
 from pathlib import Path
 
-from advutils import checks
 from advutils.data import DATASETS
 from advutils.models import VGG_BLOCKS
+from advutils.utils import validation
 
 
 def check_parameters(names):
@@ -32,27 +32,27 @@ def _number(value):
 
 def _choice(value, name, *, of):
     value = _number(value)
-    checks.one_of(value, name, of)
+    validation.one_of(value, name, of)
     return value
 
 
 def _count(value, name, *, least=1, most=None):
-    value = checks.count(_number(value), name, least=least)
+    value = validation.count(_number(value), name, least=least)
     if most is not None and value > most:
         raise ValueError(f"{name}: got {value}; accepts a whole number up to {most}")
     return value
 
 
 def _positive(value, name):
-    return checks.positive(_number(value), name)
+    return validation.positive(_number(value), name)
 
 
 def _share(value, name):
-    return checks.share(_number(value), name)
+    return validation.share(_number(value), name)
 
 
 def _radius(value, name):
-    return checks.eps(checks.typed(value, name) if isinstance(value, str) else value, name)
+    return validation.eps(validation.typed(value, name) if isinstance(value, str) else value, name)
 
 
 def _radius_or_none(value, name):

@@ -6,11 +6,13 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import TensorDataset
 
-from advutils import checks
-from advutils.attacks import cw, fgsm, grey, input_gradient, pgd, square, targeted
+from advutils.attacks.black_box import grey, square
+from advutils.attacks.gradient import fgsm, input_gradient, pgd, targeted
+from advutils.attacks.losses import cw
 from advutils.data import make_loader
 from advutils.evaluation import WorstCase, paired, predict, survivors, wilson, worst_case
-from advutils.models import answer, evaluating
+from advutils.utils import validation
+from advutils.utils.inference import answer, evaluating
 
 ALONE = 8  # images that are also asked about one by one
 TELLING = 6  # images: McNemar's p cannot fall below 0.05 for fewer
@@ -71,7 +73,7 @@ def checklist(model, loader, *, eps, steps=40, queries=1000):
     Carlini et al., 2019, arXiv:1902.06705; Athalye et al., 2018, arXiv:1802.00420, section 3.1; Croce and Hein, 2020,
     arXiv:2003.01690. Taught in 06_strong_attacks.ipynb.
     """
-    eps, steps, queries = checks.eps(eps), checks.count(steps, "steps"), checks.count(queries, "queries")
+    eps, steps, queries = validation.eps(eps), validation.count(steps, "steps"), validation.count(queries, "queries")
     attacks = {
         "FGSM": fgsm,
         f"PGD-{steps}": partial(pgd, steps=steps),
@@ -82,8 +84,8 @@ def checklist(model, loader, *, eps, steps=40, queries=1000):
     }
     worst = worst_case(model, loader, attacks, eps=eps)
     shares = {label: record.value for label, record in worst.alone.items()}
-    x, y = (torch.cat(parts) for parts in zip(*(checks.pair(batch, "loader") for batch in loader)))
-    device = checks.device_of(model) or x.device
+    x, y = (torch.cat(parts) for parts in zip(*(validation.pair(batch, "loader") for batch in loader)))
+    device = validation.device_of(model) or x.device
     batches = make_loader(TensorDataset(x, y), batch_size=500)
     with evaluating(model), torch.no_grad():
         first, again = (answer(model, x[:500].to(device)) for _ in range(2))

@@ -1,24 +1,24 @@
-"""The epsilon slider: drag, and watch a digit become another; and a pad to draw one's own."""
+"""The epsilon slider: drag, and watch a digit become another."""
 
 import contextlib
 import copy
-import io
 import time
 from functools import partial
 
 import ipywidgets
-import numpy as np
 import torch
-from PIL import Image, ImageDraw
 from torch.utils.data import TensorDataset
 
-from advutils import checks
-from advutils.attacks import fgsm, fgsm_step, input_gradient, margin, pgd, random_noise
-from advutils.data import make_loader, read_digit
+from advutils.attacks.black_box import random_noise
+from advutils.attacks.gradient import fgsm, fgsm_step, input_gradient, pgd
+from advutils.attacks.losses import margin
+from advutils.data import make_loader
 from advutils.evaluation import accuracy_vs_eps, predict
-from advutils.models import answer, prepared
-from advutils.panel import Panel, colors_of
 from advutils.plots import units
+from advutils.utils import validation
+from advutils.utils.fusion import prepared
+from advutils.utils.inference import answer
+from advutils.widgets.panel import Panel, colors_of
 
 STEPS = 20  # of PGD, for the pictures and for the curve
 ATTACKS = {"FGSM": fgsm, "PGD": partial(pgd, steps=STEPS), "noise": random_noise}
@@ -53,7 +53,7 @@ class EpsilonSlider(ipywidgets.VBox):
     """
 
     def __init__(self, models, dataset, *, eps=0.1, eps_max=0.3, curve=100):
-        checks.eps(eps), checks.eps(eps_max, "eps_max")
+        validation.eps(eps), validation.eps(eps_max, "eps_max")
         if eps > eps_max:
             raise ValueError(f"eps: got {eps}, beyond eps_max = {eps_max}; accepts up to that, where the slider ends")
         if not models:
@@ -61,7 +61,7 @@ class EpsilonSlider(ipywidgets.VBox):
         self._models = {label: prepared(copy.deepcopy(model)).eval() for label, model in models.items()}
         self._x = torch.stack([dataset[i][0] for i in range(len(dataset))]).cpu()
         self._y = torch.as_tensor([int(dataset[i][1]) for i in range(len(dataset))])
-        self._step = -(-len(self._x) // checks.count(curve, "curve"))
+        self._step = -(-len(self._x) // validation.count(curve, "curve"))
         self._radii = [part * eps_max / 12 for part in range(13)]
         self._colors, self._curves, self._from = colors_of(list(models)), {}, 0
         self._controls(sorted(set(self._y.tolist())), eps, eps_max)
@@ -97,7 +97,7 @@ class EpsilonSlider(ipywidgets.VBox):
     def first_reads(self, x):
         """The class that the first model gives to one image (1, C, H, W)."""
         model = next(iter(self._models.values()))
-        return int(predict(model, x.to(checks.device_of(model) or x.device)).argmax())
+        return int(predict(model, x.to(validation.device_of(model) or x.device)).argmax())
 
     def _first_images(self, _=None):
         self._from = 0
@@ -122,8 +122,8 @@ class EpsilonSlider(ipywidgets.VBox):
 
         They take one gradient from each model, which then serves every epsilon.
         """
-        checks.images(x)
-        checks.labels(y, x)
+        validation.images(x)
+        validation.labels(y, x)
         self.x, self.y = x.cpu(), y.cpu()
         self._signs, self._climbed = {}, {}
         self._noise = (
@@ -143,7 +143,7 @@ class EpsilonSlider(ipywidgets.VBox):
         """The images that the first model reads correctly, the smallest margin first."""
         model = next(iter(self._models.values()))
         with torch.no_grad():
-            device = checks.device_of(model) or self._x.device
+            device = validation.device_of(model) or self._x.device
             lead = torch.cat([margin(answer(model, x.to(device)), y.to(device)).cpu() for x, y in self._batches(1)])
         return lead.where(lead > 0, torch.inf).argsort()[: max(10, int((lead > 0).sum()))]
 
@@ -158,7 +158,7 @@ class EpsilonSlider(ipywidgets.VBox):
         eps, kind = self.slider.value, self.attack.value
         if kind == "noise":
             return fgsm_step(self.x, self._noise, eps)
-        model, device = self._models[label], checks.device_of(self._models[label]) or self.x.device
+        model, device = self._models[label], validation.device_of(self._models[label]) or self.x.device
         if kind == "FGSM":
             if label not in self._signs:
                 self._signs[label] = input_gradient(model, self.x.to(device), self.y.to(device)).cpu()
@@ -177,7 +177,7 @@ class EpsilonSlider(ipywidgets.VBox):
         self.shown = {}
         for label in labels:
             x_adv = self._attacked(label)
-            device = checks.device_of(self._models[label]) or x_adv.device
+            device = validation.device_of(self._models[label]) or x_adv.device
             with torch.no_grad(), _one_thread():
                 self.shown[label] = x_adv, answer(self._models[label], x_adv.to(device)).softmax(1).cpu()
         eps, chosen = self.slider.value, min(int(self.look.value), len(self.x)) - 1
@@ -208,91 +208,6 @@ class EpsilonSlider(ipywidgets.VBox):
         ]
         late = " PGD runs when you let go of the slider." if self.attack.value == "PGD" else ""
         return f"{units(self.slider.value)}. {'; '.join(read)}.{late}"
-
-
-class DigitPad(ipywidgets.VBox):
-    """A black pad to draw a digit on with a mouse, a pen or a finger; an `EpsilonSlider` reads and attacks it.
-
-    What is drawn is brought into the form of MNIST's digits (`read_digit`) after each stroke. Its true class is what
-    the reader says that it is; until then, what the first model reads.
-
-    Args:
-        dashboard: the EpsilonSlider that shows the drawn digit.
-
-    Attributes:
-        canvas, meant, wipe: the pad, the class that was meant ("?" for what the first model reads), and the button.
-        ink: what is drawn, as a PIL image in grey levels.
-
-    Taught in 03_visualize.ipynb.
-    """
-
-    SIDE, PEN = 224, 18
-
-    def __init__(self, dashboard):
-        import ipycanvas
-
-        self._dashboard, self._last = dashboard, None
-        self.canvas = ipycanvas.Canvas(width=self.SIDE, height=self.SIDE, sync_image_data=False)
-        self._other = ipycanvas.Canvas(width=1, height=1)
-        self.canvas.layout.border = "1px solid #666666"
-        self.wipe = ipywidgets.Button(description="wipe", layout={"width": "80px"})
-        self.meant = ipywidgets.ToggleButtons(
-            options=["?", *map(str, range(10))],
-            description="I drew a",
-            style={"button_width": "42px", "description_width": "70px"},
-        )
-        hint = ipywidgets.HTML("Draw a digit; it is read, and attacked above, when you lift the pen.")
-        super().__init__([hint, ipywidgets.HBox([self.canvas, ipywidgets.VBox([self.meant, self.wipe])])])
-        self.canvas.on_mouse_down(self.down), self.canvas.on_mouse_move(self.move), self.canvas.on_mouse_up(self.up)
-        self.canvas.on_mouse_out(self.up)
-        self.canvas.on_touch_start(lambda touches: self.down(*touches[0]))
-        self.canvas.on_touch_move(lambda touches: self.move(*touches[0]))
-        self.canvas.on_touch_end(lambda touches: self.up())
-        self.canvas.on_client_ready(self._show_ink)
-        self.wipe.on_click(self._clear)
-        self.meant.observe(self._read, "value")
-        self._clear()
-
-    def _clear(self, _=None):
-        self.ink = Image.new("L", (self.SIDE, self.SIDE))
-        self._show_ink()
-
-    def _show_ink(self):
-        """Bring the pad in the page to what is drawn: a page that is opened later has missed all that came before."""
-        self._other.clear()  # so that ipycanvas says anew which canvas it draws on
-        self.canvas.put_image_data(np.repeat(np.asarray(self.ink)[:, :, None], 3, axis=2))
-        self.canvas.stroke_style = "white"
-        self.canvas.line_width, self.canvas.line_cap = self.PEN, "round"
-
-    def down(self, x, y):
-        """The pen touches the pad at pixel (x, y)."""
-        self._last = x, y
-        self.move(x, y)
-
-    def move(self, x, y):
-        """The pen moves to (x, y); it draws if it touches the pad."""
-        if self._last is None:
-            return
-        self.canvas.stroke_line(*self._last, x, y)
-        pen, half = ImageDraw.Draw(self.ink), self.PEN / 2
-        pen.line((*self._last, x, y), 255, self.PEN)
-        pen.ellipse((x - half, y - half, x + half, y + half), 255)
-        self._last = x, y
-
-    def up(self, *_):
-        """The pen is lifted: what is drawn is read and attacked."""
-        if self._last is not None:
-            self._last = None
-            self._read()
-
-    def _read(self, _=None):
-        if self.ink.getbbox() is None:
-            return
-        file = io.BytesIO()
-        self.ink.save(file, "PNG")
-        x = read_digit(file, invert=False)
-        said = self._dashboard.first_reads(x) if self.meant.value == "?" else int(self.meant.value)
-        self._dashboard.show(x, torch.tensor([said]))
 
 
 @contextlib.contextmanager

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import torch
 
-from advutils import checks, processes
-from advutils.attacks import fgsm, pgd
-from advutils.data import cache_dir, device, load_data, make_loader, shift, split, writable
-from advutils.models import load_weights, save_weights, small_cnn, vgg
+from advutils.attacks.gradient import fgsm, pgd
+from advutils.data import device, load_data, make_loader, shift, split
+from advutils.models import small_cnn, vgg
 from advutils.objectives import adversarial, clean, joined, n_fgsm, random_fgsm, trades
 from advutils.training import History, fit
+from advutils.utils import distributed, validation
+from advutils.utils.storage import cache_dir, writable
+from advutils.utils.weights import load_weights, save_weights
 
 PUBLISHED = Path(__file__).with_name("published")  # made by `make weights ARGS=--write`
 RECIPES = {  # chosen on validation images
@@ -72,7 +74,7 @@ def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, re
     """
     kind, eps = _parse(name)
     for key in recipe:
-        checks.one_of(key, "recipe", RECIPES[kind])
+        validation.one_of(key, "recipe", RECIPES[kind])
     recipe = RECIPES[kind] | recipe
     data = load_data(dataset, train=True)
     channels = data.tensors[0].shape[1]
@@ -80,12 +82,12 @@ def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, re
     build = partial(small_cnn, in_channels=channels) if kind.endswith("small-cnn") else slim
     model = initialised(build, seed=recipe["seed"]).to(device())
     model.recipe = dict(name=name, dataset=dataset, version=VERSIONS[kind], config=model.config, **recipe)
-    if processes.count() > 1:  # other statistics in batch norm, so other weights
-        model.recipe["processes"] = processes.count()
+    if distributed.count() > 1:  # other statistics in batch norm, so other weights
+        model.recipe["processes"] = distributed.count()
     path = cache_dir() / "models" / file_name(model.recipe)
     published = PUBLISHED / path.name
     for known in () if retrain else (published, path):
-        if processes.agreed(known.exists()):
+        if distributed.agreed(known.exists()):
             saved = load_weights(model, known)
             if saved["recipe"] != json.loads(json.dumps(model.recipe)):
                 raise ValueError(f"{known}: got a file of other settings under this name; delete it and call again")
@@ -110,10 +112,10 @@ def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, re
         state=unfinished,
         augment=shift,
         seed=recipe["seed"],
-        engine=processes.engine(),
+        engine=distributed.engine(),
         progress=progress,
     )
-    if processes.first():
+    if distributed.first():
         if not retrain:
             save_weights(model, path, recipe=model.recipe, history=vars(model.history), machine=machine())
         unfinished.unlink(missing_ok=True)  # another program that trained the same may have been first
@@ -152,10 +154,10 @@ def _parse(name):
     """The entry of `RECIPES` that a model's name refers to, and its radius."""
     match = re.fullmatch(r"(joined-fgsm|fgsm-last|fgsm|random-fgsm|n-fgsm|pgd|trades)-(\d\.?\d*)", str(name))
     if match:
-        return match[1], checks.eps(float(match[2]), "name")
+        return match[1], validation.eps(float(match[2]), "name")
     defences = ", ".join(f"{kind}-E" for kind in RECIPES if not kind.endswith(("clean", "small-cnn")))
     known = [kind for kind in RECIPES if kind.endswith(("clean", "small-cnn"))]
-    checks.one_of(name, "name", (*known, f"{defences} (E a radius, as in joined-fgsm-0.1)"))
+    validation.one_of(name, "name", (*known, f"{defences} (E a radius, as in joined-fgsm-0.1)"))
     return name, None
 
 

@@ -13,12 +13,68 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, default_collate
 
-from advutils import checks
-from advutils.data import FORMATS
-from advutils.models import replace_file
+from advutils.utils import validation
+from advutils.utils.storage import replace_file
+
+# Of what Pillow reads, not all: it would start another program for some, EPS for one.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
+
+
+def read_digit(source, *, invert=None):
+    """Read an image file of one digit as MNIST would have it: white on black, 20 pixels long, centred by mass in 28x28.
+
+    Args:
+        source: a path, or a binary file object, of a PNG, JPEG, WebP, GIF, BMP or TIFF file of up to 50 million pixels.
+        invert: True for dark ink on a light ground, False for the reverse; None looks at the border to tell.
+
+    Returns:
+        Tensor (1, 1, 28, 28), float32 in [0, 1].
+
+    Raises:
+        FileNotFoundError, PIL.UnidentifiedImageError: no file, or no image.
+        TypeError, ValueError: no path and no file; an image of a single colour, or one with more pixels.
+
+    LeCun et al., 1998, doi:10.1109/5.726791. Taught in 01_train_vgg.ipynb.
+    """
+    if not (isinstance(source, str | os.PathLike) or hasattr(source, "read")):
+        raise TypeError(f"source: got {type(source).__name__}; accepts a path or a binary file object")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(source, formats=FORMATS) as file:
+                validation.pixels(file)
+                upright = ImageOps.exif_transpose(file).convert("LA")
+    except (FileNotFoundError, UnidentifiedImageError):
+        raise
+    except Exception as error:  # Pillow raises many kinds for files that somebody damaged
+        raise ValueError(
+            f"source: got a file that cannot be read ({error}); accepts whole {', '.join(FORMATS)} files"
+        ) from error
+    grey, opaque = (np.asarray(band, dtype=np.float32) / 255 for band in upright.split())
+    ground = 0 if np.average(grey, weights=opaque + 1e-6) > 0.5 and opaque.min() < 0.5 else 1  # of what is transparent
+    grey = grey * opaque + ground * (1 - opaque)
+    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    ink = 1 - grey if (np.median(border) > 0.5 if invert is None else invert) else grey
+    ink = ink - ink.min()
+    if ink.max() < 0.1:
+        raise ValueError("source: got an image of a single colour; accepts one with a digit on it")
+    ink = ink / ink.max()
+    rows, cols = (np.flatnonzero((ink > 0.2).any(axis)) for axis in (1, 0))
+    box = ink[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+    scale = 20 / max(box.shape)
+    size = [max(1, round(side * scale)) for side in box.shape[::-1]]
+    small = np.asarray(
+        Image.fromarray(box).resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR)
+    )
+    mass = [np.average(np.arange(small.shape[a]) + 0.5, weights=small.sum(1 - a)) for a in (0, 1)]
+    top, left = (min(max(0, round(14 - m)), 28 - side) for m, side in zip(mass, small.shape))
+    digit = torch.zeros(1, 1, 28, 28)
+    digit[0, 0, top : top + small.shape[0], left : left + small.shape[1]] = torch.from_numpy(small.copy())
+    return digit.clamp(0, 1)
+
 
 IMAGES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif",
@@ -55,11 +111,11 @@ class ImageFiles(Dataset):
     def __init__(
         self, source, *, size=None, resize=None, interpolation="bilinear", channels=3, background=WHITE, classes=None
     ):
-        self.interpolation = checks.one_of(interpolation, "interpolation", ("bilinear", "bicubic")) or interpolation
-        self.background = checks.count(background, "background", least=0)
-        self.size = None if size is None else checks.count(size, "size")
-        self.resize = self.size if resize is None else checks.count(resize, "resize")
-        self.channels = checks.one_of(channels, "channels", (1, 3)) or channels
+        self.interpolation = validation.one_of(interpolation, "interpolation", ("bilinear", "bicubic")) or interpolation
+        self.background = validation.count(background, "background", least=0)
+        self.size = None if size is None else validation.count(size, "size")
+        self.resize = self.size if resize is None else validation.count(resize, "resize")
+        self.channels = validation.one_of(channels, "channels", (1, 3)) or channels
         sources = [source] if isinstance(source, str | os.PathLike) else list(source)
         for path in map(Path, sources):
             if not path.exists():
@@ -172,7 +228,7 @@ def read_image(content, name="the image", *, channels=None, background=WHITE):
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(content), formats=FORMATS)
-            checks.pixels(picture)
+            validation.pixels(picture)
             grey = channels == 1 or channels is None and picture.mode in ("1", "L", "LA", "La")
             picture = ImageOps.exif_transpose(picture)
             if picture.has_transparency_data:
@@ -197,7 +253,7 @@ def image_loader(dataset, *, batch_size, shuffle=False, seed=0, workers=0):
     generator = torch.Generator().manual_seed(seed)
     order = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
     own = torch.Generator().manual_seed(seed)  # so that the global random state is left alone
-    batch_size = checks.count(batch_size, "batch_size")
+    batch_size = validation.count(batch_size, "batch_size")
     return DataLoader(
         dataset, batch_size=batch_size, sampler=order, num_workers=workers, generator=own, collate_fn=_batch
     )

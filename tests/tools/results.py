@@ -1,9 +1,9 @@
 """The results page: models by attacks on a whole test set, by one command that goes on where it stopped.
 
-    python -m advutils.results --list
-    python -m advutils.results --dataset mnist --model "PGD-5" --seed 0
+    python tests/tools/results.py --list
+    python tests/tools/results.py --dataset mnist --model "PGD-5" --seed 0
 
-    python -m advutils.results --publish
+    python tests/tools/results.py --publish
 
 Every row of the file it writes says how it was measured, and by which command it, and its weights, can be had again.
 """
@@ -25,16 +25,17 @@ import torch
 from filelock import FileLock
 from torch.utils.data import TensorDataset
 
-from advutils import processes
 from advutils.attacks import VERSIONS as ATTACK_VERSIONS
-from advutils.attacks import autoattack, fgsm, pgd
-from advutils.data import cache_dir, load_data, make_loader
+from advutils.attacks.auto import autoattack
+from advutils.attacks.gradient import fgsm, pgd
+from advutils.data import load_data, make_loader
 from advutils.evaluation import describe, survivors, wilson
-from advutils.models import replace_file
-from advutils.trained import RECIPES, machine, trained
-from advutils.trained import VERSIONS as RECIPE_VERSIONS
+from advutils.pretrained import RECIPES, machine, trained
+from advutils.pretrained import VERSIONS as RECIPE_VERSIONS
+from advutils.utils import distributed
+from advutils.utils.storage import cache_dir, replace_file
 
-HOME = Path(__file__).resolve().parent.parent
+HOME = Path(__file__).resolve().parents[2]
 FILE = HOME / "notebooks" / "results" / "robustness.json"
 FIGURE = "notebooks/figures/robustness.png"
 BEGIN, END = "<!-- made by `make results ARGS=--publish` -->", "<!-- end of what was made -->"
@@ -89,18 +90,18 @@ def measure(dataset, model, attack, seed, *, progress=True):
         x, y = x[some], y[some]
     identity = identity_of(dataset, model, attack, seed)
     kept = parts_of(identity)
-    alive, warned, where = processes.agreed(json.loads(kept.read_text()) if kept.exists() else ([], [], []))
+    alive, warned, where = distributed.agreed(json.loads(kept.read_text()) if kept.exists() else ([], [], []))
     for start in range(len(alive), len(x), PART):
         part = make_loader(TensorDataset(x[start : start + PART], y[start : start + PART]), batch_size=BATCH)
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always")
             alive += survivors(network, part, run, eps=None if run is None else eps).tolist()
-        said = processes.gathered({processes.rank(): [str(warning.message) for warning in heard]})
+        said = distributed.gathered({distributed.rank(): [str(warning.message) for warning in heard]})
         warned += sum(said.values(), [])
         where = sorted({*where, machine()})
-        if processes.first():
+        if distributed.first():
             replace_file(kept, json.dumps([alive, warned, where]).encode())
-        if progress and processes.first():
+        if progress and distributed.first():
             print(f"{dataset}, {model}, seed {seed}, {attack}: {len(alive)} of {len(x)}, {wilson(torch.tensor(alive))}")
     record, history = wilson(torch.tensor(alive)), network.history
     return dict(
@@ -122,7 +123,7 @@ def measure(dataset, model, attack, seed, *, progress=True):
         backwards=history.backwards[-1],
         command=command(dataset, model, attack, seed),
         machine="; ".join(where),
-        processes=processes.count(),
+        processes=distributed.count(),
         date=datetime.date.today().isoformat(),
         commit=commit(),
         identity=identity,
@@ -150,7 +151,7 @@ def identity_of(dataset, model, attack, seed, several=None):
         recipe_version=RECIPE_VERSIONS[name],
         attack=dict(label=attack, settings=describe(run), n=n, batch=BATCH, part=PART),
         attack_version=run and ATTACK_VERSIONS[getattr(run, "func", run).__name__],
-        processes=processes.count() if several is None else several,  # as many networks as there are such counts
+        processes=distributed.count() if several is None else several,  # as many networks as there are such counts
     )
 
 
@@ -171,10 +172,10 @@ def commit():
 
 def command(dataset, model, attack, seed):
     chosen = dict(dataset=dataset, model=model, attack=attack, seed=str(seed))
-    several = processes.count()
+    several = distributed.count()
     launcher = "python" if several == 1 else f"torchrun --nproc-per-node {several}"
     options = " ".join(f"--{key} {shlex.quote(value)}" for key, value in chosen.items())
-    return f"{launcher} -m advutils.results {options}"
+    return f"{launcher} tests/tools/results.py {options}"
 
 
 def load(path=FILE):
@@ -290,7 +291,7 @@ def publish(path=FILE, home=HOME):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(
-        prog="python -m advutils.results",
+        prog="python tests/tools/results.py",
         description="Measure robust accuracy on whole test sets, row by row, and keep each row as it is done.",
     )
     parser.add_argument("--dataset", choices=EPS, default="mnist")
@@ -305,8 +306,8 @@ def main(arguments=None):
     if unknown := set(chosen.model or ()) - set(models_of(chosen.dataset)):
         parser.error(f"--model: got {', '.join(sorted(unknown))} on {chosen.dataset}; accepts one of "
                      f"{', '.join(models_of(chosen.dataset))}")  # fmt: skip
-    processes.meet()
-    rows = processes.agreed(load(chosen.file))
+    distributed.meet()
+    rows = distributed.agreed(load(chosen.file))
     old = stale(rows)
     if chosen.list:
         for row in rows:
@@ -322,18 +323,18 @@ def main(arguments=None):
             "mixed: --list shows them, --renew drops them and measures on."
         )
     rows = [row for row in rows if row not in old]
-    if old and processes.first():
+    if old and distributed.first():
         with changing(chosen.file):
             replace_file(chosen.file, (json.dumps(rows, indent=1) + "\n").encode())
     if chosen.publish:
         return publish(chosen.file)
-    done = [key(row) for row in rows if row["processes"] == processes.count()]
+    done = [key(row) for row in rows if row["processes"] == distributed.count()]
     for seed in chosen.seed or [0]:
         for model in chosen.model or models_of(chosen.dataset):
             for attack in chosen.attack or ATTACKS:
                 if key(dict(dataset=chosen.dataset, model=model, attack=attack, seed=seed)) not in done:
                     row = measure(chosen.dataset, model, attack, seed)
-                    if processes.first():
+                    if distributed.first():
                         add(row, chosen.file)
                         parts_of(row["identity"]).unlink(missing_ok=True)
 

@@ -1,0 +1,113 @@
+"""AutoAttack, in the implementation of the package pyautoattack."""
+
+import contextlib
+import logging
+import sys
+import warnings
+
+import torch
+
+from advutils.attacks.base import _answer, _check
+from advutils.attacks.gradient import input_gradient, project
+from advutils.utils import validation
+from advutils.utils.inference import answer, evaluating
+
+
+def autoattack(model, x, y, *, eps, norm="linf", only=None, batch_size=250, seed=0, flags=None):
+    """AutoAttack, the judge whose settings nobody chooses: APGD-CE, APGD-T, FAB-T and Square, each on what is left.
+
+    The implementation is that of the package pyautoattack, an optional extra.
+
+    Args:
+        model, x, y, eps, norm: as for `pgd`.
+        only: None for the complete standard version, or a list of some of "apgd-ce", "apgd-dlr", "apgd-t", "fab-t" and
+            "square".
+        batch_size: images that are attacked together.
+        seed: of its random starts; the caller's own random state is left alone.
+        flags: a list to which its warnings are added: that the evaluation may be unreliable, and why. Without one, they
+            become Python warnings.
+
+    Returns:
+        Adversarial images, shaped like x; x itself where it found none.
+
+    Raises:
+        ImportError: pyautoattack is not installed.
+        TypeError, ValueError: an argument that is not as above; the message names it.
+
+    Croce and Hein, 2020, arXiv:2003.01690. Taught in 06_strong_attacks.ipynb.
+    """
+    eps, batch_size = validation.eps(eps, norm=norm), validation.count(batch_size, "batch_size")
+    for name in [] if only is None else only or [None]:
+        validation.one_of(name, "only", ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"))
+    _check(model, x, y)
+    with evaluating(model) as model, torch.no_grad():
+        logits = torch.cat([_answer(model, *part) for part in zip(x.split(batch_size), y.split(batch_size))])
+    if logits.shape[1] < 4:
+        raise ValueError(f"model: got {logits.shape[1]} classes; accepts at least 4, as AutoAttack's losses need them")
+    try:
+        import pyautoattack
+    except ImportError as error:
+        raise ImportError("autoattack needs the package pyautoattack: pip install 'advutils[autoattack]'") from error
+    if set(only or ["apgd-ce"]) != {"square"}:
+        input_gradient(model, x[:1], y[:1])  # it raises where there is none
+    heard, tracer = _Heard(), sys.gettrace()  # its check for dynamic defences replaces the caller's tracer, and counts
+    pyautoattack.checks.funcs.update(dict.fromkeys(pyautoattack.checks.funcs, 0))  # on from one model to the next
+    log = logging.getLogger("auto-attack")
+    log.addHandler(heard)
+    try:
+        with torch.random.fork_rng(), torch.inference_mode(False), _unmoved(model), evaluating(model) as model:
+            x, y = x.detach().clone(), y.clone()
+            judge = pyautoattack.AutoAttack(
+                _Asked(model),
+                attacks=only,
+                device=x.device,
+                eps=eps,
+                norm={"linf": "Linf", "l2": "L2"}[norm],
+                seed=seed,
+                version="custom" if only else "standard",
+            )
+            judge.apgd.n_restarts = judge.fab.n_restarts = 1  # as in the standard version
+            judge.apgd_targeted.n_target_classes = judge.fab.n_target_classes = min(9, logits.shape[1] - 1)
+            x_adv, _ = judge.run_standard_evaluation(x, y, batch_size=batch_size)
+    finally:
+        log.removeHandler(heard)
+        sys.settrace(tracer)
+    for flag in dict.fromkeys(heard.flags):
+        if flags is None:
+            warnings.warn(f"AutoAttack: {flag}", stacklevel=2)
+        else:
+            flags.append(flag)
+    return project(x_adv, x, eps, norm)  # it stays inside but for rounding
+
+
+class _Asked(torch.nn.Module):
+    """The model as another library may call it: with images that it may change, and answers in float32."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return answer(self.model, x).float()
+
+
+@contextlib.contextmanager
+def _unmoved(model):
+    """No weight of the model gathers a gradient inside the block; their own are left alone (FAB would add to them)."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
+
+
+class _Heard(logging.Handler):
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.flags = []
+
+    def emit(self, record):
+        self.flags.append(record.getMessage().split(" See ")[0])

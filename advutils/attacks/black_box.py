@@ -1,0 +1,117 @@
+"""Attacks that need no gradient: noise, the grey image, and Square, which only asks for logits."""
+
+import math
+
+import torch
+
+from advutils.attacks.base import _answer, _check, _uniform
+from advutils.attacks.gradient import fgsm_step, project
+from advutils.attacks.losses import cw
+from advutils.utils import validation
+from advutils.utils.inference import evaluating
+
+
+def random_noise(model, x, y, *, eps, generator=None):
+    """Noise as large as FGSM's and blind to the model: x_adv = clip(x + eps s), each s a fair coin's -1 or +1.
+
+    Args:
+        model: ignored; it is there because an attack takes one.
+        x: images (N, C, H, W), float32 in [0, 1].
+        y: ignored, likewise.
+        eps: radius of the l_inf ball in pixel units, 0 to 1.
+        generator: torch.Generator to draw from; the global one if None.
+
+    Returns:
+        Noisy images, shaped like x.
+
+    Raises:
+        TypeError, ValueError: an argument that is not as above; the message names it.
+
+    Taught in 03_visualize.ipynb.
+    """
+    eps = validation.eps(eps)
+    validation.images(x)
+    return fgsm_step(x, _uniform(x, generator).sub(0.5), eps)
+
+
+def grey(model, x, y, *, eps, norm="linf"):
+    """The constant grey image, or as near to it as the ball allows: x_adv = project(0.5).
+
+    At eps = 0.5 (l_inf) it is grey for *every* image, so no classifier keeps more than the share of the class that it
+    gives to grey. `model` and `y` are ignored; the other arguments are those of `pgd`.
+
+    Returns:
+        Images, shaped like x.
+
+    Raises:
+        TypeError, ValueError: an argument that is not as above; the message names it.
+
+    Taught in 05_reattack.ipynb.
+    """
+    eps = validation.eps(eps, norm=norm)
+    validation.images(x)
+    return project(torch.full_like(x, 0.5), x, eps, norm)
+
+
+def square(model, x, y, *, eps, queries=1000, p_init=0.8, early_exit=False, generator=None):
+    """The Square attack, a random search that asks the model for its answers and for no gradient (l_inf).
+
+    It begins with vertical stripes of +-eps; then, once a query, it repaints a random square of each image with +-eps
+    and keeps the change where the margin fell. The squares shrink as the queries are used up.
+
+    Args:
+        model, x, y: as for `pgd`; the model is only ever asked for its logits.
+        eps: radius of the l_inf ball in pixel units, 0 to 1.
+        queries: forward passes an image may cost, at least 1; the first paints the stripes.
+        p_init: share of the image that the first squares cover, 0 to 1.
+        early_exit: leave an image as soon as it is misclassified; it takes nothing from the attack.
+        generator: torch.Generator to draw from; the global one if None.
+
+    Returns:
+        Adversarial images, shaped like x.
+
+    Raises:
+        TypeError, ValueError: an argument that is not as above; the message names it.
+
+    Andriushchenko et al., 2020, arXiv:1912.00049. Taught in 09_transfer_and_black_box.ipynb.
+    """
+    eps, queries, p_init = validation.eps(eps), validation.count(queries, "queries"), validation.share(p_init, "p_init")
+    _check(model, x, y)
+    n, channels, height, width = x.shape
+
+    def coins(*shape):
+        return _uniform(x.new_empty(shape), generator).sub(0.5).sign()
+
+    with evaluating(model) as model, torch.no_grad():
+        x_adv = fgsm_step(x, coins(n, channels, 1, width), eps)
+        best = _leads(model, x_adv, y)
+        for query in range(1, queries):
+            left = (best <= 0).nonzero().flatten() if early_exit else torch.arange(n, device=x.device)
+            if len(left) == 0:
+                break
+            side = max(1, min(round(math.sqrt(p_init * _shrunk(query / queries) * height * width)), height, width))
+            corner = _uniform(x.new_empty(2, n, 1), generator)
+            rows = _within((corner[0] * (height - side + 1)).floor(), side, height)[:, None, :, None]  # (N, 1, H, 1)
+            cols = _within((corner[1] * (width - side + 1)).floor(), side, width)[:, None, None, :]  # (N, 1, 1, W)
+            painted = fgsm_step(x, coins(n, channels, 1, 1).expand_as(x), eps)
+            tried = torch.where(rows & cols, painted, x_adv)[left]
+            leads = _leads(model, tried, y[left])
+            better = leads > best[left]
+            x_adv[left[better]], best[left[better]] = tried[better], leads[better]
+    return x_adv
+
+
+def _leads(model, x, y):
+    return cw(_answer(model, x, y), y)
+
+
+def _shrunk(spent):
+    """The size of Square's squares beside the first, by the share of queries that are spent: halved nine times."""
+    milestones = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+    return 0.5 ** sum(spent > milestone for milestone in milestones)
+
+
+def _within(start, size, total):
+    """Which of `total` positions lie in [start, start + size): bool (N, total) for start (N, 1)."""
+    at = torch.arange(total, device=start.device)
+    return (at >= start) & (at < start + size)

@@ -1,0 +1,103 @@
+"""Training, evaluation and attack from a command line: the functions of the package, with their arguments typed.
+
+Under `torchrun -m advutils ...` or `accelerate launch -m advutils ...` the same commands run in many processes.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from advutils.cli.attack import attack_command
+from advutils.cli.common import ACCEPTED, ATTACKS, BACKGROUNDS, BUILDERS, number
+from advutils.cli.evaluate import evaluate_command
+from advutils.cli.train import OBJECTIVES, train_command
+from advutils.utils import distributed
+
+
+def main(arguments=None):
+    """Run one command; what is wrong with its arguments is said in one line."""
+    chosen = parser().parse_args(arguments)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end the run
+    distributed.meet()
+    try:
+        return chosen.run(chosen)
+    except (OSError, ValueError, TypeError, FloatingPointError, RuntimeError, ImportError) as error:
+        if chosen.traceback:
+            raise
+        sys.exit(f"advutils {chosen.command}: {' '.join(str(error).split())}")
+
+
+def parser():
+    top = argparse.ArgumentParser(
+        prog="python -m advutils",
+        description="Train an image classifier, evaluate how robust it is, attack it.",
+        epilog="Many processes: torchrun --nproc-per-node 2 -m advutils train ... (accelerate launch works as well).",
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--data",
+        default="mnist-5k",
+        metavar="DATA",
+        help=f"{ACCEPTED}, as in 'shards-*.tar' (default: %(default)s)",
+    )
+    common.add_argument("--size", type=int, help="side in pixels to which images of a folder or tar file are cut")
+    common.add_argument("--channels", type=int, choices=(1, 3), help="of such images (default: the model's, else 3)")
+    common.add_argument("--background", choices=BACKGROUNDS, default="white", help="behind what is transparent")
+    common.add_argument("--batch-size", type=int, default=128, help="of all processes together (default: %(default)s)")
+    common.add_argument("--workers", type=int, default=0, help="processes that read images ahead (default: none)")
+    common.add_argument("--limit", type=int, help="only so many images, spread over the data")
+    common.add_argument("--traceback", action="store_true", help="on an error, show where it came from")
+    attacked = argparse.ArgumentParser(add_help=False)
+    attacked.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="a file that `train` wrote, torchvision:NAME (pretrained, as in torchvision:vgg16_bn), or "
+        "module:factory, your own function that returns a model",
+    )
+    attacked.add_argument("--eps", type=number, default=0.1, help="radius in pixel units, 0.1 or 8/255 (default: 0.1)")
+
+    train = commands.add_parser("train", parents=[common], help="train a model and save its weights")
+    train.add_argument("--out", type=Path, required=True, help="the file to write, ending in .safetensors")
+    train.add_argument("--architecture", choices=BUILDERS, default="vgg", help="(default: %(default)s)")
+    train.add_argument("--depth", type=int, choices=(11, 13, 16, 19), default=16, help="of the VGG (default: 16)")
+    train.add_argument("--width", type=float, default=0.25, help="multiplies its channels (default: %(default)s)")
+    train.add_argument("--contrast", type=float, help="slope of a contrast layer in place of the normalisation")
+    train.add_argument("--objective", choices=OBJECTIVES, default="clean", help="(default: %(default)s)")
+    train.add_argument("--eps", type=number, help="radius of the training attack in pixel units, 0.1 or 8/255")
+    train.add_argument("--steps", type=int, help="of the training attack, for adversarial and trades")
+    train.add_argument("--epochs", type=int, default=5, help="(default: %(default)s)")
+    train.add_argument("--lr", type=float, default=3e-3, help="the highest of the cycle (default: %(default)s)")
+    train.add_argument("--ramp", type=float, default=0, help="epochs over which eps grows (default: %(default)s)")
+    train.add_argument("--average", type=float, help="decay of averaged weights, 0.999 for one")
+    train.add_argument("--shift", action="store_true", help="move training images by up to two pixels")
+    train.add_argument("--seed", type=int, default=0, help="of weights, order and noise (default: %(default)s)")
+    train.add_argument("--sync-batchnorm", action="store_true", help="batch norm over all processes; needs GPUs")
+    train.set_defaults(run=train_command)
+
+    evaluate = commands.add_parser("evaluate", parents=[common, attacked], help="measure clean and robust accuracy")
+    evaluate.add_argument(
+        "--attack",
+        action="append",
+        metavar="ATTACK",
+        default=[],
+        help=f"{', '.join(ATTACKS)}, with options as in pgd:steps=40,restarts=2; may be repeated, and grey is always "
+        "among them",
+    )
+    evaluate.add_argument("--out", type=Path, help="a JSON file to write")
+    evaluate.set_defaults(run=evaluate_command)
+
+    attack = commands.add_parser("attack", parents=[common, attacked], help="write adversarial images")
+    attack.add_argument("--attack", default="pgd", metavar="ATTACK", help="as for `evaluate` (default: %(default)s)")
+    attack.add_argument("--target", type=int, help="the class that the images are to be taken for")
+    attack.add_argument(
+        "--labels",
+        choices=("data", "model"),
+        help="an image is led away from its class in the data, or from what the model reads in it "
+        "(default: the data's, if they are the model's)",
+    )
+    attack.add_argument("--out", type=Path, required=True, help="the folder to write; another attack's is refused")
+    attack.set_defaults(run=attack_command)
+    return top

@@ -1,0 +1,34 @@
+"""`advutils evaluate`: measure clean and robust accuracy."""
+
+import json
+
+from advutils import attacks
+from advutils.cli import common
+from advutils.evaluation import survivors, wilson, worst_case
+from advutils.utils import distributed
+from advutils.utils.storage import replace_file, writable
+
+
+def evaluate_command(chosen):
+    if chosen.out:
+        if chosen.out.suffix != ".json" or chosen.out.is_dir():
+            raise ValueError(f"--out: got {str(chosen.out)!r}; accepts the name of a file that ends in .json")
+        writable(chosen.out.absolute().parent)
+    chosen_attacks = {text: common.attack_of(text) for text in chosen.attack if text != "grey"}  # that is always run
+    model, suits = common.model_of(chosen.model)
+    data = common.data_of(chosen, suits, train=False)
+    common.describe_data(data, chosen, common.number_classes(data, chosen, suits.get("classes"), model))
+    loader = common.loader_of(data, chosen, batch_size=chosen.batch_size)
+    if chosen_attacks:
+        worst = worst_case(model, loader, chosen_attacks, eps=chosen.eps)
+        found = worst.alone | {"all together": worst.accuracy}
+    else:
+        found = {"clean": wilson(survivors(model, loader))}
+        if chosen.attack:
+            found["grey"] = wilson(survivors(model, loader, attacks.grey, eps=chosen.eps))
+    for label, record in found.items():
+        common.say(f"{label:40}{record}")
+    if chosen.out and distributed.first():
+        rows = {label: record._asdict() for label, record in found.items()}
+        about = dict(model=chosen.model, data=chosen.data, eps=chosen.eps, processes=distributed.count(), accuracy=rows)
+        replace_file(chosen.out, (json.dumps(about, indent=1) + "\n").encode())

@@ -1,0 +1,101 @@
+"""`advutils train`: train a model and save its weights."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from advutils import attacks, objectives
+from advutils.cli import common
+from advutils.data import device, shift, split
+from advutils.pretrained import WATCH, initialised
+from advutils.training import fit
+from advutils.utils import distributed
+from advutils.utils.images import some
+from advutils.utils.storage import writable
+from advutils.utils.weights import save_weights
+
+OBJECTIVES = {
+    "clean": objectives.clean,
+    "joined": objectives.joined,
+    "adversarial": objectives.adversarial,
+    "random-fgsm": objectives.random_fgsm,
+    "n-fgsm": objectives.n_fgsm,
+    "trades": objectives.trades,
+}
+
+
+def train_command(chosen):
+    if chosen.out.suffix != ".safetensors":
+        raise ValueError(f"--out: got {str(chosen.out)!r}; accepts a name that ends in .safetensors")
+    writable(chosen.out.absolute().parent)
+    if (chosen.objective == "clean") != (chosen.eps is None):
+        raise ValueError(
+            f"--eps: got {chosen.eps} with --objective {chosen.objective}; accepts a radius for all but clean"
+        )
+    if chosen.steps is not None and chosen.objective not in ("adversarial", "trades"):
+        raise ValueError(
+            f"--steps: got {chosen.steps} with --objective {chosen.objective}; accepts adversarial, trades"
+        )
+    data = common.data_of(chosen, {}, train=True)
+    if isinstance(data, TensorDataset):
+        train, val = split(data, 0.1, seed=0)
+    else:
+        shuffled = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+        val, train = (common.subset(data, part) for part in shuffled.tensor_split([max(1, len(data) // 10)]))
+    labels = data.tensors[1] if isinstance(data, TensorDataset) else torch.tensor(common.labels_of(data))
+    if labels.min() < 0:
+        raise ValueError(
+            f"--data: got {chosen.data!r}, in which some images have no class; accepts a folder for each class"
+        )
+    names = common.names_of(data, chosen)
+    shape = dict(in_channels=data[0][0].shape[0], num_classes=max(int(labels.max()) + 1, len(names)))
+    if shape["num_classes"] < 2:
+        raise ValueError(f"--data: got {chosen.data!r} with {some(names or ['0'])}; accepts at least two classes")
+    if chosen.architecture == "vgg":
+        shape |= dict(depth=chosen.depth, width=chosen.width, contrast=chosen.contrast)
+    model = initialised(partial(common.BUILDERS[chosen.architecture], **shape), seed=chosen.seed).to(device())
+    if chosen.sync_batchnorm:
+        if not torch.cuda.is_available():
+            raise ValueError("--sync-batchnorm: got it without a GPU; PyTorch has it for GPUs only")
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    objective = OBJECTIVES[chosen.objective]
+    if chosen.steps is not None:
+        inner = dict(attack=partial(attacks.pgd, steps=chosen.steps))
+        objective = partial(objective, **(inner if chosen.objective == "adversarial" else dict(steps=chosen.steps)))
+    recipe = {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in vars(chosen).items()
+        if key not in ("run", "traceback")
+    } | dict(processes=distributed.count(), channels=shape["in_channels"], classes=list(names) or None)
+    common.say(json.dumps(recipe))
+    common.describe_data(data, chosen, "in the order of their names")
+    state = chosen.out.with_suffix(".state.safetensors")
+    history = fit(
+        model,
+        common.loader_of(train, chosen, batch_size=chosen.batch_size, shuffle=True, seed=chosen.seed),
+        common.loader_of(val, chosen, batch_size=min(500, 4 * chosen.batch_size)),
+        epochs=chosen.epochs,
+        lr=chosen.lr,
+        objective=objective,
+        eps=chosen.eps,
+        ramp=chosen.ramp,
+        average=chosen.average,
+        watch=WATCH if chosen.eps else None,
+        state=state,
+        augment=shift if chosen.shift else None,
+        seed=chosen.seed,
+        engine=distributed.engine(),
+    )
+    if distributed.first():
+        save_weights(model, chosen.out, recipe=recipe, history=vars(history))
+        state.unlink(missing_ok=True)
+    kept = history.picked - 1
+    watched = "".join(f", under {label} {values[kept]:.1%}" for label, values in history.watched.items())
+    common.say(
+        f"{chosen.out}: validation accuracy {history.val_accuracy[kept]:.1%}{watched} after epoch {history.picked} of "
+        f"{chosen.epochs}, {history.seconds[-1]:.0f} s"
+    )

@@ -1,0 +1,1 @@
+"""What answers a learner: guesses, and a score."""

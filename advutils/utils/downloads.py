@@ -1,0 +1,60 @@
+"""Data sets that torchvision downloads, from files whose checksums are verified here."""
+
+import hashlib
+
+from advutils.utils.storage import cache_dir
+
+IDX_MD5 = {  # of the unpacked files; torchvision checks only the archives, on the day it downloads them
+    "mnist": {
+        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    },
+    "fashion-mnist": {
+        "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+        "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+        "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+    },
+}
+
+
+def _downloaded(name, train):
+    """The torchvision data set, from files whose checksums were verified here, downloaded first if any is missing."""
+    import torchvision  # it takes as long as torch itself, and few need it
+
+    kinds = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}
+    kind, root = getattr(torchvision.datasets, kinds[name]), cache_dir() / "data"
+    if name == "cifar10":
+        listed = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
+        files = {root / kind.base_folder / file: md5 for file, md5 in listed}
+    else:
+        files = {root / kinds[name] / "raw" / file: md5 for file, md5 in IDX_MD5[name].items()}
+    missing = _missing(files)
+    if missing:
+        try:
+            kind(root, train=train, download=True)
+        except Exception as error:  # whatever broke the download off: the reader is told, and the cause is chained
+            _missing(files)
+            raise FileNotFoundError(
+                f"name: got {name!r}, but {missing[0].name} is not in {missing[0].parent} and could not be downloaded "
+                f"({(str(error).strip() or type(error).__name__).splitlines()[-1]}); 'mnist-5k' works without a network"
+            ) from error
+        _missing(files)
+    old = root / kinds[name] / "processed"
+    if old.exists():
+        raise ValueError(
+            f"{old}: got files of an old torchvision, unverified, which it would prefer; delete the folder"
+        )
+    return kind(root, train=train)
+
+
+def _missing(files):
+    """The files that are not there; raises for one that is there but not what it should be."""
+    for path, md5 in files.items():
+        if path.exists() and hashlib.md5(path.read_bytes()).hexdigest() != md5:
+            raise ValueError(
+                f"{path}: got a truncated or altered file (its md5 is not {md5}); delete it and load again"
+            )
+    return [path for path in files if not path.exists()]

@@ -1,0 +1,49 @@
+"""A model asked for its logits: in eval mode, on a copy of the images, in the precision of its weights."""
+
+import contextlib
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from advutils.utils import validation
+
+PRECISIONS = (torch.float16, torch.bfloat16, torch.float64)  # of models that take no float32 images
+
+
+@contextlib.contextmanager
+def evaluating(model):
+    """Eval mode inside the block, of the `bare` model; on the way out, by an error too, each module as it was."""
+    modes = [
+        (module, getattr(module, "training", False)) for module in validation.parts(model)
+    ]  # frozen ones have none
+    try:
+        if any(training for _, training in modes):
+            with contextlib.suppress(NotImplementedError):  # an exported one stays in the mode of its export
+                model.eval()
+        yield bare(model)
+    finally:
+        for module, training in modes:  # a `train` of its own may do more than set the mode: merge weights, for one
+            if getattr(module, "training", training) != training and type(module).train is not nn.Module.train:
+                module.train(training)
+        for module, training in modes:
+            if getattr(module, "training", training) != training:  # to set one takes ten times as long as to look
+                module.training = training
+
+
+def bare(model):
+    """The model itself, out of the DistributedDataParallel around it: a pass through that waits for other processes."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def answer(model, x):
+    """The model's logits for x, in float32 or float64. The model gets a copy, as some work in place on what they get.
+
+    A model whose weights are all in half or all in double precision gets images in that precision.
+    """
+    weights = (p for part in validation.parts(model) for p in part._parameters.values() if p is not None and p.ndim)
+    dtypes = {p.dtype for p in weights if p.is_floating_point()}
+    alone = dtypes.pop() if len(dtypes) == 1 else x.dtype
+    z = model(x.to(alone if alone in PRECISIONS else x.dtype, copy=True))
+    half = isinstance(z, torch.Tensor) and z.dtype in (torch.float16, torch.bfloat16)
+    return z.float() if half else z

@@ -1,0 +1,156 @@
+"""Weights in safetensors files: checked on the way in, whole or absent on the way out."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from advutils.utils import validation
+from advutils.utils.hashes import trained_keys
+from advutils.utils.storage import replace_file
+
+PACKED_FROM = 20_000  # smaller layers weigh little, and rounding the first ones moved a robust accuracy by 0.3 points
+
+
+def save_weights(model, path, *, recipe=None, history=None, machine="", packed=False):
+    """Write the model's weights to a safetensors file, whole or not at all.
+
+    Args:
+        model: any nn.Module. The networks of this package also carry what they were trained on (`trained_on`, a key for
+            each training image), which is saved along so that nobody scores them on it.
+        path: the file to write; its folder is made. An existing file is replaced only when the new one is complete.
+        recipe: how the weights were made, anything that JSON can hold.
+        history: a `History` of `fit`, as a dict.
+        machine: on which they were made, a line of text.
+        packed: keep the weights of layers with more than 20,000 as 16-bit whole numbers with a scale for each output:
+            about half the file, for an error of up to 1/65534 of the largest weight of that output.
+
+    Raises:
+        TypeError: the model is no nn.Module, or the recipe is nothing that JSON can hold.
+
+    Taught in 01_train_vgg.ipynb.
+    """
+    validation.module(model)
+    state = model.state_dict()
+    for key, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"model: got a {type(value).__name__} as {key} in its state; accepts tensors alone")
+    tensors = tagged("model", state) | {"trained_on": trained_keys(model)}
+    if packed:
+        large = [(k, t) for k, t in tensors.items() if t.ndim > 1 and t.numel() > PACKED_FROM]
+        for key, weight in [(k, t) for k, t in large if t.dtype == torch.float32]:
+            scale = weight.flatten(1).abs().amax(1).clamp_min(1e-30) / 32767
+            tensors[f"scale.{key}"] = scale
+            tensors[key] = (weight / scale.view(-1, *[1] * (weight.ndim - 1))).round().to(torch.int16)
+    about = dict(config=_config(model), recipe=recipe, history=history, machine=machine)
+    write_tensors(path, tensors, about, kind="weights")
+
+
+def load_weights(model, path):
+    """Load what `save_weights` wrote into a model of the same architecture; on any error the model is untouched.
+
+    Args:
+        model: an nn.Module built as the saved one was.
+        path: a file that `save_weights` wrote.
+
+    Returns:
+        dict with the saved `config`, `recipe` and `history`, and with `machine` where the file names one.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is no safetensors file (a pickle is never opened), truncated or altered, not written by
+            `save_weights`, or of another architecture; the message says which.
+
+    Taught in 01_train_vgg.ipynb.
+    """
+    tensors, saved = read_tensors(path, kind="weights")
+    if not {"config", "recipe", "history"} <= saved.keys() or "trained_on" not in tensors:
+        raise ValueError(
+            f"path: got {str(path)!r}, which lacks a part of what save_weights writes; accepts a whole file"
+        )
+    if saved["config"] != json.loads(json.dumps(_config(model))):
+        raise ValueError(
+            f"path: got {str(path)!r} with weights of {saved['config']}; accepts those of {_config(model)}"
+        )
+    trained_on = tensors.pop("trained_on")
+    weights = untagged("model", tensors)
+    for key, scale in untagged("scale.model", tensors).items():
+        whole = weights.get(key)
+        if (
+            whole is None
+            or whole.dtype != torch.int16
+            or (scale.dtype, scale.shape) != (torch.float32, whole.shape[:1])
+        ):
+            raise ValueError(f"path: got {str(path)!r}, whose scale of {key} fits no weight; accepts a whole file")
+        weights[key] = whole * scale.view(-1, *[1] * (whole.ndim - 1))
+    have = {key: (tuple(value.shape), value.dtype) for key, value in model.state_dict().items()}
+    want = {key: (tuple(value.shape), value.dtype) for key, value in weights.items()}
+    if have != want:
+        differing = sorted(key for key in have.keys() | want.keys() if have.get(key) != want.get(key))
+        raise ValueError(f"path: got {str(path)!r}, which differs from the model in {', '.join(differing[:3])}")
+    model.load_state_dict(weights)
+    model.trained_on = trained_on
+    return saved
+
+
+def write_tensors(path, tensors, about, *, kind):
+    """Write named tensors and a dict that JSON can hold to a safetensors file, with a checksum, whole or not at all.
+
+    `kind` is "weights" (of a finished model) or "state" (of a training to be continued): the one format of the project.
+    """
+    tensors = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}  # tied ones apart
+    metadata = {"format": f"advutils-{kind}-1"} | {key: json.dumps(value) for key, value in about.items()}
+    metadata["sha256"] = _digest(tensors, metadata)
+    replace_file(path, safetensors.torch.save(tensors, metadata))
+
+
+def read_tensors(path, *, kind):
+    """What `write_tensors` wrote, as (tensors, about); errors as `load_weights` lists them."""
+    path = Path(path)
+    writer = {"weights": "save_weights", "state": "fit"}[kind]
+    if not path.is_file():
+        raise FileNotFoundError(f"path: got {str(path)!r}, where there is no file; accepts one that {writer} wrote")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118, it is no dict
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"path: got {str(path)!r}, which is no complete safetensors file ({error}); accepts one that {writer} "
+            "wrote. Pickled weights are never opened: they can run code."
+        ) from error
+    if metadata.get("format") != f"advutils-{kind}-1":
+        raise ValueError(
+            f"path: got {str(path)!r}, a safetensors file of another program or kind; accepts one that {writer} wrote"
+        )
+    if metadata.pop("sha256", None) != _digest(tensors, metadata):
+        raise ValueError(f"path: got {str(path)!r}, whose contents were altered since they were saved")
+    try:
+        return tensors, {key: json.loads(value) for key, value in metadata.items() if key != "format"}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"path: got {str(path)!r}, whose metadata are no JSON; accepts what {writer} wrote") from error
+
+
+def tagged(tag, tensors):
+    """The dict of tensors under names that begin with `tag.`"""
+    return {f"{tag}.{key}": value for key, value in tensors.items()}
+
+
+def untagged(tag, tensors):
+    """Those of a dict of tensors whose names begin with `tag.`, under the rest of their names."""
+    return {key.removeprefix(f"{tag}."): value for key, value in tensors.items() if key.startswith(f"{tag}.")}
+
+
+def _config(model):
+    return getattr(model, "config", {"architecture": type(model).__name__})
+
+
+def _digest(tensors, metadata):
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for key in sorted(tensors):
+        digest.update(f"{key}{tensors[key].dtype}{tuple(tensors[key].shape)}".encode())
+        digest.update(tensors[key].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
