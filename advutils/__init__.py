@@ -8,6 +8,7 @@ import importlib
 import os
 
 from advutils.attacks.auto import autoattack
+from advutils.attacks.base import attack
 from advutils.attacks.black_box import grey, random_noise, square
 from advutils.attacks.gradient import fgsm, fgsm_step, input_gradient, pgd, project, targeted
 from advutils.attacks.losses import cross_entropy, cw, dlr, margin
@@ -45,7 +46,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __all__ = [
     "Accuracy", "Checklist", "Contrast", "History", "Normalize", "WorstCase", "accuracy", "accuracy_vs_eps",
-    "adversarial", "autoattack", "cache_dir", "check_parameters", "checklist", "clean", "cross_entropy", "cw",
+    "adversarial", "attack", "autoattack", "cache_dir", "check_parameters", "checklist", "clean", "cross_entropy", "cw",
     "describe", "device", "dlr", "evaluating", "fgsm", "fgsm_step", "fit", "grey", "guess", "guess_score",
     "initialised", "input_gradient", "joined", "ledger", "load_data", "load_measurement", "load_weights",
     "make_loader", "margin", "n_fgsm", "paired", "pgd", "predict", "prepared", "project", "random_fgsm",

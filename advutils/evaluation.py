@@ -3,7 +3,6 @@
 Every image is attacked, the already misclassified too, and the denominator is always all of them.
 """
 
-import inspect
 import math
 from collections.abc import Iterable
 from functools import partial
@@ -11,9 +10,8 @@ from typing import NamedTuple
 
 import torch
 
-from advutils.attacks.base import WARNED
+from advutils.attacks.base import WARNED, bound_to, norm_of, traits_of
 from advutils.attacks.black_box import grey
-from advutils.attacks.gradient import fgsm, fgsm_sweep
 from advutils.utils import distributed, validation
 from advutils.utils.fusion import prepared
 from advutils.utils.hashes import NOTHING, image_keys, trained_keys
@@ -270,37 +268,27 @@ def _sweep(model, loader, attack, eps_values, *, keyed=False):
 
 
 def _attacked(attack, model, x, y, eps_values, index):
-    """(x_adv, logits or None) for each eps: only FGSM's sweep has logits to give, those of eps = 0."""
+    """(x_adv, logits or None) for each eps: only a sweep of the attack's own may have logits to give."""
     if attack is None:
         return [(x, None) for _ in eps_values]
-    if attack is fgsm:
-        return fgsm_sweep(model, x, y, eps_values)
+    sweep = traits_of(attack).sweep
+    if sweep is not None and not bound_to(attack):
+        return sweep(model, x, y, eps_values)
     return ((seeded(attack, index)(model, x.clone(), y, eps=eps), None) for eps in eps_values)
 
 
 def seeded(attack, seed):
-    """The attack with a fresh generator of that seed, if it takes a generator and none is bound to it yet."""
-    parameters = inspect.signature(attack).parameters
-    if "generator" not in parameters or parameters["generator"].default not in (None, inspect.Parameter.empty):
+    """The attack with a fresh generator of that seed, if it draws and none is bound to it yet."""
+    if not traits_of(attack).draws or bound_to(attack).get("generator") is not None:
         return attack
     return partial(attack, generator=torch.Generator().manual_seed(seed))
 
 
 def _hurried(attack):
     """The attack with early exit, if it has one: what is fooled once is fooled, so its images need no more passes."""
-    if attack is None or "early_exit" not in inspect.signature(attack).parameters:
+    if attack is None or not traits_of(attack).early_exit or "early_exit" in bound_to(attack):
         return attack
-    bound = getattr(attack, "keywords", {})
-    return attack if "early_exit" in bound else partial(attack, early_exit=True)
-
-
-def norm_of(attack):
-    """The norm of the ball in which the attack stays: that of its `norm` argument, l_inf without one."""
-    parameters = {} if attack is None else inspect.signature(attack).parameters
-    if "norm" in parameters:
-        return parameters["norm"].default
-    inner = parameters["attack"].default if "attack" in parameters else None  # as `targeted` has it
-    return norm_of(inner) if callable(inner) and inner is not inspect.Parameter.empty else "linf"
+    return partial(attack, early_exit=True)
 
 
 def _check_attacked(x_adv, x, eps, norm):

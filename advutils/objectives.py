@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch.nn import functional as F
 
-from advutils.attacks.base import climb
+from advutils.attacks.base import loss_gradient
 from advutils.attacks.gradient import fgsm, pgd, project
 from advutils.attacks.losses import cross_entropy
 from advutils.utils import validation
@@ -101,7 +101,7 @@ def n_fgsm(model, x, y, *, eps, k=2.0):
     eps, k = validation.eps(eps), validation.positive(k, "k", zero=True)
     validation.images(x)
     noisy = (x + k * eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
-    gradient, _ = climb(prepared(model), noisy, y, cross_entropy)
+    gradient, _ = loss_gradient(prepared(model), noisy, y, cross_entropy)
     return F.cross_entropy(model((noisy + eps * gradient.sign()).clamp(0, 1)), y)
 
 
@@ -132,7 +132,7 @@ def trades(model, x, y, *, eps, beta=6.0, steps=10, step_size=None):
         log_p = answer(twin, x).log_softmax(1)
     x_adv = x + 0.001 * torch.randn_like(x)
     for _ in range(steps):
-        gradient, _ = climb(twin, x_adv, y, lambda logits, _: _divergence(logits, log_p))
+        gradient, _ = loss_gradient(twin, x_adv, y, lambda logits, _: _divergence(logits, log_p))
         x_adv = project(x_adv + step_size * gradient.sign(), x, eps)
     z, z_adv = model(x), model(x_adv)
     return F.cross_entropy(z, y) + beta * _divergence(z_adv, z.log_softmax(1)).mean()

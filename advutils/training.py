@@ -16,7 +16,8 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
-from advutils.evaluation import accuracy, describe, norm_of
+from advutils.attacks.base import norm_of
+from advutils.evaluation import accuracy, describe
 from advutils.objectives import clean
 from advutils.utils import distributed, validation
 from advutils.utils.hashes import NOTHING, image_keys

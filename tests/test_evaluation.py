@@ -46,6 +46,7 @@ from advutils import (
     wilson,
     worst_case,
 )
+from advutils.attacks.base import attack as as_attack
 from advutils.attacks.gradient import fgsm_sweep
 from advutils.utils.fusion import prepared
 from advutils.utils.hashes import image_keys
@@ -222,6 +223,7 @@ def test_what_other_measurements_cost():
 # early exit
 
 
+@as_attack(early_exit=True)
 def asks(model, x, y, *, eps, early_exit=False, told):
     told.append(early_exit)
     return x
@@ -275,6 +277,7 @@ def test_an_l2_attack_is_measured_in_its_ball():
         accuracy(model, data, partial(attack, norm="linf"), eps=1.5)
 
 
+@as_attack(norm="l2")
 def farther(model, x, y, *, eps, norm="l2", by=1.0):
     step = by * eps / x[0].numel() ** 0.5
     return torch.where(x > 0.5, x - step, x + step)
@@ -440,6 +443,7 @@ def test_a_function_is_described_with_what_is_bound_to_it():
 def test_each_batch_gets_a_generator_seeded_with_its_index():
     seeds = []
 
+    @as_attack(draws=True)
     def noisy(model, x, y, *, eps, generator=None):
         seeds.append(generator.initial_seed())
         return x
@@ -451,6 +455,7 @@ def test_each_batch_gets_a_generator_seeded_with_its_index():
 
 
 def test_an_attack_that_insists_on_a_generator_gets_one():
+    @as_attack(draws=True)
     def noisy(model, x, y, *, eps, generator):
         return random_noise(model, x, y, eps=eps, generator=generator)
 

@@ -7,12 +7,14 @@ import warnings
 
 import torch
 
-from advutils.attacks.base import _answer, _check
-from advutils.attacks.gradient import input_gradient, project
+from advutils.attacks.base import attack, checked_logits, loss_gradient
+from advutils.attacks.gradient import project
+from advutils.attacks.losses import cross_entropy
 from advutils.utils import validation
 from advutils.utils.inference import answer, evaluating
 
 
+@attack()
 def autoattack(model, x, y, *, eps, norm="linf", only=None, batch_size=250, seed=0, flags=None):
     """AutoAttack, the judge whose settings nobody chooses: APGD-CE, APGD-T, FAB-T and Square, each on what is left.
 
@@ -36,12 +38,10 @@ def autoattack(model, x, y, *, eps, norm="linf", only=None, batch_size=250, seed
 
     Croce and Hein, 2020, arXiv:2003.01690. Taught in 06_strong_attacks.ipynb.
     """
-    eps, batch_size = validation.eps(eps, norm=norm), validation.count(batch_size, "batch_size")
     for name in [] if only is None else only or [None]:
         validation.one_of(name, "only", ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"))
-    _check(model, x, y)
     with evaluating(model) as model, torch.no_grad():
-        logits = torch.cat([_answer(model, *part) for part in zip(x.split(batch_size), y.split(batch_size))])
+        logits = torch.cat([checked_logits(model, *part) for part in zip(x.split(batch_size), y.split(batch_size))])
     if logits.shape[1] < 4:
         raise ValueError(f"model: got {logits.shape[1]} classes; accepts at least 4, as AutoAttack's losses need them")
     try:
@@ -49,7 +49,7 @@ def autoattack(model, x, y, *, eps, norm="linf", only=None, batch_size=250, seed
     except ImportError as error:
         raise ImportError("autoattack needs the package pyautoattack: pip install 'advutils[autoattack]'") from error
     if set(only or ["apgd-ce"]) != {"square"}:
-        input_gradient(model, x[:1], y[:1])  # it raises where there is none
+        loss_gradient(model, x[:1], y[:1], cross_entropy)  # it raises where there is none
     heard, tracer = _Heard(), sys.gettrace()  # its check for dynamic defences replaces the caller's tracer, and counts
     pyautoattack.checks.funcs.update(dict.fromkeys(pyautoattack.checks.funcs, 0))  # on from one model to the next
     log = logging.getLogger("auto-attack")

@@ -1,6 +1,11 @@
-"""What every attack shares: the gradient for the pixels, and the checks of what an attack is given."""
+"""What every attack shares: the contract in code, what it wants, and the gradient for the pixels."""
 
+import functools
+import inspect
 import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -16,18 +21,129 @@ BLIND = (
 WARNED = {}  # emptied when a measurement begins, so that each one warns once
 
 
-def climb(model, x, y, loss, *, away=True):
-    """The direction in which to move each x, and the logits there: (grad_x loss(model(x), y), model(x)).
+class Attack(Protocol):
+    """Anything that can be called like this is an attack: images (N, C, H, W) in [0, 1] in, attacked images out."""
+
+    def __call__(self, model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, *, eps: float) -> torch.Tensor: ...
+
+
+class Traits(NamedTuple):
+    """What an attack states of itself by `@attack(...)`, for those who call it.
+
+    `draws`: it takes a `generator`. `early_exit`: it takes `early_exit`. `norm`: of its ball, unless one is bound.
+    `inner`: the attack that does its work unless its argument `attack` names another, whose ball is then its own.
+    `sweep`: a function (model, x, y, eps_values) that yields (x_adv, logits or None) for each eps, at less than a call
+    for each.
+    """
+
+    draws: bool = False
+    early_exit: bool = False
+    norm: str = "linf"
+    inner: Callable | None = None
+    sweep: Callable | None = None
+
+
+OPTIONS = {  # what the arguments of attacks are checked by, under the same names in all of them
+    "steps": validation.count,
+    "restarts": validation.count,
+    "queries": validation.count,
+    "targets": validation.count,
+    "batch_size": validation.count,
+    "momentum": validation.share,
+    "p_init": validation.share,
+    "step_size": lambda value, name: None if value is None else validation.positive(value, name),
+    "loss": lambda value, name: validation.loss(value) or value,
+}
+
+
+def attack(*, reads_model: bool = True, **traits) -> Callable:
+    """Make a function (model, x, y, *, eps, ...) an attack whose arguments are checked before it runs, each once.
+
+    Args:
+        reads_model: whether model and labels are checked too; noise reads neither.
+        **traits: what the attack states of itself, as `Traits` lists it.
+
+    Returns:
+        A decorator. The function then gets eps as a float and its images detached.
+    """
+
+    def decorate(function):
+        options = inspect.signature(function).parameters.keys() & OPTIONS.keys()
+
+        @functools.wraps(function)
+        def checked(model, x, y, *, eps, **given):
+            eps = validation.eps(eps, norm=norm_of(partial(checked, **given)))
+            given |= {name: OPTIONS[name](given[name], name) for name in options & given.keys()}
+            validation.images(x)
+            if reads_model:
+                validation.labels(y, x)
+                validation.model(model, x)
+            if given.get("target") is not None:
+                validation.labels(given["target"], x, "target")
+            return function(model, x.detach(), y, eps=eps, **given)
+
+        checked.traits = Traits(**traits)
+        return checked
+
+    return decorate
+
+
+def traits_of(function: Callable | None) -> Traits:
+    """What an attack states of itself, also through `functools.partial`; nothing, of a plain callable."""
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "traits", Traits())
+
+
+def bound_to(function: Callable | None) -> dict:
+    """The keyword arguments that `functools.partial` has bound to an attack."""
+    return function.keywords if isinstance(function, partial) else {}
+
+
+def norm_of(function: Callable | None) -> str:
+    """The norm of the ball in which an attack, or the attack inside an objective, stays."""
+    bound, traits = bound_to(function), traits_of(function)
+    if "norm" in bound:
+        return bound["norm"]
+    inner = bound.get("attack", traits.inner)
+    return traits.norm if inner is None else norm_of(inner)
+
+
+class Criterion(NamedTuple):
+    """What an attack wants of each image: its label y (N,) beaten, or its target (N,) reached where there is one."""
+
+    y: torch.Tensor
+    target: torch.Tensor | None = None
+
+    def of(self, rows):
+        """The criterion of some of the images."""
+        return Criterion(self.y[rows], None if self.target is None else self.target[rows])
+
+    def lead(self, logits):
+        """Above 0 where the attack has what it wants, (N,)."""
+        return cw(logits, self.y) if self.target is None else -cw(logits, self.target)
+
+    def ascent(self, model, x, loss):
+        """The direction in which to move each x, and the logits there."""
+        if self.target is None:
+            return loss_gradient(model, x, self.y, loss)
+        gradient, logits = loss_gradient(model, x, self.target, loss, targeted=True)
+        validation.classes(self.y, logits.shape[1])
+        return -gradient, logits
+
+
+def loss_gradient(model, x, y, loss, *, targeted=False):
+    """The gradient of each image's own loss for its pixels, and its logits: (grad_x loss(model(x), y), model(x)).
 
     The one place where the package differentiates for pixels. Checks logits and gradient, not x: a caller may stand
-    outside [0, 1]. With `away=False` the loss is descended: the direction leads towards y.
+    outside [0, 1]. `targeted` says that y are the labels which an attack wants, so that its warning knows who is left.
     """
     with evaluating(model) as model, torch.inference_mode(False):  # which also records gradients, under no_grad too
         validation.differentiable(model)
         x, y = x.detach().clone().requires_grad_(), y.clone()  # copies are free of a caller's inference mode
         z = answer(model, x)
         validation.logits(z, len(x))
-        validation.classes(y, z.shape[1], "y" if away else "target")
+        validation.classes(y, z.shape[1], "target" if targeted else "y")
         logits = z.detach().requires_grad_()
         losses = loss(logits, y)
         validation.path(losses.requires_grad, "loss")
@@ -37,27 +153,33 @@ def climb(model, x, y, loss, *, away=True):
         gradient = torch.autograd.grad(z, x, scaled, allow_unused=True)[0] if z.requires_grad else None
         validation.path(gradient is not None, "model")
         validation.gradient(gradient)
-        unfooled = (cw(logits, y) if away else -cw(logits, y)).detach() <= 0
-        if unfooled.any() and gradient[unfooled].flatten(1).any(1).float().mean() < 0.5:
-            warnings.warn_explicit(BLIND, UserWarning, __file__, 1, "advutils", WARNED)
-        gradient = gradient.ldexp(exponent.view(-1, 1, 1, 1))
-    return (gradient if away else -gradient), logits.detach()
+        _warn_if_blind(gradient, (-1 if targeted else 1) * cw(logits, y).detach() <= 0)
+        return gradient.ldexp(exponent.view(-1, 1, 1, 1)), logits.detach()
 
 
-def _answer(model, x, y):
+def _warn_if_blind(gradient, unfooled):
+    if unfooled.any() and gradient[unfooled].flatten(1).any(1).float().mean() < 0.5:
+        warnings.warn_explicit(BLIND, UserWarning, __file__, 1, "advutils", WARNED)
+
+
+def checked_logits(model, x, y):
+    """The model's logits for x; raise unless they are logits that have a column for each label."""
     z = answer(model, x)
     validation.logits(z, len(x))
     validation.classes(y, z.shape[1])
     return z
 
 
-def _uniform(x, generator):
+def strongest(model, runs, criterion):
+    """Of several attacked versions of the images, for each image the one that comes nearest to what is wanted."""
+    if len(runs) == 1:
+        return runs[0]
+    with evaluating(model) as model, torch.no_grad():
+        leads = torch.stack([criterion.lead(answer(model, x_adv)) for x_adv in runs])  # (runs, N)
+    return torch.stack(runs)[leads.argmax(0), torch.arange(leads.shape[1], device=leads.device)]
+
+
+def uniform(x, generator):
     """Uniform draws from [0, 1), shaped like x."""
     device = x.device if generator is None else generator.device
     return torch.rand(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
-
-
-def _check(model, x, y):
-    validation.images(x)
-    validation.labels(y, x)
-    validation.model(model, x)

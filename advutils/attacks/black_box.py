@@ -4,13 +4,12 @@ import math
 
 import torch
 
-from advutils.attacks.base import _answer, _check, _uniform
+from advutils.attacks.base import Criterion, attack, checked_logits, uniform
 from advutils.attacks.gradient import fgsm_step, project
-from advutils.attacks.losses import cw
-from advutils.utils import validation
 from advutils.utils.inference import evaluating
 
 
+@attack(reads_model=False, draws=True)
 def random_noise(model, x, y, *, eps, generator=None):
     """Noise as large as FGSM's and blind to the model: x_adv = clip(x + eps s), each s a fair coin's -1 or +1.
 
@@ -29,11 +28,10 @@ def random_noise(model, x, y, *, eps, generator=None):
 
     Taught in 03_visualize.ipynb.
     """
-    eps = validation.eps(eps)
-    validation.images(x)
-    return fgsm_step(x, _uniform(x, generator).sub(0.5), eps)
+    return fgsm_step(x, uniform(x, generator).sub(0.5), eps)
 
 
+@attack(reads_model=False)
 def grey(model, x, y, *, eps, norm="linf"):
     """The constant grey image, or as near to it as the ball allows: x_adv = project(0.5).
 
@@ -48,11 +46,10 @@ def grey(model, x, y, *, eps, norm="linf"):
 
     Taught in 05_reattack.ipynb.
     """
-    eps = validation.eps(eps, norm=norm)
-    validation.images(x)
     return project(torch.full_like(x, 0.5), x, eps, norm)
 
 
+@attack(draws=True, early_exit=True)
 def square(model, x, y, *, eps, queries=1000, p_init=0.8, early_exit=False, generator=None):
     """The Square attack, a random search that asks the model for its answers and for no gradient (l_inf).
 
@@ -75,34 +72,29 @@ def square(model, x, y, *, eps, queries=1000, p_init=0.8, early_exit=False, gene
 
     Andriushchenko et al., 2020, arXiv:1912.00049. Taught in 09_transfer_and_black_box.ipynb.
     """
-    eps, queries, p_init = validation.eps(eps), validation.count(queries, "queries"), validation.share(p_init, "p_init")
-    _check(model, x, y)
-    n, channels, height, width = x.shape
-
-    def coins(*shape):
-        return _uniform(x.new_empty(shape), generator).sub(0.5).sign()
-
+    criterion, (n, channels, height, width) = Criterion(y), x.shape
     with evaluating(model) as model, torch.no_grad():
-        x_adv = fgsm_step(x, coins(n, channels, 1, width), eps)
-        best = _leads(model, x_adv, y)
+        x_adv = fgsm_step(x, _coins(x, (n, channels, 1, width), generator), eps)
+        best = criterion.lead(checked_logits(model, x_adv, y))
         for query in range(1, queries):
-            left = (best <= 0).nonzero().flatten() if early_exit else torch.arange(n, device=x.device)
-            if len(left) == 0:
+            i = (best <= 0).nonzero().flatten() if early_exit else torch.arange(n, device=x.device)
+            if len(i) == 0:
                 break
             side = max(1, min(round(math.sqrt(p_init * _shrunk(query / queries) * height * width)), height, width))
-            corner = _uniform(x.new_empty(2, n, 1), generator)
+            corner = uniform(x.new_empty(2, n, 1), generator)
             rows = _within((corner[0] * (height - side + 1)).floor(), side, height)[:, None, :, None]  # (N, 1, H, 1)
             cols = _within((corner[1] * (width - side + 1)).floor(), side, width)[:, None, None, :]  # (N, 1, 1, W)
-            painted = fgsm_step(x, coins(n, channels, 1, 1).expand_as(x), eps)
-            tried = torch.where(rows & cols, painted, x_adv)[left]
-            leads = _leads(model, tried, y[left])
-            better = leads > best[left]
-            x_adv[left[better]], best[left[better]] = tried[better], leads[better]
+            painted = fgsm_step(x, _coins(x, (n, channels, 1, 1), generator).expand_as(x), eps)
+            tried = torch.where(rows & cols, painted, x_adv)[i]
+            leads = criterion.of(i).lead(checked_logits(model, tried, y[i]))
+            better = leads > best[i]
+            x_adv[i[better]], best[i[better]] = tried[better], leads[better]
     return x_adv
 
 
-def _leads(model, x, y):
-    return cw(_answer(model, x, y), y)
+def _coins(x, shape, generator):
+    """A fair coin's -1 or +1 for each entry of that shape."""
+    return uniform(x.new_empty(shape), generator).sub(0.5).sign()
 
 
 def _shrunk(spent):

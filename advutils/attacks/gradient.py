@@ -2,8 +2,8 @@
 
 import torch
 
-from advutils.attacks.base import _answer, _check, _uniform, climb
-from advutils.attacks.losses import cross_entropy, cw
+from advutils.attacks.base import Criterion, attack, checked_logits, loss_gradient, strongest, uniform
+from advutils.attacks.losses import cross_entropy
 from advutils.utils import validation
 from advutils.utils.inference import answer, evaluating
 
@@ -26,10 +26,25 @@ def input_gradient(model, x, y, loss=None):
     Taught in 02_fgsm_attack.ipynb.
     """
     validation.loss(loss)
-    _check(model, x, y)
-    return climb(model, x, y, loss or cross_entropy)[0]
+    validation.images(x)
+    validation.labels(y, x)
+    validation.model(model, x)
+    return loss_gradient(model, x, y, loss or cross_entropy)[0]
 
 
+def fgsm_step(x, gradient, eps):
+    """Clip(x + eps sign(gradient)): the part of FGSM that depends on eps, so one gradient serves any number of them."""
+    return x.detach().add(gradient.sign(), alpha=eps).clamp_(0, 1)
+
+
+def fgsm_sweep(model, x, y, eps_values):
+    """(x_adv, logits or None) for each eps: at 0, where x_adv is x, the gradient's forward pass has brought them."""
+    validation.model(model, x)
+    gradient, logits = loss_gradient(model, x, y, cross_entropy)
+    return ((fgsm_step(x, gradient, eps), None if eps else logits) for eps in eps_values)
+
+
+@attack(sweep=fgsm_sweep)
 def fgsm(model, x, y, *, eps):
     """The fast gradient sign method, one step to the corner of the ball: x_adv = clip(x + eps sign(grad_x CE)).
 
@@ -47,22 +62,11 @@ def fgsm(model, x, y, *, eps):
 
     Goodfellow, Shlens and Szegedy, 2015, arXiv:1412.6572. Taught in 02_fgsm_attack.ipynb.
     """
-    eps = validation.eps(eps)
-    return fgsm_step(x, input_gradient(model, x, y), eps)
+    gradient, _ = loss_gradient(model, x, y, cross_entropy)
+    return fgsm_step(x, gradient, eps)
 
 
-def fgsm_step(x, gradient, eps):
-    """Clip(x + eps sign(gradient)): the part of FGSM that depends on eps, so one gradient serves any number of them."""
-    return x.detach().add(gradient.sign(), alpha=eps).clamp_(0, 1)
-
-
-def fgsm_sweep(model, x, y, eps_values):
-    """(x_adv, logits or None) for each eps: at 0, where x_adv is x, the gradient's forward pass has brought them."""
-    _check(model, x, y)
-    gradient, logits = climb(model, x, y, cross_entropy)
-    return ((fgsm_step(x, gradient, eps), None if eps else logits) for eps in eps_values)
-
-
+@attack(draws=True, early_exit=True)
 def pgd(
     model,
     x,
@@ -109,43 +113,29 @@ def pgd(
     Madry et al., 2018, arXiv:1706.06083; momentum: Dong et al., 2018, arXiv:1710.06081. Taught in 05_reattack.ipynb
     and, with its variations, in 06_strong_attacks.ipynb; momentum in 09_transfer_and_black_box.ipynb.
     """
-    eps, steps, restarts = (
-        validation.eps(eps, norm=norm),
-        validation.count(steps, "steps"),
-        validation.count(restarts, "restarts"),
-    )
-    step_size = 2.5 * eps / steps if step_size is None else validation.positive(step_size, "step_size")
-    validation.loss(loss)
-    momentum, loss = validation.share(momentum, "momentum"), loss or cross_entropy
-    _check(model, x, y)
-    if target is not None:
-        validation.labels(target, x, "target")
-    runs, left = [], torch.arange(len(x), device=x.device)
+    step_size, loss = 2.5 * eps / steps if step_size is None else step_size, loss or cross_entropy
+    criterion, runs, active = Criterion(y, target), [], torch.arange(len(x), device=x.device)
     for _ in range(restarts):
-        x_adv = _start(x, eps, norm, generator) if random_start else x.detach().clone()
+        x_adv = random_point(x, eps, norm, generator) if random_start else x.clone()
         runs.append(x_adv)
-        going, velocity = left, torch.zeros_like(x)
+        i, velocity = active, torch.zeros_like(x)
         for _ in range(steps):
-            aim = y[going] if target is None else target[going]
-            gradient, logits = climb(model, x_adv[going], aim, loss, away=target is None)
-            if target is not None:
-                validation.classes(y[going], logits.shape[1])
+            gradient, logits = criterion.of(i).ascent(model, x_adv[i], loss)
             if early_exit:
-                open_ = _lead(logits, y[going], None if target is None else target[going]) <= 0
-                going, gradient = going[open_], gradient[open_]
-                if len(going) == 0:
-                    break
+                unfooled = criterion.of(i).lead(logits) <= 0
+                i, gradient = i[unfooled], gradient[unfooled]
+            if len(i) == 0:
+                break
             if momentum:
-                gradient = momentum * velocity[going] + gradient / _length(gradient, 1)
-                velocity[going] = gradient
-            step = step_size * _direction(gradient, norm)
-            x_adv[going] = project(x_adv[going] + step, x[going], eps, norm)
-        left = going if early_exit else left
-        if len(left) == 0:
+                gradient = velocity[i] = momentum * velocity[i] + gradient / length(gradient, 1)
+            x_adv[i] = project(x_adv[i] + step_size * steepest(gradient, norm), x[i], eps, norm)
+        active = i if early_exit else active
+        if len(active) == 0:
             break
-    return _strongest(model, runs, y, target)
+    return strongest(model, runs, criterion)
 
 
+@attack(draws=True, early_exit=True, inner=pgd)
 def targeted(model, x, y, *, eps, attack=pgd, targets=9, early_exit=False, generator=None):
     """Aim at each wrong class in turn, the likeliest first, and keep for each image what misleads the model most.
 
@@ -164,24 +154,22 @@ def targeted(model, x, y, *, eps, attack=pgd, targets=9, early_exit=False, gener
 
     Taught in 06_strong_attacks.ipynb.
     """
-    targets = validation.count(targets, "targets")
     options = dict(early_exit=True) if early_exit else {}  # what is left out stays as it is bound to the attack
     options |= {} if generator is None else dict(generator=generator)
-    _check(model, x, y)
     with evaluating(model) as model, torch.no_grad():
-        logits = _answer(model, x, y)
+        logits = checked_logits(model, x, y)
     by_rank = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)[:, :-1]  # (N, K - 1)
-    runs, left = [x.detach().clone()], torch.arange(len(x), device=x.device)
+    criterion, runs, i = Criterion(y), [x.clone()], torch.arange(len(x), device=x.device)
     for rank in range(min(targets, by_rank.shape[1])):
-        x_adv = x.detach().clone()
-        x_adv[left] = attack(model, x[left], y[left], eps=eps, target=by_rank[left, rank], **options)
+        x_adv = x.clone()
+        x_adv[i] = attack(model, x[i], y[i], eps=eps, target=by_rank[i, rank], **options)
         runs.append(x_adv)
         if early_exit:
             with evaluating(model) as model, torch.no_grad():
-                left = left[cw(answer(model, x_adv[left]), y[left]) <= 0]
-            if len(left) == 0:
+                i = i[criterion.of(i).lead(answer(model, x_adv[i])) <= 0]
+            if len(i) == 0:
                 break
-    return _strongest(model, runs, y)
+    return strongest(model, runs, criterion)
 
 
 def project(x_adv, x, eps, norm="linf"):
@@ -192,39 +180,27 @@ def project(x_adv, x, eps, norm="linf"):
     if norm == "linf":
         return torch.minimum(torch.maximum(x_adv, x - eps), x + eps).clamp(0, 1).detach()
     delta = x_adv - x
-    return (x + delta * (eps / _length(delta, 2)).clamp(max=1)).clamp(0, 1).detach()
+    return (x + delta * (eps / length(delta, 2)).clamp(max=1)).clamp(0, 1).detach()
 
 
-def _direction(gradient, norm):
+def steepest(gradient, norm):
+    """The step of length 1 that climbs most: the sign for l_inf, the gradient at unit length for l_2."""
     if norm == "linf":
         return gradient.sign()
     largest = gradient.abs().amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
     scaled = gradient / largest  # tiny numbers have no squares
-    return scaled / _length(scaled, 2)
+    return scaled / length(scaled, 2)
 
 
-def _length(delta, p):
+def length(delta, p):
     """The l_p length of each image's delta, (N, 1, 1, 1), never zero."""
     return torch.linalg.vector_norm(delta, p, dim=(1, 2, 3), keepdim=True).clamp_min(1e-30)
 
 
-def _start(x, eps, norm, generator):
+def random_point(x, eps, norm, generator):
     """A random point of each image's ball: uniform for l_inf; for l_2, a random direction and a uniform length."""
     if norm == "linf":
-        return project(x + eps * (2 * _uniform(x, generator) - 1), x, eps)
-    toward = torch.erfinv((2 * _uniform(x, generator) - 1).clamp(-1 + 1e-6, 1 - 1e-6))  # normal, from the same stream
-    length = eps * _uniform(x[:, :1, :1, :1], generator)
-    return project(x + length * toward / _length(toward, 2), x, eps, norm)
-
-
-def _lead(logits, y, target):
-    """Above 0 where the attack has what it wants: y is beaten or, with a target, the target is first."""
-    return cw(logits, y) if target is None else -cw(logits, target)
-
-
-def _strongest(model, runs, y, target=None):
-    if len(runs) == 1:
-        return runs[0]
-    with evaluating(model) as model, torch.no_grad():
-        leads = torch.stack([_lead(answer(model, x_adv), y, target) for x_adv in runs])  # (restarts, N)
-    return torch.stack(runs)[leads.argmax(0), torch.arange(len(y), device=y.device)]
+        return project(x + eps * (2 * uniform(x, generator) - 1), x, eps)
+    toward = torch.erfinv((2 * uniform(x, generator) - 1).clamp(-1 + 1e-6, 1 - 1e-6))  # normal, from the same stream
+    reach = eps * uniform(x[:, :1, :1, :1], generator)
+    return project(x + reach * toward / length(toward, 2), x, eps, norm)
