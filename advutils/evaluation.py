@@ -245,7 +245,7 @@ def _sweep(model, loader, attack, eps_values, *, keyed=False):
     found, trained_on = {}, trained_keys(model)
     with evaluating(model):
         network = prepared(model)
-        for index, batch in distributed.share(loader):
+        for index, batch in distributed.shard_batches(loader):
             x, y = validation.pair(batch, "loader")
             validation.images(x, "loader's images")
             validation.labels(y, x, "loader's labels")
@@ -259,7 +259,7 @@ def _sweep(model, loader, attack, eps_values, *, keyed=False):
                     logits = _logits(network, x_adv)
                 validation.classes(y, logits.shape[1])
                 found[index].append((logits.argmax(1) == y).cpu())
-    found = distributed.gathered(found)
+    found = distributed.all_gather(found)
     if not found:
         raise ValueError("loader: got no images; accepts at least one")
     keys, *alive = map(torch.cat, zip(*found.values()))

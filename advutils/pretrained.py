@@ -23,12 +23,12 @@ RECIPES = {  # chosen on validation images
     "clean-small-cnn": dict(epochs=6, lr=1e-3, batch_size=32, seed=0),
     "outsider-small-cnn": dict(epochs=12, lr=1e-3, batch_size=32, seed=2),
     "joined-fgsm": dict(epochs=5, lr=3e-3, batch_size=32, seed=0),
-    "fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1, average=None),
+    "fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, eps_warmup=1, ema_decay=None),
     "fgsm-last": dict(epochs=6, lr=3e-3, batch_size=32, seed=0),
-    "random-fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1, average=None),
-    "n-fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1, average=None),
-    "pgd": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1, average=None, steps=5),
-    "trades": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, ramp=1, average=None, steps=5, beta=6.0),
+    "random-fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, eps_warmup=1, ema_decay=None),
+    "n-fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, eps_warmup=1, ema_decay=None),
+    "pgd": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, eps_warmup=1, ema_decay=None, steps=5),
+    "trades": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, eps_warmup=1, ema_decay=None, steps=5, beta=6.0),
 }
 VERSIONS = dict.fromkeys(RECIPES, 1)  # raise a recipe's when the weights that it gives change: tests/test_golden.py
 OBJECTIVES = {
@@ -42,7 +42,7 @@ OBJECTIVES = {
     "n-fgsm": n_fgsm,
     "trades": trades,
 }
-WATCH = {"FGSM": fgsm, "PGD": partial(pgd, steps=20)}
+EVAL_ATTACKS = {"FGSM": fgsm, "PGD": partial(pgd, steps=20)}
 
 
 def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, retrain=False, progress=True, **recipe):
@@ -52,18 +52,18 @@ def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, re
         name: "clean" (the VGG), "clean-small-cnn" (the weaker network), "outsider-small-cnn" (the same, trained on the
             validation images, which none of the others was trained on), or a defence with its radius E in pixel units,
             as in "joined-fgsm-0.1": "joined-fgsm-E" (each batch joined with its FGSM images), "fgsm-E" (these alone),
-            "fgsm-last-E" (the same, where nobody watches), "random-fgsm-E", "n-fgsm-E", "pgd-E", "trades-E".
+            "fgsm-last-E" (the same, where no epoch is picked), "random-fgsm-E", "n-fgsm-E", "pgd-E", "trades-E".
         dataset: a name that `load_data` knows; the model is trained on 90% of its training part, validated on the rest.
         depth, width, contrast: of the VGG.
         retrain: train on this machine, whatever is published or cached. Rounding differs from processor to processor,
             so these weights differ from the published ones, and they are not kept.
         progress: show the bar.
         **recipe: an entry of `RECIPES[kind]`, where other than there: epochs, lr, batch_size, seed and, of the defences
-            other than the joined one, ramp, average (see `fit`), and steps and beta of their objectives.
+            other than the joined one, eps_warmup, ema_decay (see `fit`), and steps and beta of their objectives.
 
     Returns:
         The model, in eval mode, on `device()`, with its `History` as `model.history` and the settings that made it as
-        `model.recipe`. Defences are watched under FGSM and PGD, and the epoch that PGD leaves most is the one that is
+        `model.recipe`. Defences are attacked by FGSM and PGD after each epoch, and the epoch that PGD leaves most is
         kept; with "joined-fgsm-E" and "fgsm-last-E" it is the last one.
 
     Raises:
@@ -82,12 +82,12 @@ def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, re
     build = partial(small_cnn, in_channels=channels) if kind.endswith("small-cnn") else slim
     model = initialised(build, seed=recipe["seed"]).to(device())
     model.recipe = dict(name=name, dataset=dataset, version=VERSIONS[kind], config=model.config, **recipe)
-    if distributed.count() > 1:  # other statistics in batch norm, so other weights
-        model.recipe["processes"] = distributed.count()
+    if distributed.world_size() > 1:  # other statistics in batch norm, so other weights
+        model.recipe["processes"] = distributed.world_size()
     path = cache_dir() / "models" / file_name(model.recipe)
     published = PUBLISHED / path.name
     for known in () if retrain else (published, path):
-        if distributed.agreed(known.exists()):
+        if distributed.broadcast(known.exists()):
             saved = load_weights(model, known)
             if saved["recipe"] != json.loads(json.dumps(model.recipe)):
                 raise ValueError(f"{known}: got a file of other settings under this name; delete it and call again")
@@ -97,7 +97,7 @@ def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, re
     train, val = split(data, 0.1, seed=0)
     if kind.startswith("outsider"):
         train = val
-    unfinished = path.with_suffix(".state.safetensors")
+    unfinished = path.with_suffix(".checkpoint.pt")
     model.history = fit(
         model,
         make_loader(train, batch_size=recipe["batch_size"], shuffle=True, seed=recipe["seed"]),
@@ -106,16 +106,16 @@ def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, re
         lr=recipe["lr"],
         objective=objective_of(kind, recipe),
         eps=eps,
-        ramp=recipe.get("ramp", 0),
-        average=recipe.get("average"),
-        watch=WATCH if "ramp" in recipe else None,
-        state=unfinished,
+        eps_warmup=recipe.get("eps_warmup", 0),
+        ema_decay=recipe.get("ema_decay"),
+        eval_attacks=EVAL_ATTACKS if "eps_warmup" in recipe else None,
+        checkpoint=unfinished,
         augment=shift,
         seed=recipe["seed"],
-        engine=distributed.engine(),
+        accelerator=distributed.accelerator(),
         progress=progress,
     )
-    if distributed.first():
+    if distributed.is_main_process():
         if not retrain:
             save_weights(model, path, recipe=model.recipe, history=vars(model.history), machine=machine())
         unfinished.unlink(missing_ok=True)  # another program that trained the same may have been first

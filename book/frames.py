@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 
 from advutils import load_data, trained
-from advutils.utils.storage import replace_file
+from advutils.utils.storage import atomic_write
 from advutils.widgets.slider import EpsilonSlider
 
 FOLDER = Path(__file__).resolve().parent / "frames"
@@ -27,8 +27,8 @@ def main():
         attacks[attack]["words"].append(picture.words.removesuffix(" PGD runs when you let go of the slider."))
         pixels.append(picture.pixels)
     about = dict(made_with=choices(models), eps=RADII, attacks=attacks)
-    replace_file(FOLDER / "frames.json", (json.dumps(about, separators=(",", ":")) + "\n").encode())
-    replace_file(FOLDER / "pixels.zlib", zlib.compress(b"".join(pixels), 9))
+    atomic_write(FOLDER / "frames.json", (json.dumps(about, separators=(",", ":")) + "\n").encode())
+    atomic_write(FOLDER / "pixels.zlib", zlib.compress(b"".join(pixels), 9))
 
 
 def networks():

@@ -78,10 +78,10 @@ def one_step(objective):
     for name, layer in model.named_children():
         if isinstance(layer, nn.BatchNorm2d):
             setattr(model, name, FrozenBatchNorm2d(layer.num_features))
-    train, own = plain_loader(16, 16), distributed.engine()
+    train, own = plain_loader(16, 16), distributed.accelerator()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     wrapped, optimizer = own.prepare(model, optimizer) if own else (model, optimizer)
-    [(x, y)] = distributed.cut(train)
+    [(x, y)] = distributed.split_batches(train)
     objective(wrapped.train(), x, y).backward()
     optimizer.step()
     return torch.cat([weight.detach().flatten() for weight in model.parameters()])
@@ -107,7 +107,14 @@ def training(state, *, broken_off_at=None):
 
     def run(model, steps=-1):
         train, val = plain_loader(45, 8, shuffle=True), plain_loader(20, 7, train=False)
-        options = dict(eps=0.1, ramp=1, average=0.9, watch={"FGSM": fgsm}, state=state, engine=distributed.engine())
+        options = dict(
+            eps=0.1,
+            eps_warmup=1,
+            ema_decay=0.9,
+            eval_attacks={"FGSM": fgsm},
+            checkpoint=state,
+            accelerator=distributed.accelerator(),
+        )
         return fit(model, train, val, epochs=2, lr=1e-3, objective=BreaksOff(steps), progress=False, **options)
 
     if broken_off_at is not None:
@@ -128,7 +135,7 @@ def noise():
         return clean(model, x, y)
 
     loaders = plain_loader(16, 8), plain_loader(8, 8, train=False)
-    fit(network(), *loaders, epochs=1, lr=1e-3, objective=noted, progress=False, engine=distributed.engine())
+    fit(network(), *loaders, epochs=1, lr=1e-3, objective=noted, progress=False, accelerator=distributed.accelerator())
     return torch.stack(drawn)
 
 
@@ -143,7 +150,7 @@ def words(run):
 def talk():
     """Collective operations of a training step with and without an attack, and of attacks on the wrapped model."""
     model = network()
-    own = distributed.engine()
+    own = distributed.accelerator()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     wrapped = own.prepare(model, optimizer)[0] if own else model
     x, y = digits(8)
@@ -174,15 +181,15 @@ def rows(folder):
 def main(folder):
     torch.set_num_threads(1)
     atexit.register(lambda: (folder / f"{rank}-parted").write_text(str(not torch.distributed.is_initialized())))
-    distributed.meet()
+    distributed.init_process_group()
     rank = distributed.rank()
-    found = dict(evaluations=evaluations(), talk=talk(), count=distributed.count())
+    found = dict(evaluations=evaluations(), talk=talk(), count=distributed.world_size())
     found["steps"] = {"clean": one_step(clean), "adversarial": one_step(partial(adversarial, eps=0.1, attack=fgsm))}
     found["training"] = training(folder / "whole.safetensors")
     found["continued"] = training(folder / "broken.safetensors", broken_off_at=8)  # in the second epoch
     found["noise"] = noise()
     found["results"] = rows(folder / "results")
-    torch.save(found, folder / f"{distributed.rank()}-of-{distributed.count()}.pt")
+    torch.save(found, folder / f"{distributed.rank()}-of-{distributed.world_size()}.pt")
 
 
 if __name__ == "__main__":

@@ -83,7 +83,9 @@ def test_training_prints_its_configuration_and_what_it_reached(tmp_path, capsys)
     first, *_, last = capsys.readouterr().out.splitlines()
     assert json.loads(first)["eps"] == 8 / 255
     history = load_weights(vgg(11, width=0.05), tmp_path / "a.safetensors")["history"]
-    found = [f"{100 * values[0]:.1f}%" for values in (history["val_accuracy"], *history["watched"].values())]
+    found = [
+        f"{100 * values[0]:.1f}%" for values in (history["val_accuracy"], *history["robust_val_accuracy"].values())
+    ]
     assert "validation accuracy {}, under FGSM {}, under PGD {} after epoch 1 of 1".format(*found) in last
 
 
@@ -93,7 +95,7 @@ def test_the_epoch_that_is_kept_is_the_one_that_pgd_leaves_most(tmp_path, monkey
     out = tmp_path / "a.safetensors"
     main(["train", "--out", str(out), *TINY, "--objective", "random-fgsm", "--eps", "0.1", "--epochs", "3"])
     said = capsys.readouterr().out
-    assert load_weights(vgg(11, width=0.05), out)["history"]["picked"] == 2
+    assert load_weights(vgg(11, width=0.05), out)["history"]["best_epoch"] == 2
     assert "under FGSM 80.0%, under PGD 70.0% after epoch 2 of 3" in said
 
 
@@ -120,7 +122,7 @@ def test_a_training_goes_on_where_it_was_broken_off(tmp_path, monkeypatch):
     monkeypatch.setitem(train_cli.OBJECTIVES, "clean", breaks_off)
     with pytest.raises(KeyboardInterrupt):
         train("broken.safetensors")
-    assert (tmp_path / "broken.state.safetensors").exists()
+    assert (tmp_path / "broken.checkpoint.pt").exists()
     monkeypatch.setitem(train_cli.OBJECTIVES, "clean", clean)
     again = train("broken.safetensors")
     assert all(torch.equal(again[key], value) for key, value in whole.items())
@@ -404,12 +406,12 @@ def test_tar_files_are_named_by_a_pattern(tmp_path, weights, monkeypatch):
 
 def test_another_contrast_is_another_training(tmp_path):
     out = ["--out", str(tmp_path / "a.safetensors")]
-    state = tmp_path / "a.state.safetensors"
+    state = tmp_path / "a.checkpoint.pt"
     main(["train", *out, *TINY, "--contrast", "16"])
     kept = load_weights(vgg(11, width=0.05, contrast=16), tmp_path / "a.safetensors")["history"]
     assert len(kept["val_loss"]) == 1 and not state.exists()
     fit(vgg(11, width=0.05, contrast=16), *(make_loader(TensorDataset(*digits(120)), batch_size=20),) * 2, epochs=1,
-        lr=3e-3, state=state, progress=False)  # fmt: skip
+        lr=3e-3, checkpoint=state, progress=False)  # fmt: skip
     with pytest.raises(SystemExit, match="of a training with other"):
         main(["train", *out, *TINY])
 

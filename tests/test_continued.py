@@ -87,7 +87,7 @@ def climbed(model, x, y, *, eps):
     return trades(model, x, y, eps=eps, steps=1)
 
 
-ROBUST = dict(eps=0.1, ramp=2, average=0.9, watch={"FGSM": fgsm, "PGD": PGD2})
+ROBUST = dict(eps=0.1, eps_warmup=2, ema_decay=0.9, eval_attacks={"FGSM": fgsm, "PGD": PGD2})
 RUNS = {
     "plain": (conv_net, clean, {}),
     "not shuffled": (conv_net, clean, dict(data=lambda: loader(24, batch_size=5))),
@@ -97,12 +97,12 @@ RUNS = {
     "shuffled by a sampler of batches": (conv_net, clean, dict(data=lambda: in_batches(dataset(24)))),
     "transformed at random": (conv_net, clean, dict(data=lambda: in_batches(Noisy()))),
     "augmented": (conv_net, clean, dict(augment=partial(shift, pixels=1))),
-    "averaged": (conv_net, clean, dict(average=0.9)),
+    "averaged": (conv_net, clean, dict(ema_decay=0.9)),
     "ramp, average and watch": (conv_net, watched_joined, ROBUST),
-    "TRADES": (conv_net, climbed, dict(ROBUST, ramp=1.5)),
+    "TRADES": (conv_net, climbed, dict(ROBUST, eps_warmup=1.5)),
     "a VGG, channels last": (slim, watched_joined, dict(ROBUST, epochs=3)),
-    "partly frozen": (tied_up, clean, dict(average=0.5)),
-    "no dropout, no batch norm": (linear, clean, dict(average=0.5)),
+    "partly frozen": (tied_up, clean, dict(ema_decay=0.5)),
+    "no dropout, no batch norm": (linear, clean, dict(ema_decay=0.5)),
 }  # fmt: skip
 
 
@@ -135,11 +135,11 @@ def ends_as_if_nothing_had_happened(name, model, history):
 def test_a_training_that_was_broken_off_continues_to_the_same_weights_to_the_bit(name, calls, tmp_path):
     build, objective, _ = RUNS[name]
     with pytest.raises(KeyboardInterrupt):
-        run(name, build(), BreaksOff(objective, calls), state=tmp_path / "state")
+        run(name, build(), BreaksOff(objective, calls), checkpoint=tmp_path / "state")
     continued = build()
     with torch.random.fork_rng():
         torch.manual_seed(123)  # another process has another random state
-        history = run(name, continued, state=tmp_path / "state")
+        history = run(name, continued, checkpoint=tmp_path / "state")
     ends_as_if_nothing_had_happened(name, continued, history)
 
 
@@ -150,7 +150,9 @@ def test_a_cell_interrupted_in_the_first_epoch_and_run_again_begins_anew(name, t
         options["data"]() if "data" in options else make_loader(dataset(24), batch_size=5, shuffle=True),
         build(),
     )
-    others = {key: value for key, value in options.items() if key != "data"} | dict(data=data, state=tmp_path / "state")
+    others = {key: value for key, value in options.items() if key != "data"} | dict(
+        data=data, checkpoint=tmp_path / "state"
+    )
     with pytest.raises(KeyboardInterrupt):
         train(again, objective=BreaksOff(objective, 3), **others)
     history = train(again, objective=objective, **others)
@@ -163,7 +165,7 @@ def test_a_training_broken_off_again_and_again_ends_all_the_same(tmp_path):
     while True:
         model = conv_net()
         try:
-            history = train(model, objective=BreaksOff(watched_joined, 7), state=tmp_path / "state", **ROBUST)
+            history = train(model, objective=BreaksOff(watched_joined, 7), checkpoint=tmp_path / "state", **ROBUST)
         except KeyboardInterrupt:
             calls += 1
         else:
@@ -173,16 +175,18 @@ def test_a_training_broken_off_again_and_again_ends_all_the_same(tmp_path):
 
 def test_a_state_changes_nothing_and_leaves_no_other_files(tmp_path):
     with_state, without = conv_net(), conv_net()
-    assert measured(train(with_state, state=tmp_path / "new" / "state")) == measured(train(without))
+    assert measured(train(with_state, checkpoint=tmp_path / "new" / "state")) == measured(train(without))
     assert torch.equal(weights(with_state), weights(without))
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["state"]
 
 
 def test_a_finished_state_returns_at_once(tmp_path):
     first, second, objective = conv_net(), conv_net(), BreaksOff(clean, 21)
-    history = train(first, objective=objective, state=tmp_path / "state", average=0.9)
+    history = train(first, objective=objective, checkpoint=tmp_path / "state", ema_decay=0.9)
     before = torch.random.get_rng_state()
-    again = train(second, objective=objective, state=str(tmp_path / "state"), average=0.9)  # would raise if called
+    again = train(
+        second, objective=objective, checkpoint=str(tmp_path / "state"), ema_decay=0.9
+    )  # would raise if called
     assert again == history and objective.left == 1
     a, b = first.state_dict(), second.state_dict()
     assert all(torch.equal(a[key], b[key]) for key in a) and torch.equal(first.trained_on, second.trained_on)
@@ -195,10 +199,10 @@ CHANGES = {
     "lr": dict(lr=0.02),
     "seed": dict(seed=1),
     "eps": dict(eps=0.2),
-    "ramp": dict(ramp=0),
-    "average": dict(average=None),
+    "eps_warmup": dict(eps_warmup=0),
+    "ema_decay": dict(ema_decay=None),
     "objective": dict(objective=climbed),
-    "watch": dict(watch={"PGD": partial(pgd, steps=3)}),
+    "eval_attacks": dict(eval_attacks={"PGD": partial(pgd, steps=3)}),
     "weight_decay": dict(weight_decay=0.1),
     "augment": dict(augment=shift),
     "steps": dict(data=loader(24, batch_size=12)),
@@ -209,7 +213,7 @@ CHANGES = {
 def robust_state(tmp_path_factory):
     """Three epochs of a training with all its options, and the state that they left."""
     path, options = tmp_path_factory.mktemp("robust") / "state", dict(objective=watched_joined, epochs=3, **ROBUST)
-    train(conv_net(), state=path, **options)
+    train(conv_net(), checkpoint=path, **options)
     return options, path.read_bytes()
 
 
@@ -218,51 +222,52 @@ def test_the_state_of_another_recipe_is_refused(entry, robust_state, tmp_path):
     options, data = robust_state
     (tmp_path / "state").write_bytes(data)
     before, model = torch.random.get_rng_state(), conv_net()
-    with refused("state", str(tmp_path / "state"), entry):
-        train(model, state=tmp_path / "state", **(options | CHANGES[entry]))
+    with refused("checkpoint", str(tmp_path / "state"), entry):
+        train(model, checkpoint=tmp_path / "state", **(options | CHANGES[entry]))
     assert torch.equal(weights(model), weights(conv_net())) and (tmp_path / "state").read_bytes() == data
     assert torch.equal(torch.random.get_rng_state(), before) and not model._forward_hooks
 
 
 @pytest.mark.parametrize("build", [linear, partial(conv_net, classes=5), slim])
 def test_the_state_of_another_network_is_refused(build, tmp_path):
-    train(conv_net(), epochs=1, state=tmp_path / "state")
+    train(conv_net(), epochs=1, checkpoint=tmp_path / "state")
     model = build()
     before = copy.deepcopy(model.state_dict())
-    with refused("state", str(tmp_path / "state")):
-        train(model, epochs=1, state=tmp_path / "state")
+    with refused("checkpoint", str(tmp_path / "state")):
+        train(model, epochs=1, checkpoint=tmp_path / "state")
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_the_state_of_layers_that_only_act_otherwise_is_refused(tmp_path):
-    train(vgg(11, width=0.03, num_classes=4, contrast=10), epochs=1, state=tmp_path / "state")
-    with refused("state", "layers"):
-        train(vgg(11, width=0.03, num_classes=4), epochs=1, state=tmp_path / "state")
+    train(vgg(11, width=0.03, num_classes=4, contrast=10), epochs=1, checkpoint=tmp_path / "state")
+    with refused("checkpoint", "layers"):
+        train(vgg(11, width=0.03, num_classes=4), epochs=1, checkpoint=tmp_path / "state")
 
 
 def test_the_state_of_another_batch_size_is_refused_though_the_steps_are_as_many(tmp_path):
-    train(conv_net(), epochs=1, state=tmp_path / "state", data=loader(24, batch_size=9))
-    with refused("state", "batch_size"):
-        train(conv_net(), epochs=1, state=tmp_path / "state", data=loader(24, batch_size=10))
+    train(conv_net(), epochs=1, checkpoint=tmp_path / "state", data=loader(24, batch_size=9))
+    with refused("checkpoint", "batch_size"):
+        train(conv_net(), epochs=1, checkpoint=tmp_path / "state", data=loader(24, batch_size=10))
 
 
 def test_a_spoilt_state_is_named_not_used(tmp_path):
     path = tmp_path / "state"
-    train(conv_net(), epochs=1, state=path)
+    train(conv_net(), epochs=1, checkpoint=path)
     data = path.read_bytes()
-    for spoilt in (data[:-1], data[:100], b"", b"pickle" * 100, data[:-1] + b"?"):
+    at = len(data) // 2
+    for spoilt in (data[:-1], data[:100], b"", b"pickle" * 100, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]):
         path.write_bytes(spoilt)
         with pytest.raises(ValueError, match="got ") as caught:
-            train(conv_net(), epochs=1, state=path)
+            train(conv_net(), epochs=1, checkpoint=path)
         assert str(path) in str(caught.value) and path.read_bytes() == spoilt
     save_weights(conv_net(), path)
-    with pytest.raises(ValueError, match="another program or kind; accepts one that fit wrote"):
-        train(conv_net(), epochs=1, state=path)
+    with pytest.raises(ValueError, match="another program or version; accepts one that fit wrote|no whole file"):
+        train(conv_net(), epochs=1, checkpoint=path)
 
 
 @pytest.mark.parametrize("option", [dict(lr=torch.tensor(0.01).numpy()[()]), dict(eps=torch.tensor(0.1).numpy()[()])])
 def test_any_number_that_is_accepted_can_be_written_to_the_state(option, tmp_path):
-    train(conv_net(), epochs=1, objective=joined, state=tmp_path / "state", **(dict(eps=0.1) | option))
+    train(conv_net(), epochs=1, objective=joined, checkpoint=tmp_path / "state", **(dict(eps=0.1) | option))
 
 
 # what is watched
@@ -298,25 +303,30 @@ def test_the_epoch_that_the_last_watched_attack_leaves_most_is_kept_the_later_of
 
     data = make_loader(dataset(24), batch_size=24)
     history = train(model, data=data, eps=1, objective=lambda m, x, y, *, eps: (m.weight**2).sum() + 0 * m(x).sum(),
-                    lr=0.1, watch={"other": misleading, "scripted": attack})  # fmt: skip
-    assert history.watched["scripted"] == [n / 8 for n in script] and len(history.watched["other"]) == 4
-    assert history.picked == picked and len(set(passed)) == 4
+                    lr=0.1, eval_attacks={"other": misleading, "scripted": attack})  # fmt: skip
+    assert (
+        history.robust_val_accuracy["scripted"] == [n / 8 for n in script]
+        and len(history.robust_val_accuracy["other"]) == 4
+    )
+    assert history.best_epoch == picked and len(set(passed)) == 4
     assert model.weight.item() == passed[picked - 1]
 
 
 def test_what_is_watched_is_accuracy_on_the_validation_images():
     model = conv_net()
-    history = train(model, objective=joined, eps=0.1, watch={"PGD": PGD2, "FGSM": fgsm}, epochs=2)
-    assert list(history.watched) == ["PGD", "FGSM"] and all(len(line) == 2 for line in history.watched.values())
-    best = max(history.watched["FGSM"])
+    history = train(model, objective=joined, eps=0.1, eval_attacks={"PGD": PGD2, "FGSM": fgsm}, epochs=2)
+    assert list(history.robust_val_accuracy) == ["PGD", "FGSM"] and all(
+        len(line) == 2 for line in history.robust_val_accuracy.values()
+    )
+    best = max(history.robust_val_accuracy["FGSM"])
     assert accuracy(model, loader(8, batch_size=8, seed=1), fgsm, eps=0.1).value == best
-    assert history.watched["FGSM"][history.picked - 1] == best
+    assert history.robust_val_accuracy["FGSM"][history.best_epoch - 1] == best
 
 
 def test_watching_is_left_out_of_the_ledger_and_changes_no_weights():
     plain, watched = conv_net(), conv_net()
-    histories = [train(plain, objective=joined, eps=0.1, epochs=1),
-                 train(watched, objective=joined, eps=0.1, epochs=1, watch={"PGD": pgd, "FGSM": fgsm})]  # fmt: skip
+    options = dict(objective=joined, eps=0.1, epochs=1)
+    histories = train(plain, **options), train(watched, eval_attacks={"PGD": pgd, "FGSM": fgsm}, **options)
     assert histories[0].forwards == histories[1].forwards == [72] and histories[1].backwards == [72]
     assert torch.equal(weights(plain), weights(watched))
 
@@ -330,14 +340,14 @@ def test_at_most_a_thousand_images_are_watched():
 
     val = loader(1500, batch_size=300, seed=1, size=2)
     fit(linear(size=2), loader(8, size=2), val, epochs=1, lr=0.01, objective=joined, eps=0.1,
-        watch={"spy": counting}, progress=False)  # fmt: skip
+        eval_attacks={"spy": counting}, progress=False)  # fmt: skip
     assert sum(map(len, seen)) == 1000 and len(torch.cat(seen).flatten(1).unique(dim=0)) > 990
 
 
 def test_the_callers_random_state_is_left_alone(tmp_path):
     before = torch.random.get_rng_state()
     for state in (None, tmp_path / "state", tmp_path / "state"):
-        train(conv_net(), objective=watched_joined, epochs=2, state=state, **ROBUST)
+        train(conv_net(), objective=watched_joined, epochs=2, checkpoint=state, **ROBUST)
         assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -352,7 +362,7 @@ def test_the_radius_grows_in_a_straight_line_and_reaches_eps(ramp, grows):
         radii.append(eps)
         return clean(model, x, y)
 
-    train(conv_net(), objective=spy, eps=0.3, ramp=ramp)
+    train(conv_net(), objective=spy, eps=0.3, eps_warmup=ramp)
     assert radii == pytest.approx([0.3 * min(1, (i + 1) / grows) for i in range(20)])
     assert all(0 < eps <= 0.3 for eps in radii) and radii[-1] == 0.3
     assert ramp != int(ramp) or all(eps == 0.3 for eps in radii[max(1, 5 * int(ramp)) - 1 :])
@@ -368,17 +378,17 @@ def test_an_objective_gets_no_eps_unless_the_training_has_one():
 @pytest.mark.parametrize(
     "argument, options",
     [
-        ("eps", dict(watch={"FGSM": fgsm})),
-        ("eps", dict(ramp=1)),
+        ("eps", dict(eval_attacks={"FGSM": fgsm})),
+        ("eps", dict(eps_warmup=1)),
         ("eps", dict(eps=8)),
         ("eps", dict(eps=-0.1)),
-        ("ramp", dict(eps=0.1, ramp=5)),
-        ("ramp", dict(eps=0.1, ramp=-1)),
-        ("ramp", dict(eps=0.1, ramp=float("nan"))),
-        ("average", dict(average=1.5)),
-        ("average", dict(average="0.9")),
-        ("watch", dict(eps=0.1, watch=[fgsm])),
-        ("attack", dict(eps=0.1, watch={"FGSM": "fgsm"})),
+        ("eps_warmup", dict(eps=0.1, eps_warmup=5)),
+        ("eps_warmup", dict(eps=0.1, eps_warmup=-1)),
+        ("eps_warmup", dict(eps=0.1, eps_warmup=float("nan"))),
+        ("ema_decay", dict(ema_decay=1.5)),
+        ("ema_decay", dict(ema_decay="0.9")),
+        ("eval_attacks", dict(eps=0.1, eval_attacks=[fgsm])),
+        ("attack", dict(eps=0.1, eval_attacks={"FGSM": "fgsm"})),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_trained(argument, options):
@@ -405,7 +415,7 @@ def test_averaged_weights_are_the_running_average_of_those_after_each_step():
     for n, new in enumerate(steps[1:], 1):
         decay = min(0.7, (1 + n) / (10 + n))
         expected = decay * expected + (1 - decay) * new
-    history = train(model, average=0.7)
+    history = train(model, ema_decay=0.7)
     torch.testing.assert_close(weights(model), expected, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(weights(raw), weights(model), rtol=1e-3)
     x, y = batch(8, seed=1)
@@ -419,7 +429,7 @@ def test_averaged_weights_come_with_batch_norm_statistics_of_their_own():
         seen.append(x)
         return clean(model, x, y)
 
-    train(model, objective=spy, average=0.9)
+    train(model, objective=spy, ema_decay=0.9)
     train(raw)
     statistics = model[1].running_mean.clone(), model[1].running_var.clone()
     last = seen[-5:]  # five batches an epoch, fewer than the 32 that would be remembered
@@ -442,7 +452,7 @@ def test_averaging_changes_what_is_kept_and_not_how_it_is_trained():
             losses.append(clean(model, x, y))
             return losses[-1]
 
-        history = train(linear(), objective=spy, average=average)
+        history = train(linear(), objective=spy, ema_decay=average)
         seen.append([loss.item() for loss in losses])
         assert history.forwards == history.backwards == [24, 48, 72, 96]
     assert seen[0] == seen[1]
@@ -455,10 +465,10 @@ def test_adversarial_training_with_everything_learns():
     held_out = make_loader(torch.utils.data.TensorDataset(1 - x, 1 - y), batch_size=100)
     model = linear(2, size=4)
     history = fit(model, make_loader(data, batch_size=20, shuffle=True), held_out, epochs=8, lr=0.1, progress=False,
-                  objective=partial(adversarial, attack=PGD2), eps=0.02, ramp=2, average=0.9,
-                  watch={"FGSM": fgsm, "PGD": PGD2})  # fmt: skip
-    assert history.watched["PGD"][history.picked - 1] == max(history.watched["PGD"]) > 0.55
-    assert history.val_accuracy[history.picked - 1] > 0.65
+                  objective=partial(adversarial, attack=PGD2), eps=0.02, eps_warmup=2, ema_decay=0.9,
+                  eval_attacks={"FGSM": fgsm, "PGD": PGD2})  # fmt: skip
+    assert history.robust_val_accuracy["PGD"][history.best_epoch - 1] == max(history.robust_val_accuracy["PGD"]) > 0.55
+    assert history.val_accuracy[history.best_epoch - 1] > 0.65
 
 
 @pytest.mark.parametrize("before, after", [
@@ -467,9 +477,9 @@ def test_adversarial_training_with_everything_learns():
     (lambda model, x, y: clean(model, x, y), clean),
 ], ids=["another attack", "another argument", "another name"])  # fmt: skip
 def test_the_state_of_another_objective_is_refused(before, after, tmp_path):
-    train(conv_net(), objective=before, state=tmp_path / "state")
-    with refused("state", "of a training with other"):
-        train(conv_net(), objective=after, state=tmp_path / "state")
+    train(conv_net(), objective=before, checkpoint=tmp_path / "state")
+    with refused("checkpoint", "of a training with other"):
+        train(conv_net(), objective=after, checkpoint=tmp_path / "state")
 
 
 def noting(calls):
@@ -484,7 +494,7 @@ def noting(calls):
 
 def test_a_function_that_was_defined_anew_under_its_name_is_the_same_training(tmp_path):
     for calls in ([], []):
-        history = train(conv_net(), objective=noting(calls), augment=lambda x: x + 0 * x, state=tmp_path / "state")
+        history = train(conv_net(), objective=noting(calls), augment=lambda x: x + 0 * x, checkpoint=tmp_path / "state")
         assert len(history.seconds) == 4
     assert calls == []  # all of it was there already
 

@@ -35,6 +35,7 @@ from advutils import (
     trained,
     vgg,
 )
+from advutils.utils import checkpoint
 from advutils.utils.weights import read_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,8 +73,8 @@ def run(state, out):
     torch.set_num_threads(1)
     model = initialised(build, seed=0)
     train, val = make_loader(data(24, 0), batch_size=8, shuffle=True), make_loader(data(8, 1), batch_size=8)
-    options = dict(epochs={EPOCHS}, lr=0.01, objective=slowly, average=0.9, progress=False)
-    history = fit(model, train, val, state=state, **options)
+    options = dict(epochs={EPOCHS}, lr=0.01, objective=slowly, ema_decay=0.9, progress=False)
+    history = fit(model, train, val, checkpoint=state, **options)
     save_weights(model, out, history=vars(history))
     print(steps, "steps", flush=True)
 """
@@ -105,7 +106,7 @@ def ended(process):
 
 def told(path):
     """Weights and history in a file, but for what a clock measured."""
-    tensors, about = read_tensors(path, kind="weights")
+    tensors, about = read_tensors(path)
     return tensors, {key: value for key, value in about["history"].items() if key != "seconds"}
 
 
@@ -269,12 +270,12 @@ def test_a_training_that_met_a_full_disk_goes_on_when_there_is_room(tmp_path):
     counted.__name__ = "clean"
     train(whole, objective=clean)
     with pytest.raises(KeyboardInterrupt):
-        train(conv_net(), objective=counted, state=path)
+        train(conv_net(), objective=counted, checkpoint=path)
     before = path.read_bytes()
     with full_disk(len(before) // 2), pytest.raises(OSError):
-        train(conv_net(), objective=counted, state=path)
+        train(conv_net(), objective=counted, checkpoint=path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
-    train(continued, objective=counted, state=path)
+    train(continued, objective=counted, checkpoint=path)
     assert len(calls) == 5 + 3 + 9 and same(whole.state_dict(), continued.state_dict())
 
 
@@ -379,25 +380,25 @@ def reformatted(path, tag):
     safetensors.torch.save_file(tensors, path, metadata | {"format": tag})
 
 
-@pytest.mark.parametrize("tag", ["advutils-weights-2", "advutils-weights-0", "advutils-state-1", "pt"])
+@pytest.mark.parametrize("tag", ["advutils-weights-2", "advutils-weights-0", "pt"])
 def test_a_cached_file_of_another_format_is_refused_and_left_alone(tag, get, trainings):
     get()
     [path] = (cache_dir() / "models").iterdir()
     reformatted(path, tag)
     before = path.read_bytes()
     trainings.clear()
-    with refused("path", str(path), "another program or kind"):
+    with refused("path", str(path), "another program or version"):
         get()
     assert path.read_bytes() == before and trainings == []
 
 
 def test_a_state_of_another_format_is_refused_and_left_alone(tmp_path):
     path = tmp_path / "state"
-    train(conv_net(), epochs=1, state=path)
-    reformatted(path, "advutils-state-2")
+    train(conv_net(), epochs=1, checkpoint=path)
+    torch.save(torch.load(path, weights_only=True) | dict(format="advutils-checkpoint-0"), path)
     before = path.read_bytes()
-    with refused("path", str(path), "another program or kind"):
-        train(conv_net(), epochs=1, state=path)
+    with refused("checkpoint", str(path), "another program or version"):
+        train(conv_net(), epochs=1, checkpoint=path)
     assert path.read_bytes() == before
 
 
@@ -479,11 +480,11 @@ def test_two_programs_that_fill_one_cache_at_once_end_with_the_same_weights(star
     expected = [alone["fill"](seed) for seed in range(ROUNDS)]
     assert ended(both).split() == [weights for weights in expected for _ in range(2)]
     monkeypatch.setenv("ADVUTILS_CACHE", str(tmp_path / "shared"))
-    assert len(cached()) == ROUNDS and not any("state" in name or name.startswith(".") for name in cached())
+    assert len(cached()) == ROUNDS and not any("checkpoint" in name or name.startswith(".") for name in cached())
 
 
 def states():
-    return list((cache_dir() / "models").glob("*.state.safetensors"))
+    return list((cache_dir() / "models").glob("*.checkpoint.pt"))
 
 
 def test_a_training_ends_well_when_another_program_ends_the_same_one_first(get, monkeypatch):
@@ -498,21 +499,21 @@ def test_a_training_ends_well_when_another_program_ends_the_same_one_first(get, 
     monkeypatch.setattr(module, "save_weights", overtaken)
     first = get()
     monkeypatch.undo()
-    assert first.history.picked == 2
+    assert first.history.best_epoch == 2
 
 
 def test_a_training_begins_well_when_another_program_removes_its_state_meanwhile(get, monkeypatch, tmp_path):
-    training, path = sys.modules["advutils.training"], tmp_path / "state"
+    path = tmp_path / "state"
     whole, model = conv_net(), conv_net()
-    train(whole, state=path)
-    read = training.read_tensors
+    train(whole, checkpoint=path)
+    read = checkpoint.read
 
-    def overtaken(path, **kwargs):
+    def overtaken(path):
         path.unlink()
-        return read(path, **kwargs)
+        return read(path)
 
-    monkeypatch.setattr(training, "read_tensors", overtaken)
-    train(model, state=path)
+    monkeypatch.setattr(checkpoint, "read", overtaken)
+    train(model, checkpoint=path)
     assert same(model.state_dict(), whole.state_dict())
 
 

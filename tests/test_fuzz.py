@@ -24,6 +24,7 @@ from test_models import Runs
 from advutils import fit, load_data, load_weights, read_digit, save_weights, vgg
 from advutils.cli import main
 from advutils.cli.common import ATTACKS, attack_of, model_of, number
+from advutils.utils.checkpoint import read as read_checkpoint
 from advutils.utils.images import FORMATS, ImageFiles, read_image
 from advutils.utils.weights import read_tensors, write_tensors
 
@@ -93,7 +94,7 @@ def weights(folder):
 @pytest.fixture(scope="module")
 def training_state(folder):
     fit(small(), loader(classes=2, size=2), loader(classes=2, size=2, seed=1), epochs=1, lr=0.01, progress=False,
-        state=folder / "state")  # fmt: skip
+        checkpoint=folder / "state")  # fmt: skip
     return (folder / "state").read_bytes()
 
 
@@ -103,7 +104,7 @@ def refused_or_loaded_whole(content, whole, folder):
     told = load_weights(expected, put(folder / "whole", whole))
     try:
         with untouched(model):
-            read_tensors(path, kind="weights")
+            read_tensors(path)
         assert load_weights(model, path) == told
     except ValueError as error:
         assert str(path) in str(error)
@@ -117,9 +118,8 @@ def refused_or_loaded_whole(content, whole, folder):
 @given(content=st.binary(max_size=200))
 def test_any_bytes_are_no_weights(content, folder):
     path, model = put(folder / "file", content), small()
-    for kind in ("weights", "state"):
-        with pytest.raises(ValueError):
-            read_tensors(path, kind=kind)
+    with pytest.raises(ValueError):
+        read_tensors(path)
     with untouched(model), pytest.raises(ValueError):
         load_weights(model, path)
 
@@ -132,15 +132,22 @@ def test_damaged_weights_are_refused(data, weights, folder):
 
 @some
 @given(data=st.data())
-def test_a_damaged_state_is_refused(data, training_state, folder):
-    tensors, about = read_tensors(put(folder / "whole", training_state), kind="state")
+def test_a_damaged_checkpoint_is_refused(data, training_state, folder):
+    expected = read_checkpoint(put(folder / "whole", training_state))
     path = put(folder / "file", data.draw(damaged(training_state)))
     try:
-        found, told = read_tensors(path, kind="state")
+        found = read_checkpoint(path)
     except ValueError as error:
         assert str(path) in str(error)
     else:
-        assert told == about and all(torch.equal(found[key], tensors[key]) for key in found.keys() | tensors.keys())
+        assert str(found) == str(expected)  # tensors of some length are shortened in it
+
+
+@many
+@given(content=st.binary(max_size=200))
+def test_any_bytes_are_no_checkpoint(content, folder):
+    with pytest.raises(ValueError, match="accepts one that fit wrote"):
+        read_checkpoint(put(folder / "file", content))
 
 
 BITS = {"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32,
@@ -158,7 +165,7 @@ def safetensors_files(draw):
         size = draw(st.just(BITS[dtype] * math.prod(shape) // 8) | st.integers(0, 2**64))
         header[name] = dict(dtype=dtype, shape=shape, data_offsets=[at, at + size])
         at += size
-    texts = st.sampled_from(["advutils-weights-1", "advutils-state-1", "null", "[" * 10_000]) | st.text(max_size=5)
+    texts = st.sampled_from(["advutils-weights-1", "advutils-weights-2", "null", "[" * 10_000]) | st.text(max_size=5)
     header["__metadata__"] = draw(st.dictionaries(WORDS, texts, max_size=4)) | {"format": draw(texts)}
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + bytes(min(at, 10_000))
@@ -168,17 +175,16 @@ def safetensors_files(draw):
 @given(content=safetensors_files())
 def test_a_safetensors_file_of_any_other_kind_is_refused(content, folder):
     path = put(folder / "file", content)
-    for kind in ("weights", "state"):
-        with pytest.raises(ValueError):
-            read_tensors(path, kind=kind)
+    with pytest.raises(ValueError):
+        read_tensors(path)
 
 
 @pytest.mark.parametrize("missing", ["config", "recipe", "history", "trained_on", "model.1.weight"])
 def test_weights_of_which_a_part_is_missing_are_refused(missing, weights, folder):
     """A file whose checksum is right may still be another version's."""
-    tensors, about = read_tensors(put(folder / "whole", weights), kind="weights")
+    tensors, about = read_tensors(put(folder / "whole", weights))
     parts = [{key: value for key, value in part.items() if key != missing} for part in (tensors, about)]
-    write_tensors(folder / "file", *parts, kind="weights")
+    write_tensors(folder / "file", *parts)
     model = small(1)
     with untouched(model), pytest.raises(ValueError) as caught:
         load_weights(model, folder / "file")
@@ -191,9 +197,9 @@ def test_metadata_that_json_cannot_read_are_refused(value, folder, monkeypatch):
         patch.setattr(
             "advutils.utils.weights.json.dumps", lambda *args, **kwargs: value
         )  # so that the checksum is right
-        write_tensors(folder / "file", {"a": torch.zeros(1)}, dict(config=None), kind="weights")
+        write_tensors(folder / "file", {"a": torch.zeros(1)}, dict(config=None))
         with pytest.raises(ValueError):
-            read_tensors(folder / "file", kind="weights")
+            read_tensors(folder / "file")
 
 
 # pickles
@@ -210,7 +216,7 @@ def pickled(trace):
 
 
 def as_state(path):
-    fit(small(), loader(classes=2, size=2), loader(classes=2, size=2, seed=1), epochs=1, lr=0.01, state=path,
+    fit(small(), loader(classes=2, size=2), loader(classes=2, size=2, seed=1), epochs=1, lr=0.01, checkpoint=path,
         progress=False)  # fmt: skip
 
 

@@ -16,7 +16,7 @@ def test_a_killed_process_ends_the_run_and_the_run_goes_on(tmp_path):
     """The first one is killed, and in the run that goes on the second one."""
     command = [*TORCHRUN, "-m", "advutils", "train", "--data", "mnist-5k", "--limit", "600", "--depth", "11", "--width",
                "0.05", "--epochs", "6", "--batch-size", "32", "--out", tmp_path / "weights.safetensors"]  # fmt: skip
-    state, before = tmp_path / "weights.state.safetensors", 0
+    state, before = tmp_path / "weights.checkpoint.pt", 0
     for victim in (0, 1):
         with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as run:
             deadline = time.monotonic() + 240

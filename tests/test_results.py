@@ -123,7 +123,7 @@ def test_two_commands_that_end_at_once_both_keep_their_row(path):
             waiting = other.submit(results.add, second, path)
             with pytest.raises(TimeoutError):
                 waiting.result(timeout=0.3)
-            results.replace_file(path, json.dumps([first]).encode())
+            results.atomic_write(path, json.dumps([first]).encode())
         waiting.result(timeout=60)
     assert results.load(path) == [first, second]
 

@@ -132,23 +132,23 @@ def test_a_defences_name_decides_objective_and_radius(trainings):
     single, random, noisy, pgd, trades = (kwargs["objective"] for kwargs in trainings)
     assert describe(single) == "adversarial(attack=fgsm)" and (random, noisy) == (random_fgsm, n_fgsm)
     assert describe(pgd) == "adversarial(attack=pgd(steps=5))" and describe(trades) == "trades(steps=5, beta=6.0)"
-    assert all(kwargs["eps"] == 0.1 and kwargs["ramp"] == 1 for kwargs in trainings)
-    assert all(list(kwargs["watch"]) == ["FGSM", "PGD"] for kwargs in trainings)
+    assert all(kwargs["eps"] == 0.1 and kwargs["eps_warmup"] == 1 for kwargs in trainings)
+    assert all(list(kwargs["eval_attacks"]) == ["FGSM", "PGD"] for kwargs in trainings)
     get("clean"), get("joined-fgsm-0.1")
-    assert all(kwargs["watch"] is None and kwargs["ramp"] == 0 for kwargs in trainings[5:])
+    assert all(kwargs["eval_attacks"] is None and kwargs["eps_warmup"] == 0 for kwargs in trainings[5:])
 
 
 def test_fgsm_training_that_nobody_watches_keeps_its_last_epoch(trainings):
-    get("fgsm-0.1", ramp=0), get("fgsm-last-0.1")
+    get("fgsm-0.1", eps_warmup=0), get("fgsm-last-0.1")
     watched, last = trainings
     assert describe(watched["objective"]) == describe(last["objective"]) and watched["eps"] == last["eps"] == 0.1
-    assert list(watched["watch"]) == ["FGSM", "PGD"] and last["watch"] is None and last["ramp"] == 0
+    assert list(watched["eval_attacks"]) == ["FGSM", "PGD"] and last["eval_attacks"] is None and last["eps_warmup"] == 0
 
 
 def test_steps_beta_ramp_and_average_reach_the_training(trainings):
-    get("trades-0.05", steps=2, beta=3.0, average=0.9, ramp=0.5)
+    get("trades-0.05", steps=2, beta=3.0, ema_decay=0.9, eps_warmup=0.5)
     assert describe(trainings[0]["objective"]) == "trades(steps=2, beta=3.0)"
-    assert [trainings[0][key] for key in ("eps", "average", "ramp")] == [0.05, 0.9, 0.5]
+    assert [trainings[0][key] for key in ("eps", "ema_decay", "eps_warmup")] == [0.05, 0.9, 0.5]
     get("pgd-0.05", steps=3)
     assert describe(trainings[1]["objective"]) == "adversarial(attack=pgd(steps=3))"
 
@@ -156,13 +156,13 @@ def test_steps_beta_ramp_and_average_reach_the_training(trainings):
 @pytest.mark.parametrize("name", DEFENCES)
 def test_a_defence_is_watched_under_fgsm_and_pgd(name):
     history = get(name, epochs=2).history
-    assert {label: len(line) for label, line in history.watched.items()} == {"FGSM": 2, "PGD": 2}
-    assert history.watched["PGD"][history.picked - 1] == max(history.watched["PGD"])
+    assert {label: len(line) for label, line in history.robust_val_accuracy.items()} == {"FGSM": 2, "PGD": 2}
+    assert history.robust_val_accuracy["PGD"][history.best_epoch - 1] == max(history.robust_val_accuracy["PGD"])
 
 
 @pytest.mark.parametrize("name, entry", [("fgsm-0.1", "beta"), ("fgsm-0.1", "steps"), ("pgd-0.1", "beta"),
-                                         ("joined-fgsm-0.1", "ramp"), ("fgsm-last-0.1", "ramp"),
-                                         ("clean", "average")])  # fmt: skip
+                                         ("joined-fgsm-0.1", "eps_warmup"), ("fgsm-last-0.1", "eps_warmup"),
+                                         ("clean", "ema_decay")])  # fmt: skip
 def test_an_entry_of_another_recipe_is_refused(name, entry, trainings):
     with refused("recipe", repr(entry), "'epochs'"):
         get(name, **{entry: 1})
@@ -171,7 +171,7 @@ def test_an_entry_of_another_recipe_is_refused(name, entry, trainings):
 
 def test_plain_fgsm_training_can_average_its_weights_too():
     """The docstring promises ramp and average to every defence but the joined one."""
-    get("fgsm-0.1", average=0.9)
+    get("fgsm-0.1", ema_decay=0.9)
 
 
 def test_contrast_makes_another_model(trainings):
@@ -203,7 +203,7 @@ def test_a_training_that_was_broken_off_goes_on_where_its_last_epoch_ended(name,
     with pytest.raises(KeyboardInterrupt):
         get(name, epochs=3)
     [left] = files()
-    assert left.name.endswith(".state.safetensors") and left.name.startswith(f"{name}-mnist-5k-")
+    assert left.name.endswith(".checkpoint.pt") and left.name.startswith(f"{name}-mnist-5k-")
     continued = get(name, epochs=3)
     assert len(calls) == 5 + 6  # the first epoch is not trained again
     assert same(whole, continued) and torch.equal(whole.trained_on, continued.trained_on)
@@ -319,7 +319,7 @@ def test_the_file_of_a_network_names_what_makes_it_another():
     changes = [dict(seed=1), dict(epochs=1), dict(lr=0.1), dict(batch_size=1), dict(version=2), dict(processes=2),
                dict(dataset="mnist"), dict(config=dict(depth=11)), dict(config=dict(width=0.5)),
                dict(config=dict(contrast=2.5))]  # fmt: skip
-    defence = [dict(ramp=2), dict(average=0.9), dict(steps=1), dict(beta=1.0)]
+    defence = [dict(eps_warmup=2), dict(ema_decay=0.9), dict(steps=1), dict(beta=1.0)]
     names = [named(), *(named(**change) for change in changes)]
     names += [named("trades-0.1", **change) for change in [{}, *changes, *defence]]
     assert len(set(names)) == len(names) == 2 + 2 * len(changes) + len(defence)
@@ -395,7 +395,7 @@ def test_a_repeated_training_that_was_broken_off_goes_on(trainings, monkeypatch)
     whole, calls = get(epochs=2, retrain=True), break_off(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         get(epochs=2, retrain=True)
-    assert [path.name.endswith(".state.safetensors") for path in files()] == [True]
+    assert [path.name.endswith(".checkpoint.pt") for path in files()] == [True]
     assert same(whole, get(epochs=2, retrain=True)) and len(calls) == 5 + 3 and files() == []
 
 
@@ -439,7 +439,7 @@ def test_a_published_file_says_how_it_was_made(name, settings, no_training, all_
     assert asked.items() <= (saved["recipe"] | saved["config"]).items() and saved["recipe"]["config"] == saved["config"]
     assert "PyTorch" in saved["machine"]
     history, epochs = saved["history"], asked["epochs"]
-    assert 1 <= history["picked"] <= epochs and all(
+    assert 1 <= history["best_epoch"] <= epochs and all(
         len(history[key]) == epochs for key in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds")
     )
     train, val = split(load_data("mnist-5k", train=True), 0.1, seed=0)

@@ -137,7 +137,7 @@ def test_history_has_an_entry_an_epoch_and_running_totals():
     assert isinstance(history, History)
     curves = {key: value for key, value in vars(history).items() if isinstance(value, list)}
     assert {key: len(value) for key, value in curves.items()} == dict.fromkeys(curves, 3) and len(curves) == 8
-    assert history.watched == {} and history.picked == 3
+    assert history.robust_val_accuracy == {} and history.best_epoch == 3
     assert history.images == [24, 48, 72]
     assert 0 < history.seconds[0] < history.seconds[1] < history.seconds[2]
     assert all(0 <= share <= 1 for share in history.train_accuracy + history.val_accuracy)
@@ -343,7 +343,7 @@ def test_an_engine_owns_the_network_and_the_backward_pass():
 
     train = loader(6, batch_size=3)
     history = fit(
-        model, train, loader(4, seed=1), epochs=3, lr=0.01, objective=objective, engine=engine, progress=False
+        model, train, loader(4, seed=1), epochs=3, lr=0.01, objective=objective, accelerator=engine, progress=False
     )
     [(given, optimizer)] = engine.prepared
     assert given is model and isinstance(optimizer, torch.optim.Optimizer)
@@ -361,7 +361,7 @@ def test_a_bystanding_engine_changes_nothing():
 
     def train(engine):
         model = conv_net()
-        fit(model, loader(12), loader(4, seed=1), epochs=2, lr=0.01, engine=engine, progress=False)
+        fit(model, loader(12), loader(4, seed=1), epochs=2, lr=0.01, accelerator=engine, progress=False)
         return weights(model)
 
     assert torch.equal(train(None), train(Bystander()))
@@ -523,15 +523,17 @@ def test_the_loader_puts_its_batches_together_as_it_does_elsewhere():
 def test_a_radius_is_a_length_when_all_attacks_are_l2():
     euclidean, options = partial(pgd, norm="l2", steps=2), dict(epochs=1, lr=0.01, eps=1.5, progress=False)
     objective = partial(adversarial, attack=euclidean)
-    history = fit(conv_net(), loader(24), loader(8, seed=1), objective=objective, watch={"a": euclidean}, **options)
-    assert len(history.watched["a"]) == 1
+    history = fit(
+        conv_net(), loader(24), loader(8, seed=1), objective=objective, eval_attacks={"a": euclidean}, **options
+    )
+    assert len(history.robust_val_accuracy["a"]) == 1
     with refused("eps", "1.5"):
-        fit(conv_net(), loader(24), loader(8, seed=1), objective=objective, watch={"a": fgsm}, **options)
+        fit(conv_net(), loader(24), loader(8, seed=1), objective=objective, eval_attacks={"a": fgsm}, **options)
 
 
 @pytest.mark.parametrize("average, held", [(None, 0), (0.9, 4)])
 def test_batches_are_held_for_averaged_weights_alone(monkeypatch, average, held):
     queues = []
     monkeypatch.setattr(training, "deque", lambda maxlen: queues.append(collections.deque(maxlen=maxlen)) or queues[-1])
-    fit(conv_net(), loader(16), loader(8, seed=1), epochs=1, lr=0.01, average=average, progress=False)
+    fit(conv_net(), loader(16), loader(8, seed=1), epochs=1, lr=0.01, ema_decay=average, progress=False)
     assert [len(queue) for queue in queues] == [held]

@@ -19,7 +19,7 @@ def main(arguments=None):
     chosen = parser().parse_args(arguments)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end the run
-    distributed.meet()
+    distributed.init_process_group()
     try:
         return chosen.run(chosen)
     except (OSError, ValueError, TypeError, FloatingPointError, RuntimeError, ImportError) as error:
@@ -70,8 +70,8 @@ def parser():
     train.add_argument("--steps", type=int, help="of the training attack, for adversarial and trades")
     train.add_argument("--epochs", type=int, default=5, help="(default: %(default)s)")
     train.add_argument("--lr", type=float, default=3e-3, help="the highest of the cycle (default: %(default)s)")
-    train.add_argument("--ramp", type=float, default=0, help="epochs over which eps grows (default: %(default)s)")
-    train.add_argument("--average", type=float, help="decay of averaged weights, 0.999 for one")
+    train.add_argument("--eps-warmup", type=float, default=0, help="epochs over which eps grows (default: %(default)s)")
+    train.add_argument("--ema-decay", type=float, help="decay of averaged weights, 0.999 for one")
     train.add_argument("--shift", action="store_true", help="move training images by up to two pixels")
     train.add_argument("--seed", type=int, default=0, help="of weights, order and noise (default: %(default)s)")
     train.add_argument("--sync-batchnorm", action="store_true", help="batch norm over all processes; needs GPUs")

@@ -15,7 +15,7 @@ from advutils.data import device
 from advutils.evaluation import describe, predict, seeded, wilson
 from advutils.utils import distributed
 from advutils.utils.images import read_image, to_levels, write_png
-from advutils.utils.storage import replace_file
+from advutils.utils.storage import atomic_write
 
 KINDS = ("clean", "adversarial")  # folders that `attack` writes
 COLUMNS = ("file", "label", "labelled_by", "clean_prediction", "adversarial_prediction", "linf", "l2", "success")
@@ -55,7 +55,7 @@ def attack_command(chosen):
     )  # fmt: skip
     _claim(chosen.out, about)
     found = {}
-    for index, (x, y) in distributed.share(common.loader_of(data, chosen, batch_size=chosen.batch_size)):
+    for index, (x, y) in distributed.shard_batches(common.loader_of(data, chosen, batch_size=chosen.batch_size)):
         x = (255 * x).round() / 255  # the clean image as its file holds it
         x, y = x.to(device()), y.to(device())
         clean = predict(model, x).argmax(1)
@@ -67,29 +67,29 @@ def attack_command(chosen):
             write_png(chosen.out / "clean" / f"{name}.png", original)
             write_png(chosen.out / "adversarial" / f"{name}.png", image)
         found[index] = _reread(chosen, model, names, label, clean, labelled)
-    rows = [row for part in distributed.gathered(found).values() for row in part]
-    if distributed.first():
+    rows = [row for part in distributed.all_gather(found).values() for row in part]
+    if distributed.is_main_process():
         sheet = io.StringIO()
         writer = csv.DictWriter(sheet, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         names_as_on_disk = sheet.getvalue().encode("utf-8", "surrogateescape")
-        replace_file(chosen.out / "attack.csv", names_as_on_disk)
+        atomic_write(chosen.out / "attack.csv", names_as_on_disk)
     goal = "taken for the target" if chosen.target is not None else f"no longer read as the {labelled}'s label"
     common.say(f"{chosen.out}: {wilson(torch.tensor([row['success'] for row in rows]))} of the files are {goal}")
 
 
 def _claim(out, about):
     """Write what the folder is to hold before it does; one that holds another attack's images is refused, not mixed."""
-    there = distributed.agreed((out / "attack.json").read_text() if (out / "attack.json").exists() else None)
+    there = distributed.broadcast((out / "attack.json").read_text() if (out / "attack.json").exists() else None)
     text = json.dumps(about, indent=1) + "\n"
-    holds = distributed.agreed([name for name in (*KINDS, "attack.csv") if (out / name).exists()])
+    holds = distributed.broadcast([name for name in (*KINDS, "attack.csv") if (out / name).exists()])
     if holds and there != text:
         whose = "the images of another attack" if there else f"{' and '.join(holds)} of something else"
         raise ValueError(f"--out: got {str(out)!r}, which holds {whose}; accepts a new folder")
-    if distributed.first():
+    if distributed.is_main_process():
         (out / "attack.csv").unlink(missing_ok=True)  # of the same command, which may be broken off this time
-        replace_file(out / "attack.json", text.encode())
+        atomic_write(out / "attack.json", text.encode())
 
 
 def _reread(chosen, model, names, label, clean, labelled):

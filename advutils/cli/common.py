@@ -94,7 +94,7 @@ def model_of(text):
         suits |= dict(interpolation=recipe.interpolation.value, classes=weights.meta["categories"])
         network = nn.Sequential(Normalize(recipe.mean, recipe.std), network)
     elif text.endswith(".safetensors"):
-        config = dict(read_tensors(text, kind="weights")[1]["config"])
+        config = dict(read_tensors(text)[1]["config"])
         validation.one_of(config.get("architecture"), "--model: its architecture", BUILDERS)
         network = BUILDERS[config.pop("architecture")](**config)
         recipe = load_weights(network, text)["recipe"]  # of ours a dict, of another's anything
@@ -227,5 +227,5 @@ def image_name(data, at):
 
 
 def say(text):
-    if distributed.first():
+    if distributed.is_main_process():
         print(text, flush=True)

@@ -6,7 +6,7 @@ from advutils import attacks
 from advutils.cli import common
 from advutils.evaluation import survivors, wilson, worst_case
 from advutils.utils import distributed
-from advutils.utils.storage import replace_file, writable
+from advutils.utils.storage import atomic_write, writable
 
 
 def evaluate_command(chosen):
@@ -28,7 +28,9 @@ def evaluate_command(chosen):
             found["grey"] = wilson(survivors(model, loader, attacks.grey, eps=chosen.eps))
     for label, record in found.items():
         common.say(f"{label:40}{record}")
-    if chosen.out and distributed.first():
+    if chosen.out and distributed.is_main_process():
         rows = {label: record._asdict() for label, record in found.items()}
-        about = dict(model=chosen.model, data=chosen.data, eps=chosen.eps, processes=distributed.count(), accuracy=rows)
-        replace_file(chosen.out, (json.dumps(about, indent=1) + "\n").encode())
+        about = dict(
+            model=chosen.model, data=chosen.data, eps=chosen.eps, processes=distributed.world_size(), accuracy=rows
+        )
+        atomic_write(chosen.out, (json.dumps(about, indent=1) + "\n").encode())

@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 from advutils import attacks, objectives
 from advutils.cli import common
 from advutils.data import device, shift, split
-from advutils.pretrained import WATCH, initialised
+from advutils.pretrained import EVAL_ATTACKS, initialised
 from advutils.training import fit
 from advutils.utils import distributed
 from advutils.utils.images import some
@@ -70,10 +70,10 @@ def train_command(chosen):
         key: str(value) if isinstance(value, Path) else value
         for key, value in vars(chosen).items()
         if key not in ("run", "traceback")
-    } | dict(processes=distributed.count(), channels=shape["in_channels"], classes=list(names) or None)
+    } | dict(processes=distributed.world_size(), channels=shape["in_channels"], classes=list(names) or None)
     common.say(json.dumps(recipe))
     common.describe_data(data, chosen, "in the order of their names")
-    state = chosen.out.with_suffix(".state.safetensors")
+    checkpoint = chosen.out.with_suffix(".checkpoint.pt")
     history = fit(
         model,
         common.loader_of(train, chosen, batch_size=chosen.batch_size, shuffle=True, seed=chosen.seed),
@@ -82,20 +82,20 @@ def train_command(chosen):
         lr=chosen.lr,
         objective=objective,
         eps=chosen.eps,
-        ramp=chosen.ramp,
-        average=chosen.average,
-        watch=WATCH if chosen.eps else None,
-        state=state,
+        eps_warmup=chosen.eps_warmup,
+        ema_decay=chosen.ema_decay,
+        eval_attacks=EVAL_ATTACKS if chosen.eps else None,
+        checkpoint=checkpoint,
         augment=shift if chosen.shift else None,
         seed=chosen.seed,
-        engine=distributed.engine(),
+        accelerator=distributed.accelerator(),
     )
-    if distributed.first():
+    if distributed.is_main_process():
         save_weights(model, chosen.out, recipe=recipe, history=vars(history))
-        state.unlink(missing_ok=True)
-    kept = history.picked - 1
-    watched = "".join(f", under {label} {values[kept]:.1%}" for label, values in history.watched.items())
+        checkpoint.unlink(missing_ok=True)
+    kept = history.best_epoch - 1
+    robust = "".join(f", under {label} {values[kept]:.1%}" for label, values in history.robust_val_accuracy.items())
     common.say(
-        f"{chosen.out}: validation accuracy {history.val_accuracy[kept]:.1%}{watched} after epoch {history.picked} of "
-        f"{chosen.epochs}, {history.seconds[-1]:.0f} s"
+        f"{chosen.out}: validation accuracy {history.val_accuracy[kept]:.1%}{robust} after epoch {history.best_epoch} "
+        f"of {chosen.epochs}, {history.seconds[-1]:.0f} s"
     )

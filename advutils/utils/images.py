@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, default_collate
 
 from advutils.utils import validation
-from advutils.utils.storage import replace_file
+from advutils.utils.storage import atomic_write
 
 # Of what Pillow reads, not all: it would start another program for some, EPS for one.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
@@ -286,7 +286,7 @@ def write_png(path, levels):
     pixels = levels.permute(1, 2, 0).numpy() if len(levels) == 3 else levels[0].numpy()
     content = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(content, "PNG")
-    replace_file(path, content.getvalue())
+    atomic_write(path, content.getvalue())
 
 
 def _hidden(name):

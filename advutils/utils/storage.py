@@ -8,7 +8,7 @@ from pathlib import Path
 import platformdirs
 
 
-def replace_file(path, data):
+def atomic_write(path, data):
     """Write the bytes `data` to `path` through a temporary name: a kill leaves the old file or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -232,6 +232,12 @@ def pixels(picture):
         raise ValueError(f"source: got pixels of more than 8 bits ({picture.mode}); accepts 8 bits for each channel")
 
 
+def finite(loss, epoch, lr):
+    """Raise when a training's loss is no number any more; `epoch` counts from 0."""
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the loss became {loss} in epoch {epoch + 1}: try an lr below {lr:g}")
+
+
 def one_of(value, name, choices):
     """Raise unless `value` is one of `choices`."""
     if value not in list(choices):

@@ -10,8 +10,9 @@ import torch
 
 from advutils.utils import validation
 from advutils.utils.hashes import trained_keys
-from advutils.utils.storage import replace_file
+from advutils.utils.storage import atomic_write
 
+FORMAT = "advutils-weights-1"
 PACKED_FROM = 20_000  # smaller layers weigh little, and rounding the first ones moved a robust accuracy by 0.3 points
 
 
@@ -38,7 +39,7 @@ def save_weights(model, path, *, recipe=None, history=None, machine="", packed=F
     for key, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"model: got a {type(value).__name__} as {key} in its state; accepts tensors alone")
-    tensors = tagged("model", state) | {"trained_on": trained_keys(model)}
+    tensors = {f"model.{key}": value for key, value in state.items()} | {"trained_on": trained_keys(model)}
     if packed:
         large = [(k, t) for k, t in tensors.items() if t.ndim > 1 and t.numel() > PACKED_FROM]
         for key, weight in [(k, t) for k, t in large if t.dtype == torch.float32]:
@@ -46,7 +47,7 @@ def save_weights(model, path, *, recipe=None, history=None, machine="", packed=F
             tensors[f"scale.{key}"] = scale
             tensors[key] = (weight / scale.view(-1, *[1] * (weight.ndim - 1))).round().to(torch.int16)
     about = dict(config=_config(model), recipe=recipe, history=history, machine=machine)
-    write_tensors(path, tensors, about, kind="weights")
+    write_tensors(path, tensors, about)
 
 
 def load_weights(model, path):
@@ -66,7 +67,7 @@ def load_weights(model, path):
 
     Taught in 01_train_vgg.ipynb.
     """
-    tensors, saved = read_tensors(path, kind="weights")
+    tensors, saved = read_tensors(path)
     if not {"config", "recipe", "history"} <= saved.keys() or "trained_on" not in tensors:
         raise ValueError(
             f"path: got {str(path)!r}, which lacks a part of what save_weights writes; accepts a whole file"
@@ -76,8 +77,11 @@ def load_weights(model, path):
             f"path: got {str(path)!r} with weights of {saved['config']}; accepts those of {_config(model)}"
         )
     trained_on = tensors.pop("trained_on")
-    weights = untagged("model", tensors)
-    for key, scale in untagged("scale.model", tensors).items():
+    weights, scales = (
+        {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+        for start in ("model.", "scale.model.")
+    )
+    for key, scale in scales.items():
         whole = weights.get(key)
         if (
             whole is None
@@ -96,52 +100,41 @@ def load_weights(model, path):
     return saved
 
 
-def write_tensors(path, tensors, about, *, kind):
-    """Write named tensors and a dict that JSON can hold to a safetensors file, with a checksum, whole or not at all.
-
-    `kind` is "weights" (of a finished model) or "state" (of a training to be continued): the one format of the project.
-    """
+def write_tensors(path, tensors, about):
+    """Write named tensors and a dict that JSON can hold to a safetensors file, with a checksum, whole or not at all."""
     tensors = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}  # tied ones apart
-    metadata = {"format": f"advutils-{kind}-1"} | {key: json.dumps(value) for key, value in about.items()}
+    metadata = {"format": FORMAT} | {key: json.dumps(value) for key, value in about.items()}
     metadata["sha256"] = _digest(tensors, metadata)
-    replace_file(path, safetensors.torch.save(tensors, metadata))
+    atomic_write(path, safetensors.torch.save(tensors, metadata))
 
 
-def read_tensors(path, *, kind):
+def read_tensors(path):
     """What `write_tensors` wrote, as (tensors, about); errors as `load_weights` lists them."""
     path = Path(path)
-    writer = {"weights": "save_weights", "state": "fit"}[kind]
     if not path.is_file():
-        raise FileNotFoundError(f"path: got {str(path)!r}, where there is no file; accepts one that {writer} wrote")
+        raise FileNotFoundError(f"path: got {str(path)!r}, where there is no file; accepts one that save_weights wrote")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118, it is no dict
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"path: got {str(path)!r}, which is no complete safetensors file ({error}); accepts one that {writer} "
+            f"path: got {str(path)!r}, which is no complete safetensors file ({error}); accepts one that save_weights "
             "wrote. Pickled weights are never opened: they can run code."
         ) from error
-    if metadata.get("format") != f"advutils-{kind}-1":
+    if metadata.get("format") != FORMAT:
         raise ValueError(
-            f"path: got {str(path)!r}, a safetensors file of another program or kind; accepts one that {writer} wrote"
+            f"path: got {str(path)!r}, a safetensors file of another program or version; accepts one that save_weights "
+            "wrote"
         )
     if metadata.pop("sha256", None) != _digest(tensors, metadata):
         raise ValueError(f"path: got {str(path)!r}, whose contents were altered since they were saved")
     try:
         return tensors, {key: json.loads(value) for key, value in metadata.items() if key != "format"}
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"path: got {str(path)!r}, whose metadata are no JSON; accepts what {writer} wrote") from error
-
-
-def tagged(tag, tensors):
-    """The dict of tensors under names that begin with `tag.`"""
-    return {f"{tag}.{key}": value for key, value in tensors.items()}
-
-
-def untagged(tag, tensors):
-    """Those of a dict of tensors whose names begin with `tag.`, under the rest of their names."""
-    return {key.removeprefix(f"{tag}."): value for key, value in tensors.items() if key.startswith(f"{tag}.")}
+        raise ValueError(
+            f"path: got {str(path)!r}, whose metadata are no JSON; accepts what save_weights wrote"
+        ) from error
 
 
 def _config(model):

@@ -40,7 +40,7 @@ from advutils import accuracy_vs_eps, fgsm, fit, initialised, load_data, make_lo
 from advutils.objectives import adversarial, clean, joined
 from advutils.pretrained import machine
 from advutils.utils.fusion import prepared
-from advutils.utils.storage import replace_file
+from advutils.utils.storage import atomic_write
 
 matplotlib.use("Agg")
 HOME = Path(__file__).resolve().parent
@@ -657,9 +657,9 @@ def figure(found):
 def write(found):
     from advutils.plots import png
 
-    replace_file(HOME / "results.json", (json.dumps(found, indent=1) + "\n").encode())
-    replace_file(HOME / "table.md", table(found).encode())
-    replace_file(HOME / "figure.png", png(figure(found)))
+    atomic_write(HOME / "results.json", (json.dumps(found, indent=1) + "\n").encode())
+    atomic_write(HOME / "table.md", table(found).encode())
+    atomic_write(HOME / "figure.png", png(figure(found)))
 
 
 def main(arguments=None):

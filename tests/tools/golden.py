@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from advutils import attacks, cw, dlr, fgsm, fit, grey, make_loader, pgd, random_noise, square, targeted
-from advutils.pretrained import RECIPES, WATCH, objective_of
+from advutils.pretrained import EVAL_ATTACKS, RECIPES, objective_of
 from advutils.pretrained import VERSIONS as RECIPE_VERSIONS
 
 FILE = Path(__file__).resolve().parent.parent / "golden.json"
@@ -73,7 +73,7 @@ def of_recipe(kind):
     recipe, (x, y) = RECIPES[kind], images(40)
     train, val = TensorDataset(x[:30], y[:30]), TensorDataset(x[30:], y[30:])
     net = network()
-    defence = "ramp" in recipe or kind in ("joined-fgsm", "fgsm-last")
+    defence = "eps_warmup" in recipe or kind in ("joined-fgsm", "fgsm-last")
     history = fit(
         net,
         make_loader(train, batch_size=10, shuffle=True, seed=recipe["seed"]),
@@ -82,9 +82,9 @@ def of_recipe(kind):
         lr=recipe["lr"],
         objective=objective_of(kind, recipe),
         eps=EPS if defence else None,
-        ramp=recipe.get("ramp", 0),
-        average=0.9 if "average" in recipe else None,
-        watch=WATCH if "ramp" in recipe else None,
+        eps_warmup=recipe.get("eps_warmup", 0),
+        ema_decay=0.9 if "ema_decay" in recipe else None,
+        eval_attacks=EVAL_ATTACKS if "eps_warmup" in recipe else None,
         seed=recipe["seed"],
         progress=False,
     )

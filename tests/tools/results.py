@@ -33,7 +33,7 @@ from advutils.evaluation import describe, survivors, wilson
 from advutils.pretrained import RECIPES, machine, trained
 from advutils.pretrained import VERSIONS as RECIPE_VERSIONS
 from advutils.utils import distributed
-from advutils.utils.storage import cache_dir, replace_file
+from advutils.utils.storage import atomic_write, cache_dir
 
 HOME = Path(__file__).resolve().parents[2]
 FILE = HOME / "notebooks" / "results" / "robustness.json"
@@ -41,7 +41,7 @@ FIGURE = "notebooks/figures/robustness.png"
 BEGIN, END = "<!-- made by `make results ARGS=--publish` -->", "<!-- end of what was made -->"
 EPS = {"mnist": 0.3, "fashion-mnist": 0.1, "cifar10": 8 / 255, "mnist-5k": 0.3}
 SMALL = dict(depth=11, width=0.125, batch_size=128, lr=4e-3)
-AVERAGED = SMALL | dict(average=0.999)
+AVERAGED = SMALL | dict(ema_decay=0.999)
 DEFENCES = {  # {label: (name for `trained` without the radius, its settings)}
     "clean": ("clean", SMALL | dict(epochs=4)),
     "FGSM": ("fgsm", AVERAGED | dict(epochs=10)),
@@ -90,18 +90,18 @@ def measure(dataset, model, attack, seed, *, progress=True):
         x, y = x[some], y[some]
     identity = identity_of(dataset, model, attack, seed)
     kept = parts_of(identity)
-    alive, warned, where = distributed.agreed(json.loads(kept.read_text()) if kept.exists() else ([], [], []))
+    alive, warned, where = distributed.broadcast(json.loads(kept.read_text()) if kept.exists() else ([], [], []))
     for start in range(len(alive), len(x), PART):
         part = make_loader(TensorDataset(x[start : start + PART], y[start : start + PART]), batch_size=BATCH)
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always")
             alive += survivors(network, part, run, eps=None if run is None else eps).tolist()
-        said = distributed.gathered({distributed.rank(): [str(warning.message) for warning in heard]})
+        said = distributed.all_gather({distributed.rank(): [str(warning.message) for warning in heard]})
         warned += sum(said.values(), [])
         where = sorted({*where, machine()})
-        if distributed.first():
-            replace_file(kept, json.dumps([alive, warned, where]).encode())
-        if progress and distributed.first():
+        if distributed.is_main_process():
+            atomic_write(kept, json.dumps([alive, warned, where]).encode())
+        if progress and distributed.is_main_process():
             print(f"{dataset}, {model}, seed {seed}, {attack}: {len(alive)} of {len(x)}, {wilson(torch.tensor(alive))}")
     record, history = wilson(torch.tensor(alive)), network.history
     return dict(
@@ -123,7 +123,7 @@ def measure(dataset, model, attack, seed, *, progress=True):
         backwards=history.backwards[-1],
         command=command(dataset, model, attack, seed),
         machine="; ".join(where),
-        processes=distributed.count(),
+        processes=distributed.world_size(),
         date=datetime.date.today().isoformat(),
         commit=commit(),
         identity=identity,
@@ -151,7 +151,7 @@ def identity_of(dataset, model, attack, seed, several=None):
         recipe_version=RECIPE_VERSIONS[name],
         attack=dict(label=attack, settings=describe(run), n=n, batch=BATCH, part=PART),
         attack_version=run and ATTACK_VERSIONS[getattr(run, "func", run).__name__],
-        processes=distributed.count() if several is None else several,  # as many networks as there are such counts
+        processes=distributed.world_size() if several is None else several,  # as many networks as there are such counts
     )
 
 
@@ -172,7 +172,7 @@ def commit():
 
 def command(dataset, model, attack, seed):
     chosen = dict(dataset=dataset, model=model, attack=attack, seed=str(seed))
-    several = distributed.count()
+    several = distributed.world_size()
     launcher = "python" if several == 1 else f"torchrun --nproc-per-node {several}"
     options = " ".join(f"--{key} {shlex.quote(value)}" for key, value in chosen.items())
     return f"{launcher} tests/tools/results.py {options}"
@@ -187,7 +187,7 @@ def add(row, path=FILE):
     """Put a row into the file, in the order of `key`; it replaces the row that measured the same."""
     with changing(path):
         rows = [other for other in load(path) if key(other) != key(row)] + [row]
-        replace_file(path, (json.dumps(sorted(rows, key=key), indent=1) + "\n").encode())
+        atomic_write(path, (json.dumps(sorted(rows, key=key), indent=1) + "\n").encode())
 
 
 @contextlib.contextmanager
@@ -284,9 +284,9 @@ def publish(path=FILE, home=HOME):
     for row in (row for row in rows if row["dataset"] == rows[0]["dataset"]):
         record = row["accuracy"], row["low"], row["high"]
         found.setdefault((row["model"], row["seed"]), {})[f"{row['attack']}, n = {row['n']:,}"] = record
-    replace_file(home / FIGURE, plots.png(plots.verdicts(found)))
+    atomic_write(home / FIGURE, plots.png(plots.verdicts(found)))
     before, rest = text.split(BEGIN)
-    replace_file(readme, f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{rest.split(END)[1]}".encode())
+    atomic_write(readme, f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{rest.split(END)[1]}".encode())
 
 
 def main(arguments=None):
@@ -306,8 +306,8 @@ def main(arguments=None):
     if unknown := set(chosen.model or ()) - set(models_of(chosen.dataset)):
         parser.error(f"--model: got {', '.join(sorted(unknown))} on {chosen.dataset}; accepts one of "
                      f"{', '.join(models_of(chosen.dataset))}")  # fmt: skip
-    distributed.meet()
-    rows = distributed.agreed(load(chosen.file))
+    distributed.init_process_group()
+    rows = distributed.broadcast(load(chosen.file))
     old = stale(rows)
     if chosen.list:
         for row in rows:
@@ -323,18 +323,18 @@ def main(arguments=None):
             "mixed: --list shows them, --renew drops them and measures on."
         )
     rows = [row for row in rows if row not in old]
-    if old and distributed.first():
+    if old and distributed.is_main_process():
         with changing(chosen.file):
-            replace_file(chosen.file, (json.dumps(rows, indent=1) + "\n").encode())
+            atomic_write(chosen.file, (json.dumps(rows, indent=1) + "\n").encode())
     if chosen.publish:
         return publish(chosen.file)
-    done = [key(row) for row in rows if row["processes"] == distributed.count()]
+    done = [key(row) for row in rows if row["processes"] == distributed.world_size()]
     for seed in chosen.seed or [0]:
         for model in chosen.model or models_of(chosen.dataset):
             for attack in chosen.attack or ATTACKS:
                 if key(dict(dataset=chosen.dataset, model=model, attack=attack, seed=seed)) not in done:
                     row = measure(chosen.dataset, model, attack, seed)
-                    if distributed.first():
+                    if distributed.is_main_process():
                         add(row, chosen.file)
                         parts_of(row["identity"]).unlink(missing_ok=True)
 

@@ -19,7 +19,7 @@ NETWORKS = [  # name for `trained`, and its settings
     ("clean-small-cnn", {}),
     ("outsider-small-cnn", {}),
     ("joined-fgsm-0.1", {}),
-    ("fgsm-0.2", COLLAPSE | dict(ramp=0)),  # notebook 7: before the collapse
+    ("fgsm-0.2", COLLAPSE | dict(eps_warmup=0)),  # notebook 7: before the collapse
     ("fgsm-last-0.2", COLLAPSE),  # and after it, of the same training
 ]
 JUDGES = {"clean": None, "FGSM 0.1": fgsm, "PGD 0.1": partial(pgd, steps=10)}
