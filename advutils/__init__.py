@@ -20,7 +20,7 @@ from advutils.evaluation import (
     accuracy,
     accuracy_vs_eps,
     describe,
-    paired,
+    mcnemar,
     predict,
     survivors,
     wilson,
@@ -28,12 +28,12 @@ from advutils.evaluation import (
 )
 from advutils.exercises.predictions import guess, guess_score
 from advutils.models import Contrast, Normalize, small_cnn, vgg
-from advutils.objectives import adversarial, clean, joined, n_fgsm, random_fgsm, trades
+from advutils.objectives import adversarial, clean, mixed, n_fgsm, random_fgsm, trades
 from advutils.pretrained import initialised, trained
 from advutils.training import History, fit, ledger
-from advutils.utils.fusion import prepared
+from advutils.utils.fusion import fuse_batch_norm
 from advutils.utils.images import read_digit
-from advutils.utils.inference import evaluating
+from advutils.utils.inference import eval_mode
 from advutils.utils.measurements import load_measurement
 from advutils.utils.parameters import check_parameters
 from advutils.utils.storage import cache_dir
@@ -46,12 +46,12 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __all__ = [
     "Accuracy", "Checklist", "Contrast", "History", "Normalize", "WorstCase", "accuracy", "accuracy_vs_eps",
-    "adversarial", "attack", "autoattack", "cache_dir", "check_parameters", "checklist", "clean", "cross_entropy", "cw",
-    "describe", "device", "dlr", "evaluating", "fgsm", "fgsm_step", "fit", "grey", "guess", "guess_score",
-    "initialised", "input_gradient", "joined", "ledger", "load_data", "load_measurement", "load_weights",
-    "make_loader", "margin", "n_fgsm", "paired", "pgd", "predict", "prepared", "project", "random_fgsm",
-    "random_noise", "read_digit", "save_weights", "shift", "small_cnn", "split", "square", "survivors", "targeted",
-    "trades", "trained", "vgg", "wilson", "worst_case",
+    "adversarial", "attack", "autoattack", "cache_dir", "check_parameters", "checklist", "clean", "cross_entropy",
+    "cw", "describe", "device", "dlr", "eval_mode", "fgsm", "fgsm_step", "fit", "fuse_batch_norm", "grey", "guess",
+    "guess_score", "initialised", "input_gradient", "ledger", "load_data", "load_measurement", "load_weights",
+    "make_loader", "margin", "mcnemar", "mixed", "n_fgsm", "pgd", "predict", "project", "random_fgsm", "random_noise",
+    "read_digit", "save_weights", "shift", "small_cnn", "split", "square", "survivors", "targeted", "trades",
+    "trained", "vgg", "wilson", "worst_case",
 ]  # fmt: skip
 
 

@@ -10,46 +10,46 @@ from advutils.attacks.black_box import grey, square
 from advutils.attacks.gradient import fgsm, input_gradient, pgd, targeted
 from advutils.attacks.losses import cw
 from advutils.data import make_loader
-from advutils.evaluation import WorstCase, paired, predict, survivors, wilson, worst_case
+from advutils.evaluation import WorstCase, mcnemar, predict, survivors, wilson, worst_case
 from advutils.utils import validation
-from advutils.utils.inference import answer, evaluating
+from advutils.utils.inference import eval_mode, logits_of
 
 ALONE = 8  # images that are also asked about one by one
 TELLING = 6  # images: McNemar's p cannot fall below 0.05 for fewer
 BLACK_BOX = 0.002  # what a black-box attack may still find after the white-box ones
 
 
-class Question(NamedTuple):
-    """One line of the checklist: what was asked, what was measured, what an honest evaluation shows, and whether."""
+class Check(NamedTuple):
+    """One line of the checklist: its name, what was measured, what an honest evaluation shows, and whether it does."""
 
-    asked: str
+    name: str
     measured: str
-    accepts: str
-    holds: bool
+    expected: str
+    passed: bool
 
 
 class Checklist(NamedTuple):
-    """The questions with their answers, and the worst case over all the attacks that were run on the way."""
+    """The checks, and the worst case over all the attacks that were run on the way."""
 
-    questions: list
+    checks: list
     worst: WorstCase
 
     @property
-    def holds(self):
+    def passed(self):
         """Whether every answer is as an honest evaluation shows it."""
-        return all(question.holds for question in self.questions)
+        return all(check.passed for check in self.checks)
 
     def __str__(self):
-        columns = [list(map(str, column)) for column in zip(*(question[:3] for question in self.questions))]
+        columns = [list(map(str, column)) for column in zip(*(check[:3] for check in self.checks))]
         asked, measured, accepts = (max(map(len, column)) + 2 for column in columns)
         lines = [
             f"{'ok   ' if holds else 'LOOK '} {ask:{asked}}{got:{measured}}{want:{accepts}}".rstrip()
-            for ask, got, want, holds in self.questions
+            for ask, got, want, holds in self.checks
         ]
         return "\n".join([*lines, "", f"worst case, clean and grey included: {self.worst.accuracy}"])
 
 
-def checklist(model, loader, *, eps, steps=40, queries=1000):
+def checklist(model, loader, *, eps, steps=40, n_queries=1000):
     """Attack a model in the ways that tell a robust accuracy from an illusion, and say which answers are suspicious.
 
     A line that says LOOK is no verdict on the model: it says that the attacks so far cannot be trusted, and that an
@@ -64,7 +64,7 @@ def checklist(model, loader, *, eps, steps=40, queries=1000):
         queries: of the Square attack.
 
     Returns:
-        Checklist(questions, worst); print it. `holds` is True when no line says LOOK.
+        Checklist(checks, worst); print it. `passed` is True when no line says LOOK.
 
     Raises:
         TypeError, ValueError: what `worst_case` refuses. That covers what no evaluation should go on with: outputs that
@@ -73,29 +73,33 @@ def checklist(model, loader, *, eps, steps=40, queries=1000):
     Carlini et al., 2019, arXiv:1902.06705; Athalye et al., 2018, arXiv:1802.00420, section 3.1; Croce and Hein, 2020,
     arXiv:2003.01690. Taught in 06_strong_attacks.ipynb.
     """
-    eps, steps, queries = validation.eps(eps), validation.count(steps, "steps"), validation.count(queries, "queries")
+    eps, steps, n_queries = (
+        validation.eps(eps),
+        validation.count(steps, "steps"),
+        validation.count(n_queries, "n_queries"),
+    )
     attacks = {
         "FGSM": fgsm,
         f"PGD-{steps}": partial(pgd, steps=steps),
         f"PGD-{2 * steps}": partial(pgd, steps=2 * steps),
         "margin": partial(pgd, steps=steps, loss=cw),
-        "targeted": partial(targeted, attack=partial(pgd, steps=steps), targets=3),
-        "Square": partial(square, queries=queries),
+        "targeted": partial(targeted, attack=partial(pgd, steps=steps), n_target_classes=3),
+        "Square": partial(square, n_queries=n_queries),
     }
     worst = worst_case(model, loader, attacks, eps=eps)
-    shares = {label: record.value for label, record in worst.alone.items()}
+    shares = {label: record.value for label, record in worst.individual.items()}
     x, y = (torch.cat(parts) for parts in zip(*(validation.pair(batch, "loader") for batch in loader)))
     device = validation.device_of(model) or x.device
     batches = make_loader(TensorDataset(x, y), batch_size=500)
-    with evaluating(model), torch.no_grad():
-        first, again = (answer(model, x[:500].to(device)) for _ in range(2))
-        alone = torch.cat([answer(model, image[None].to(device)) for image in x[:ALONE]])
+    with eval_mode(model), torch.no_grad():
+        first, again = (logits_of(model, x[:500].to(device)) for _ in range(2))
+        alone = torch.cat([logits_of(model, image[None].to(device)) for image in x[:ALONE]])
     apart = (first - again).abs().max().item()
     size = first[:ALONE].abs().amax().clamp_min(1e-12)
     neighbours = ((first[:ALONE] - alone).abs().amax() / size).item()
     blind = torch.cat([_blind(model, *(part.to(device) for part in batch)) for batch in batches]).float().mean().item()
-    leaked = paired(survivors(model, batches, fgsm, eps=eps), survivors(model, batches, _fgsm_on_predicted, eps=eps))
-    black_box = worst.together["targeted"].value - worst.together["Square"].value
+    leaked = mcnemar(survivors(model, batches, fgsm, eps=eps), survivors(model, batches, _fgsm_on_predicted, eps=eps))
+    black_box = worst.cumulative["targeted"].value - worst.cumulative["Square"].value
     half, everywhere_grey = (
         survivors(model, batches, attacks[f"PGD-{steps}"], eps=0.5),
         _grey_share(model, x, y, device),
@@ -105,16 +109,16 @@ def checklist(model, loader, *, eps, steps=40, queries=1000):
         return f"{100 * share:.1f}%"
 
     def at_most(asked, measured, bound):
-        return Question(asked, points(measured), f"at most {points(bound)}", measured <= bound + 1e-9)
+        return Check(asked, points(measured), f"at most {points(bound)}", measured <= bound + 1e-9)
 
     return Checklist(
         [
-            Question("the same answer twice", f"{apart:g} apart", "0 apart", apart == 0),
-            Question("an image alone as among others", f"{neighbours:.0e} apart", "at most 1e-02", neighbours <= 1e-2),
+            Check("the same answer twice", f"{apart:g} apart", "0 apart", apart == 0),
+            Check("an image alone as among others", f"{neighbours:.0e} apart", "at most 1e-02", neighbours <= 1e-2),
             at_most("images whose gradient is zero", blind, 0.0),
             at_most("FGSM leaves no more than no attack", shares["FGSM"], shares["clean"]),
             at_most("PGD leaves no more than FGSM", shares[f"PGD-{steps}"], shares["FGSM"]),
-            Question(
+            Check(
                 "FGSM's images give their label away",
                 f"{leaked.only_first} against {leaked.only_second}",
                 "no more than chance" if leaked.only_first + leaked.only_second >= TELLING else "too few to tell",

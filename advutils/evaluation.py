@@ -13,9 +13,9 @@ import torch
 from advutils.attacks.base import WARNED, bound_to, norm_of, traits_of
 from advutils.attacks.black_box import grey
 from advutils.utils import distributed, validation
-from advutils.utils.fusion import prepared
-from advutils.utils.hashes import NOTHING, image_keys, trained_keys
-from advutils.utils.inference import answer, evaluating
+from advutils.utils.fusion import fuse_batch_norm
+from advutils.utils.hashes import NO_HASHES, image_hashes, train_hashes_of
+from advutils.utils.inference import eval_mode, logits_of
 
 
 class Accuracy(NamedTuple):
@@ -119,25 +119,27 @@ def accuracy_vs_eps(model, loader, attack, eps_values):
 
 
 class WorstCase(NamedTuple):
-    """What several attacks leave: each alone, all of them together, and which images survived them all.
+    """What several attacks leave: each by itself, all of them so far, and which images survived them all.
 
-    `alone` and `together` are {label: Accuracy} in the order of the attacks. `together` counts the images that survived
-    this attack and all before it, so it can only fall. `alive` is a bool tensor (n,).
+    `individual` and `cumulative` are {label: Accuracy} in the order of the attacks. `cumulative` counts the
+    images that survived this attack and all before it, so it can only fall. `robust` is a bool tensor (n,).
     """
 
-    alone: dict
-    together: dict
-    alive: torch.Tensor
+    individual: dict
+    cumulative: dict
+    robust: torch.Tensor
 
     @property
     def accuracy(self):
-        """The robust accuracy under the worst case: the last line of `together`."""
-        return wilson(self.alive)
+        """The robust accuracy under the worst case: the last line of `cumulative`."""
+        return wilson(self.robust)
 
     def __str__(self):
-        wide = max(map(len, self.alone)) + 2
-        lines = [f"{'':{wide}}alone   all so far together"]
-        lines += [f"{label:{wide}}{self.alone[label].value:5.1%}  {left}" for label, left in self.together.items()]
+        wide = max(map(len, self.individual)) + 2
+        lines = [f"{'':{wide}}individual   cumulative"]
+        lines += [
+            f"{label:{wide}}{self.individual[label].value:10.1%}   {left}" for label, left in self.cumulative.items()
+        ]
         return "\n".join(lines)
 
 
@@ -150,7 +152,7 @@ def worst_case(model, loader, attacks, *, eps):
         eps: the radius in pixel units, 0 to 1 (l_2: a Euclidean length).
 
     Returns:
-        WorstCase(alone, together, alive).
+        WorstCase(individual, cumulative, robust).
 
     Raises:
         TypeError, ValueError: attacks that are no such dict or of different norms, or as `accuracy`.
@@ -172,14 +174,14 @@ def worst_case(model, loader, attacks, *, eps):
             raise ValueError(
                 "loader: got one that shuffles; accepts a loader with a fixed order, as attacks are paired"
             )
-    alive, together = torch.ones_like(survived["clean"]), {}
+    robust, cumulative = torch.ones_like(survived["clean"]), {}
     for label, those in survived.items():
-        alive = alive & those
-        together[label] = wilson(alive)
-    return WorstCase({label: wilson(those) for label, those in survived.items()}, together, alive)
+        robust = robust & those
+        cumulative[label] = wilson(robust)
+    return WorstCase({label: wilson(those) for label, those in survived.items()}, cumulative, robust)
 
 
-class Paired(NamedTuple):
+class McNemar(NamedTuple):
     """Two records of the same images: how many only the first got right, only the second, and McNemar's p-value."""
 
     only_first: int
@@ -190,7 +192,7 @@ class Paired(NamedTuple):
         return f"only the first: {self.only_first}, only the second: {self.only_second}, p = {self.p_value:.2g}"
 
 
-def paired(first, second):
+def mcnemar(first, second):
     """Compare two models, or two attacks, on the same images by those on which they disagree (McNemar's exact test).
 
     Args:
@@ -210,7 +212,7 @@ def paired(first, second):
     only_first, only_second = (first & ~second).sum().item(), (second & ~first).sum().item()
     n, k = only_first + only_second, min(only_first, only_second)
     tail = sum(math.comb(n, i) for i in range(k + 1)) / 2**n
-    return Paired(only_first, only_second, min(1.0, 2 * tail))
+    return McNemar(only_first, only_second, min(1.0, 2 * tail))
 
 
 def describe(function):
@@ -237,20 +239,20 @@ def wilson(correct, z=1.96):
 
 
 def _sweep(model, loader, attack, eps_values, *, keyed=False):
-    """Tensors (n,): the `image_keys`, if asked for or needed, and for each eps which images survive."""
+    """Tensors (n,): the `image_hashes`, if asked for or needed, and for each eps which images survive."""
     validation.module(model)
     WARNED.clear()
     attack, norm = _hurried(attack), norm_of(attack)
     eps_values = [validation.eps(eps, norm=norm) for eps in eps_values]
-    found, trained_on = {}, trained_keys(model)
-    with evaluating(model):
-        network = prepared(model)
+    found, train_hashes = {}, train_hashes_of(model)
+    with eval_mode(model):
+        network = fuse_batch_norm(model)
         for index, batch in distributed.shard_batches(loader):
             x, y = validation.pair(batch, "loader")
             validation.images(x, "loader's images")
             validation.labels(y, x, "loader's labels")
             device = validation.device_of(model) or x.device
-            found[index] = [image_keys(x) if keyed or len(trained_on) else NOTHING]
+            found[index] = [image_hashes(x) if keyed or len(train_hashes) else NO_HASHES]
             x, y = x.to(device), y.to(device)
             for eps, (x_adv, logits) in zip(eps_values, _attacked(attack, network, x, y, eps_values, index)):
                 if attack is not None:
@@ -263,7 +265,7 @@ def _sweep(model, loader, attack, eps_values, *, keyed=False):
     if not found:
         raise ValueError("loader: got no images; accepts at least one")
     keys, *alive = map(torch.cat, zip(*found.values()))
-    validation.unseen(keys, trained_on)
+    validation.unseen(keys, train_hashes)
     return keys, *alive
 
 
@@ -302,7 +304,7 @@ def _check_attacked(x_adv, x, eps, norm):
 
 
 def _logits(model, x):
-    with evaluating(model) as model, torch.no_grad():
-        logits = answer(model, x)
+    with eval_mode(model) as model, torch.no_grad():
+        logits = logits_of(model, x)
     validation.logits(logits, len(x))
     return logits

@@ -12,8 +12,8 @@ from advutils.attacks.base import loss_gradient
 from advutils.attacks.gradient import fgsm, pgd, project
 from advutils.attacks.losses import cross_entropy
 from advutils.utils import validation
-from advutils.utils.fusion import prepared
-from advutils.utils.inference import answer, evaluating
+from advutils.utils.fusion import fuse_batch_norm
+from advutils.utils.inference import eval_mode, logits_of
 
 
 def clean(model, x, y):
@@ -35,8 +35,8 @@ def clean(model, x, y):
     return F.cross_entropy(model(x), y)
 
 
-def joined(model, x, y, *, eps, attack=fgsm):
-    """Clean images joined with their adversarial twins, one loss over both: CE(model([x, x_adv]), [y, y]).
+def mixed(model, x, y, *, eps, attack=fgsm):
+    """Clean images and their adversarial twins in one mini-batch, one loss over both: CE(model([x, x_adv]), [y, y]).
 
     Args:
         model: nn.Module in the mode in which it is to be trained; the attack crafts in eval mode and restores it.
@@ -53,7 +53,7 @@ def joined(model, x, y, *, eps, attack=fgsm):
 
     Goodfellow, Shlens and Szegedy, 2015, arXiv:1412.6572. Taught in 04_adversarial_training.ipynb.
     """
-    x_adv = attack(prepared(model), x, y, eps=eps)
+    x_adv = attack(fuse_batch_norm(model), x, y, eps=eps)
     return F.cross_entropy(model(torch.cat([x, x_adv])), torch.cat([y, y]))
 
 
@@ -62,21 +62,21 @@ def adversarial(model, x, y, *, eps, attack=pgd):
 
     With `attack=fgsm` this is plain FGSM training, with `partial(pgd, steps=...)` PGD training.
 
-    Args, Returns, Raises: as `joined`.
+    Args, Returns, Raises: as `mixed`.
 
     Madry et al., 2018, arXiv:1706.06083. Taught in 07_catastrophic_overfitting.ipynb and 08_robust_training.ipynb.
     """
-    return F.cross_entropy(model(attack(prepared(model), x, y, eps=eps)), y)
+    return F.cross_entropy(model(attack(fuse_batch_norm(model), x, y, eps=eps)), y)
 
 
 def random_fgsm(model, x, y, *, eps, alpha=1.25):
     """FGSM from a random start: one step of alpha eps from a uniform point of the ball, projected back into it.
 
     Args:
-        model, x, y, eps: as for `joined`.
+        model, x, y, eps: as for `mixed`.
         alpha: length of the step, in eps.
 
-    Returns, Raises: as `joined`.
+    Returns, Raises: as `mixed`.
 
     Wong, Rice and Kolter, 2020, arXiv:2001.03994. Taught in 07_catastrophic_overfitting.ipynb.
     """
@@ -91,17 +91,17 @@ def n_fgsm(model, x, y, *, eps, k=2.0):
     clipped to [0, 1], as the authors' code does.
 
     Args:
-        model, x, y, eps: as for `joined`.
+        model, x, y, eps: as for `mixed`.
         k: half width of the uniform noise u, in eps.
 
-    Returns, Raises: as `joined`.
+    Returns, Raises: as `mixed`.
 
     De Jorge et al., 2022, arXiv:2202.01181. Taught in 07_catastrophic_overfitting.ipynb.
     """
     eps, k = validation.eps(eps), validation.positive(k, "k", zero=True)
     validation.images(x)
     noisy = (x + k * eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
-    gradient, _ = loss_gradient(prepared(model), noisy, y, cross_entropy)
+    gradient, _ = loss_gradient(fuse_batch_norm(model), noisy, y, cross_entropy)
     return F.cross_entropy(model((noisy + eps * gradient.sign()).clamp(0, 1)), y)
 
 
@@ -112,11 +112,11 @@ def trades(model, x, y, *, eps, beta=6.0, steps=10, step_size=None):
     x + 0.001 randn; it is crafted in eval mode, while both terms of the loss are in the model's own mode.
 
     Args:
-        model, x, y, eps: as for `joined`.
+        model, x, y, eps: as for `mixed`.
         beta: weight of the second term, the price of robustness in accuracy.
         steps, step_size: of the inner climb; the length 2.5 eps / steps if None.
 
-    Returns, Raises: as `joined`.
+    Returns, Raises: as `mixed`.
 
     Zhang et al., 2019, arXiv:1901.08573. Taught in 08_robust_training.ipynb.
     """
@@ -127,9 +127,9 @@ def trades(model, x, y, *, eps, beta=6.0, steps=10, step_size=None):
     )
     step_size = 2.5 * eps / steps if step_size is None else validation.positive(step_size, "step_size")
     validation.images(x)
-    twin = prepared(model)
-    with evaluating(twin), torch.no_grad():
-        log_p = answer(twin, x).log_softmax(1)
+    twin = fuse_batch_norm(model)
+    with eval_mode(twin), torch.no_grad():
+        log_p = logits_of(twin, x).log_softmax(1)
     x_adv = x + 0.001 * torch.randn_like(x)
     for _ in range(steps):
         gradient, _ = loss_gradient(twin, x_adv, y, lambda logits, _: _divergence(logits, log_p))

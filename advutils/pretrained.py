@@ -11,7 +11,7 @@ import torch
 from advutils.attacks.gradient import fgsm, pgd
 from advutils.data import device, load_data, make_loader, shift, split
 from advutils.models import small_cnn, vgg
-from advutils.objectives import adversarial, clean, joined, n_fgsm, random_fgsm, trades
+from advutils.objectives import adversarial, clean, mixed, n_fgsm, random_fgsm, trades
 from advutils.training import History, fit
 from advutils.utils import distributed, validation
 from advutils.utils.storage import cache_dir, writable
@@ -22,7 +22,7 @@ RECIPES = {  # chosen on validation images
     "clean": dict(epochs=8, lr=3e-3, batch_size=32, seed=0),
     "clean-small-cnn": dict(epochs=6, lr=1e-3, batch_size=32, seed=0),
     "outsider-small-cnn": dict(epochs=12, lr=1e-3, batch_size=32, seed=2),
-    "joined-fgsm": dict(epochs=5, lr=3e-3, batch_size=32, seed=0),
+    "mixed-fgsm": dict(epochs=5, lr=3e-3, batch_size=32, seed=0),
     "fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, eps_warmup=1, ema_decay=None),
     "fgsm-last": dict(epochs=6, lr=3e-3, batch_size=32, seed=0),
     "random-fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, eps_warmup=1, ema_decay=None),
@@ -35,7 +35,7 @@ OBJECTIVES = {
     "clean": clean,
     "clean-small-cnn": clean,
     "outsider-small-cnn": clean,
-    "joined-fgsm": joined,
+    "mixed-fgsm": mixed,
     "fgsm": partial(adversarial, attack=fgsm),
     "fgsm-last": partial(adversarial, attack=fgsm),
     "random-fgsm": random_fgsm,
@@ -51,7 +51,7 @@ def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, re
     Args:
         name: "clean" (the VGG), "clean-small-cnn" (the weaker network), "outsider-small-cnn" (the same, trained on the
             validation images, which none of the others was trained on), or a defence with its radius E in pixel units,
-            as in "joined-fgsm-0.1": "joined-fgsm-E" (each batch joined with its FGSM images), "fgsm-E" (these alone),
+            as in "mixed-fgsm-0.1": "mixed-fgsm-E" (each batch mixed with its FGSM images), "fgsm-E" (these alone),
             "fgsm-last-E" (the same, where no epoch is picked), "random-fgsm-E", "n-fgsm-E", "pgd-E", "trades-E".
         dataset: a name that `load_data` knows; the model is trained on 90% of its training part, validated on the rest.
         depth, width, contrast: of the VGG.
@@ -59,12 +59,12 @@ def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, re
             so these weights differ from the published ones, and they are not kept.
         progress: show the bar.
         **recipe: an entry of `RECIPES[kind]`, where other than there: epochs, lr, batch_size, seed and, of the defences
-            other than the joined one, eps_warmup, ema_decay (see `fit`), and steps and beta of their objectives.
+            other than the mixed one, eps_warmup, ema_decay (see `fit`), and steps and beta of their objectives.
 
     Returns:
         The model, in eval mode, on `device()`, with its `History` as `model.history` and the settings that made it as
         `model.recipe`. Defences are attacked by FGSM and PGD after each epoch, and the epoch that PGD leaves most is
-        kept; with "joined-fgsm-E" and "fgsm-last-E" it is the last one.
+        kept; with "mixed-fgsm-E" and "fgsm-last-E" it is the last one.
 
     Raises:
         ValueError: a name or a recipe entry that is not among these, or a file of other settings under its name.
@@ -152,12 +152,12 @@ def initialised(build, *, seed):
 
 def _parse(name):
     """The entry of `RECIPES` that a model's name refers to, and its radius."""
-    match = re.fullmatch(r"(joined-fgsm|fgsm-last|fgsm|random-fgsm|n-fgsm|pgd|trades)-(\d\.?\d*)", str(name))
+    match = re.fullmatch(r"(mixed-fgsm|fgsm-last|fgsm|random-fgsm|n-fgsm|pgd|trades)-(\d\.?\d*)", str(name))
     if match:
         return match[1], validation.eps(float(match[2]), "name")
     defences = ", ".join(f"{kind}-E" for kind in RECIPES if not kind.endswith(("clean", "small-cnn")))
     known = [kind for kind in RECIPES if kind.endswith(("clean", "small-cnn"))]
-    validation.one_of(name, "name", (*known, f"{defences} (E a radius, as in joined-fgsm-0.1)"))
+    validation.one_of(name, "name", (*known, f"{defences} (E a radius, as in mixed-fgsm-0.1)"))
     return name, None
 
 

@@ -18,8 +18,8 @@ from advutils.evaluation import accuracy, describe
 from advutils.objectives import clean
 from advutils.utils import distributed, validation
 from advutils.utils.checkpoint import Checkpoint
-from advutils.utils.hashes import NOTHING, image_keys
-from advutils.utils.inference import answer, evaluating
+from advutils.utils.hashes import NO_HASHES, image_hashes
+from advutils.utils.inference import eval_mode, logits_of
 
 ATTACKED = 1000  # validation images that `eval_attacks` see after each epoch
 HELD = 2**26  # pixels of images that are kept in memory to be measured after each epoch, 256 MB
@@ -175,7 +175,7 @@ def train_epoch(run, batches, history, passes, epoch, bar):
     new, started = epoch == 0 or _draws_anew(batches), time.perf_counter()
     for number, (x, y) in enumerate(_on_device(batches, run.model, run.classes), epoch * len(batches) + 1):
         if new:
-            run.model.trained_on = torch.cat([run.model.trained_on, image_keys(x)])
+            run.model.train_hashes = torch.cat([run.model.train_hashes, image_hashes(x)])
         validation.finite(step(run, x, y, number, len(batches)), epoch, run.settings["lr"])
         images += len(x)
         bar.update()
@@ -183,8 +183,8 @@ def train_epoch(run, batches, history, passes, epoch, bar):
     passed = distributed.all_reduce_sum(images, passes.forwards, passes.backwards)
     history.add(seconds=seconds, **dict(zip(("images", "forwards", "backwards"), passed)))
     if new:
-        seen = distributed.all_gather({distributed.rank(): run.model.trained_on})
-        run.model.trained_on = torch.cat(list(seen.values())).unique()
+        seen = distributed.all_gather({distributed.rank(): run.model.train_hashes})
+        run.model.train_hashes = torch.cat(list(seen.values())).unique()
 
 
 def step(run, x, y, number, steps_an_epoch):
@@ -250,10 +250,10 @@ class Run:
         """The history so far, with everything put back where it was; a new one where nothing was saved yet."""
         values = saved.restore()
         if values is None:
-            self.model.trained_on, history = getattr(self.model, "trained_on", NOTHING), History()
+            self.model.train_hashes, history = getattr(self.model, "train_hashes", NO_HASHES), History()
             self.save(saved, history)
             return history
-        self.model.trained_on, self.best = values["trained_on"], values["best"]
+        self.model.train_hashes, self.best = values["train_hashes"], values["best"]
         history = History(**values["history"])
         if distributed.is_main_process() and history.forwards:  # the counts are those of all processes
             passes.forwards, passes.backwards = history.forwards[-1], history.backwards[-1]
@@ -261,7 +261,7 @@ class Run:
 
     def save(self, saved, history):
         """Write the checkpoint, if there is to be one."""
-        saved.save(best=self.best, trained_on=self.model.trained_on, history=vars(history))
+        saved.save(best=self.best, train_hashes=self.model.train_hashes, history=vars(history))
 
     def candidate(self, recent):
         """The network whose weights are measured now: the trained one, or the average of its weights so far."""
@@ -269,7 +269,7 @@ class Run:
         if self.averages:
             candidate = self.ema.module
             update_bn(recent, candidate)
-            candidate.trained_on = self.model.trained_on
+            candidate.train_hashes = self.model.train_hashes
             candidate.eval()
         for network in (self.model, candidate):
             distributed.broadcast_parameters(network)
@@ -303,7 +303,7 @@ def ledger(model):
         if logits.requires_grad:
             logits.register_hook(count_backward)
 
-    count_forward.of_ledger = True  # it watches the model's answers alone, so the model may still be `prepared`
+    count_forward.of_ledger = True  # it watches the model's answers alone, so the model may still be `fuse_batch_norm`
     hook = model.register_forward_hook(count_forward)
     try:
         yield passes
@@ -340,7 +340,7 @@ def _batch_size(loader):
 def _fingerprint(loader):
     """The loader's data set in three numbers: its length, and sums over some of its images and labels."""
     x, y = zip(*_spread(loader, 100))
-    return [len(loader.dataset), image_keys(torch.cat(x)).sum().item(), torch.cat(y).sum().item()]
+    return [len(loader.dataset), image_hashes(torch.cat(x)).sum().item(), torch.cat(y).sum().item()]
 
 
 def _shuffler(loader):
@@ -352,9 +352,9 @@ def _shuffler(loader):
 def _loss_and_accuracy(model, batches):
     """Mean clean loss and accuracy over the batches."""
     loss, right, n = 0.0, 0, 0
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         for x, y in batches:
-            logits = answer(model, x)
+            logits = logits_of(model, x)
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             right += (logits.argmax(1) == y).sum().item()
             n += len(y)
@@ -421,7 +421,7 @@ def _check(model, train, val, epochs, eps, eps_warmup, eval_attacks, objective):
         eps = validation.eps(eps, norm="l2" if norms == {"l2"} else "linf")
     x, _ = _spread(val, 2)[0]
     validation.images(x, "loader's images")
-    with evaluating(model), torch.no_grad():
-        logits = answer(model, x.to(validation.device_of(model)))
+    with eval_mode(model), torch.no_grad():
+        logits = logits_of(model, x.to(validation.device_of(model)))
     validation.logits(logits, len(x))
     return eps, logits.shape[1]

@@ -13,7 +13,7 @@ from advutils.utils.storage import atomic_write
 from advutils.widgets.slider import EpsilonSlider
 
 FOLDER = Path(__file__).resolve().parent / "frames"
-NETWORKS = {"clean VGG": "clean", "defended VGG": "joined-fgsm-0.1"}
+NETWORKS = {"clean VGG": "clean", "defended VGG": "mixed-fgsm-0.1"}
 RADII = [round(0.015 * part, 3) for part in range(21)]
 ATTACKS = ("FGSM", "PGD")
 

@@ -11,7 +11,7 @@ BEGIN = 10  # the frame that is shown first
 
 PAGE = """# The slider, without a kernel
 
-Ten test digits and two networks, one of them trained on batches that were joined with FGSM images at 0.1. Drag epsilon,
+Ten test digits and two networks, one of them trained on batches that were mixed with FGSM images at 0.1. Drag epsilon,
 or use the arrow keys: from left to right each pixel may move further. A wrong answer is framed and marked ✗; the tile
 that is underlined is shown larger, with its perturbation and with what the network believes (the true class in blue).
 

@@ -26,8 +26,8 @@ ATTACKS = {
     "pgd on the dlr loss": partial(pgd, steps=3, loss=dlr),
     "pgd on the margin": partial(pgd, steps=3, loss=cw, random_start=False),
     "pgd with early exit": partial(pgd, steps=3, restarts=2, early_exit=True),
-    "targeted": partial(targeted, attack=partial(pgd, steps=2), targets=2),
-    "square": partial(square, queries=15),
+    "targeted": partial(targeted, attack=partial(pgd, steps=2), n_target_classes=2),
+    "square": partial(square, n_queries=15),
     "grey": grey,
     "random noise": random_noise,
 }

@@ -23,9 +23,9 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from advutils import accuracy_vs_eps, fgsm, fit, initialised, make_loader, pgd, pretrained, survivors, vgg, worst_case
 from advutils.attacks.black_box import random_noise
-from advutils.objectives import adversarial, clean, joined, random_fgsm
+from advutils.objectives import adversarial, clean, mixed, random_fgsm
 from advutils.utils import distributed
-from advutils.utils.fusion import prepared
+from advutils.utils.fusion import fuse_batch_norm
 
 ATTACKS = {"FGSM": fgsm, "PGD": partial(pgd, steps=3), "noise": random_noise}
 
@@ -66,7 +66,7 @@ def evaluations():
         for label, attack in ATTACKS.items():
             found[f"{name}, {label}"] = survivors(model, loader, attack, eps=0.1)
     found["curve"] = torch.tensor(accuracy_vs_eps(model, loaders["a remainder"], fgsm, [0, 0.1, 0.3]))
-    found["worst case"] = worst_case(model, loaders["a remainder"], ATTACKS, eps=0.1).alive
+    found["worst case"] = worst_case(model, loaders["a remainder"], ATTACKS, eps=0.1).robust
     shuffled = survivors(model, plain_loader(23, 5, shuffle=True), fgsm, eps=0.1)
     found["shuffled"] = shuffled
     return found
@@ -123,7 +123,7 @@ def training(state, *, broken_off_at=None):
     model = network()
     history = vars(run(model)) | dict(seconds=None)
     weights = torch.cat([value.flatten().double() for value in model.state_dict().values()])
-    return dict(weights=weights, history=history, trained_on=model.trained_on)
+    return dict(weights=weights, history=history, train_hashes=model.train_hashes)
 
 
 def noise():
@@ -155,9 +155,9 @@ def talk():
     wrapped = own.prepare(model, optimizer)[0] if own else model
     x, y = digits(8)
     found = {"attack on the wrapped model": words(lambda: pgd(wrapped, x, y, eps=0.1, steps=5))}
-    found["attack on the prepared one"] = words(lambda: pgd(prepared(wrapped), x, y, eps=0.1, steps=5))
+    found["attack on the prepared one"] = words(lambda: pgd(fuse_batch_norm(wrapped), x, y, eps=0.1, steps=5))
     step = {"clean": clean, "PGD-5": partial(adversarial, eps=0.1, attack=partial(pgd, steps=5)),
-            "joined": partial(joined, eps=0.1)}  # fmt: skip
+            "mixed": partial(mixed, eps=0.1)}  # fmt: skip
     wrapped.train()
     for name, objective in step.items():
         for _ in range(3):  # the first two passes of DDP also agree on its buckets

@@ -25,7 +25,7 @@ from tornado.websocket import websocket_connect
 OURS = """
 from advutils import fgsm, load_data, predict, trained
 from advutils.widgets import EpsilonSlider
-models = {"clean VGG": trained("clean"), "defended VGG": trained("joined-fgsm-0.1")}
+models = {"clean VGG": trained("clean"), "defended VGG": trained("mixed-fgsm-0.1")}
 dashboard = EpsilonSlider(models, load_data("mnist-5k", train=False))
 dashboard
 """

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from advutils import (
     cw,
     dlr,
-    evaluating,
+    eval_mode,
     fgsm,
     fgsm_step,
     grey,
@@ -51,7 +51,7 @@ counts = st.integers(1, 5)
 
 
 def each_loss(model, x, y):
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         return F.cross_entropy(model(x), y, reduction="none")
 
 
@@ -276,7 +276,7 @@ def test_noise_is_a_fair_coin_for_each_pixel_and_blind_to_the_model():
 
 
 chancy = pytest.mark.parametrize(
-    "attack", [random_noise, pgd, partial(square, queries=15), partial(targeted, attack=partial(pgd, steps=2))],
+    "attack", [random_noise, pgd, partial(square, n_queries=15), partial(targeted, attack=partial(pgd, steps=2))],
     ids=["random noise", "pgd", "square", "targeted"],
 )  # fmt: skip
 
@@ -349,7 +349,7 @@ def test_one_more_restart_never_helps_the_defender(seed, eps, restarts):
     fewer, more = (
         pgd(model, x, y, eps=eps, steps=2, restarts=k, generator=seeded(seed)) for k in (restarts, restarts + 1)
     )
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         assert (cw(model(more), y) >= cw(model(fewer), y) - 1e-5).all()
 
 
@@ -367,7 +367,8 @@ def test_an_attack_leaves_model_and_inputs_untouched(attack, seed):
 
 @pytest.mark.parametrize("n", [1, 2, 4])
 @pytest.mark.parametrize(
-    "attack", [fgsm, partial(pgd, steps=2, restarts=2), partial(square, queries=5), partial(targeted, targets=2)],
+    "attack",
+    [fgsm, partial(pgd, steps=2, restarts=2), partial(square, n_queries=5), partial(targeted, n_target_classes=2)],
     ids=["fgsm", "pgd", "square", "targeted"],
 )  # fmt: skip
 def test_a_model_that_raises_midway_is_left_untouched(attack, n):
@@ -426,9 +427,9 @@ def test_a_model_with_frozen_weights_can_be_attacked():
 
 def test_evaluating_restores_each_modules_own_mode():
     model = mixed_modes(conv_net())
-    with untouched(model), evaluating(model) as same:
+    with untouched(model), eval_mode(model) as same:
         assert same is model and not any(module.training for module in model.modules())
-    with untouched(model), pytest.raises(KeyError), evaluating(model):
+    with untouched(model), pytest.raises(KeyError), eval_mode(model):
         raise KeyError
 
 
@@ -509,7 +510,7 @@ BAD_MODELS = {
 }
 needs_model = pytest.mark.parametrize(
     "attack",
-    [fgsm, partial(pgd, steps=1), partial(targeted, attack=partial(pgd, steps=1)), partial(square, queries=2)],
+    [fgsm, partial(pgd, steps=1), partial(targeted, attack=partial(pgd, steps=1)), partial(square, n_queries=2)],
     ids=["fgsm", "pgd", "targeted", "square"],
 )  # fmt: skip
 
@@ -590,10 +591,10 @@ def test_a_target_that_the_model_does_not_know_is_refused():
 
 @pytest.mark.parametrize("bad", [0, -1, 1.5, "3", None, True])
 def test_a_bad_number_of_targets_or_queries_is_refused(bad):
-    with refused("targets", "at least 1"):
-        targeted(linear(), X, Y, eps=0.1, targets=bad)
-    with refused("queries", "at least 1"):
-        square(linear(), X, Y, eps=0.1, queries=bad)
+    with refused("n_target_classes", "at least 1"):
+        targeted(linear(), X, Y, eps=0.1, n_target_classes=bad)
+    with refused("n_queries", "at least 1"):
+        square(linear(), X, Y, eps=0.1, n_queries=bad)
 
 
 @pytest.mark.parametrize("bad", [-0.1, 1.1, float("nan"), "0.9", None, True])

@@ -72,7 +72,7 @@ def test_projection_is_the_nearest_point_of_ball_and_box():
 
 
 @functools.cache
-def prepared():
+def fuse_batch_norm():
     """A small convolutional net, somewhat trained on digits, and 60 digits that it did not see."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -95,12 +95,12 @@ def prepared():
 
 
 def foolbox_attack(attack, eps):
-    model, x, y = prepared()
+    model, x, y = fuse_batch_norm()
     return attack(foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y, epsilons=eps)[1]
 
 
 def torchattacks_attack(attack):
-    _, x, y = prepared()
+    _, x, y = fuse_batch_norm()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return attack(x, y)
@@ -109,7 +109,7 @@ def torchattacks_attack(attack):
 @pytest.mark.parametrize("eps", [0.05, 0.3])
 @pytest.mark.parametrize("library", ["foolbox", "torchattacks"])
 def test_fgsm_agrees_with_other_libraries(library, eps, record_property):
-    model, x, y = prepared()
+    model, x, y = fuse_batch_norm()
     if library == "foolbox":
         theirs = foolbox_attack(foolbox.attacks.LinfFastGradientAttack(), eps)
     else:
@@ -127,7 +127,7 @@ def test_fgsm_agrees_with_other_libraries(library, eps, record_property):
 @pytest.mark.parametrize("eps, step_size, steps", [(0.1, 0.02, 5), (0.3, 0.05, 10)])
 @pytest.mark.parametrize("library", ["foolbox", "torchattacks"])
 def test_pgd_agrees_with_other_libraries(library, eps, step_size, steps, record_property):
-    model, x, y = prepared()
+    model, x, y = fuse_batch_norm()
     if library == "foolbox":
         attack = foolbox.attacks.LinfPGD(abs_stepsize=step_size, steps=steps, random_start=False)
         theirs = foolbox_attack(attack, eps)
@@ -145,7 +145,7 @@ def test_pgd_agrees_with_other_libraries(library, eps, step_size, steps, record_
 @pytest.mark.parametrize("eps, step_size, steps", [(1.0, 0.2, 5), (3.0, 0.5, 10)])
 @pytest.mark.parametrize("library", ["foolbox", "torchattacks"])
 def test_l2_pgd_agrees_with_other_libraries(library, eps, step_size, steps):
-    model, x, y = prepared()
+    model, x, y = fuse_batch_norm()
     if library == "foolbox":
         theirs = foolbox_attack(foolbox.attacks.L2PGD(abs_stepsize=step_size, steps=steps, random_start=False), eps)
     else:
@@ -160,7 +160,7 @@ def test_l2_pgd_agrees_with_other_libraries(library, eps, step_size, steps):
 @pytest.mark.parametrize("momentum", [1.0, 0.5])
 @pytest.mark.parametrize("eps, step_size, steps", [(0.1, 0.02, 5), (0.3, 0.05, 10)])
 def test_pgd_with_momentum_agrees_with_mi_fgsm(momentum, eps, step_size, steps):
-    model, x, y = prepared()
+    model, x, y = fuse_batch_norm()
     attack = torchattacks.MIFGSM(model, eps=eps, alpha=step_size, steps=steps, decay=momentum)
     theirs = torchattacks_attack(attack)
     options = dict(eps=eps, step_size=step_size, steps=steps, random_start=False)
@@ -171,7 +171,7 @@ def test_pgd_with_momentum_agrees_with_mi_fgsm(momentum, eps, step_size, steps):
 
 
 def test_targeted_pgd_agrees_with_foolbox():
-    model, x, y = prepared()
+    model, x, y = fuse_batch_norm()
     aim = (y + 3) % 10
     attack = foolbox.attacks.LinfPGD(abs_stepsize=0.02, steps=8, random_start=False)
     fmodel = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
@@ -182,7 +182,7 @@ def test_targeted_pgd_agrees_with_foolbox():
 
 
 def test_one_pgd_step_of_length_eps_from_the_image_is_fgsm_to_the_bit():
-    model, x, y = prepared()
+    model, x, y = fuse_batch_norm()
     for eps in (0.0, 0.03, 0.1, 0.3, 1.0):
         step_size = eps or None
         one_step = pgd(model, x, y, eps=eps, step_size=step_size, steps=1, random_start=False)
@@ -190,7 +190,7 @@ def test_one_pgd_step_of_length_eps_from_the_image_is_fgsm_to_the_bit():
 
 
 def test_pgd_is_stronger_than_fgsm_and_fgsm_than_noise():
-    model, x, y = prepared()
+    model, x, y = fuse_batch_norm()
     generator = torch.Generator().manual_seed(0)
     noise, one, many = (
         losses(model, attack(model, x, y, eps=0.1), y).mean()

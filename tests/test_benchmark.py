@@ -22,7 +22,7 @@ from advutils import (
     predict,
     vgg,
 )
-from advutils.utils.fusion import prepared
+from advutils.utils.fusion import fuse_batch_norm
 
 pytestmark = pytest.mark.integration
 HOME = bench.HOME
@@ -44,7 +44,7 @@ def model():
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(network(x[at]), y[at]).backward()
         optimizer.step()
-    return prepared(network.eval())
+    return fuse_batch_norm(network.eval())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -123,11 +123,11 @@ def test_the_network_of_the_original_takes_one_channel_and_its_size():
         assert network(torch.zeros(1, 1, 224, 224)).shape == (1, 10)
 
 
-def test_the_joined_step_in_the_naive_way_has_the_same_loss_but_for_the_mode_of_crafting(digits):
+def test_the_mixed_step_in_the_naive_way_has_the_same_loss_but_for_the_mode_of_crafting(digits):
     x, y = digits
     network = initialised(partial(vgg, 11, width=0.0625), seed=0).eval()
-    ours = bench.joined(network, x, y, eps=0.1).item()
-    assert bench.joined_naively(network, x, y, eps=0.1).item() == pytest.approx(ours, rel=1e-3)
+    ours = bench.mixed(network, x, y, eps=0.1).item()
+    assert bench.mixed_naively(network, x, y, eps=0.1).item() == pytest.approx(ours, rel=1e-3)
 
 
 # what is reported
@@ -143,7 +143,7 @@ def test_a_paired_row_has_the_interval_of_its_median_and_its_bar_is_strict():
 
 def test_paired_calls_take_turns_in_going_first():
     turns = []
-    assert len(bench.paired(partial(turns.append, "a"), partial(turns.append, "b"), 3)) == 3
+    assert len(bench.mcnemar(partial(turns.append, "a"), partial(turns.append, "b"), 3)) == 3
     assert turns == list("baabbaab")
 
 

@@ -14,14 +14,14 @@ from advutils import (
     accuracy,
     accuracy_vs_eps,
     cw,
-    evaluating,
+    eval_mode,
     fgsm,
     fit,
     grey,
     input_gradient,
-    joined,
     ledger,
     make_loader,
+    mixed,
     pgd,
     predict,
     random_noise,
@@ -100,7 +100,7 @@ def test_bug_restarts_chosen_per_batch():
     model, (x, y) = conv_net(), batch(30)
     shared, attack = generator(), partial(pgd, model, x, y, eps=0.2, step_size=0.02, steps=1)
     runs = [attack(generator=shared) for _ in range(3)]
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         margins = torch.stack([cw(model(x_adv), y) for x_adv in runs])
         best = margins.amax(0)
         kept = cw(model(attack(restarts=3, generator=generator())), y)
@@ -288,7 +288,7 @@ def test_bug_adversarial_training_differentiates_through_the_attack():
         given.append(fgsm(model, x, y, eps=eps))
         return given[-1]
 
-    joined(model.train(), x, y, eps=0.1, attack=watched).backward()
+    mixed(model.train(), x, y, eps=0.1, attack=watched).backward()
     assert not given[0].requires_grad and x.grad is None
 
 
@@ -302,7 +302,7 @@ def test_bug_adversarial_training_crafts_in_train_mode():
 
     model = nn.Sequential(Spy(), nn.Linear(64, 4))
     data = loader(4)
-    fit(model, data, data, epochs=1, lr=0.01, objective=partial(joined, eps=0.1), progress=False)
+    fit(model, data, data, epochs=1, lr=0.01, objective=partial(mixed, eps=0.1), progress=False)
     learns = modes.index((True, 8))
     assert modes[learns - 1] == (False, 4)  # it crafts on four images asleep, and learns from eight awake
     assert (True, 4) not in modes
@@ -316,12 +316,12 @@ def test_bug_a_gradient_depends_on_the_size_of_the_batch():
 
 
 def leads(model, x, y):
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         return cw(model(x), y)
 
 
 def predicted(model, x):
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         return model(x).argmax(1)
 
 
@@ -452,9 +452,9 @@ def test_bug_restarts_depend_on_how_many_were_fooled_before():
     "attack",
     [
         grey,
-        partial(square, queries=20),
-        partial(square, queries=20, early_exit=True),
-        partial(targeted, targets=2),
+        partial(square, n_queries=20),
+        partial(square, n_queries=20, early_exit=True),
+        partial(targeted, n_target_classes=2),
         partial(pgd, norm="l2", momentum=1, early_exit=True),
     ],
 )
@@ -469,14 +469,14 @@ def test_bug_new_attacks_mutate_their_input(attack):
 
 def test_bug_square_steps_from_its_own_picture_out_of_the_ball():
     model, (x, y) = conv_net(), batch()
-    x_adv = square(model, x, y, eps=0.1, queries=200, generator=generator())
+    x_adv = square(model, x, y, eps=0.1, n_queries=200, generator=generator())
     assert (x_adv - x).abs().max() <= 0.1 + 1e-6 and x_adv.min() >= 0 and x_adv.max() <= 1
 
 
 def test_bug_square_paints_the_same_square_on_every_image():
     model, x, y, asked = linear(), torch.full((20, 1, 8, 8), 0.5), torch.zeros(20, dtype=torch.int64), []
     model.register_forward_pre_hook(lambda module, inputs: asked.append(inputs[0].clone()))
-    square(model, x, y, eps=0.1, queries=2, p_init=0.3, generator=generator())
+    square(model, x, y, eps=0.1, n_queries=2, p_init=0.3, generator=generator())
     changed = (asked[0] != asked[1]).flatten(1)
     assert len(changed.unique(dim=0)) > 5
 

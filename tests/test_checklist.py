@@ -28,18 +28,18 @@ def answers(model, n=40, *, eps=0.2, relabel=True, **kwargs):
         with torch.no_grad():
             y = model(x).argmax(1)
     loader = make_loader(TensorDataset(x, y), batch_size=16)
-    result = checklist(model, loader, eps=eps, steps=5, queries=20, **kwargs)
-    return {line: next(q for q in result.questions if line in q.asked) for line in LINES}, result
+    result = checklist(model, loader, eps=eps, steps=5, n_queries=20, **kwargs)
+    return {line: next(q for q in result.checks if line in q.name) for line in LINES}, result
 
 
 def doubtful(found):
-    return {line for line, question in found.items() if not question.holds}
+    return {line for line, question in found.items() if not question.passed}
 
 
 def test_a_plain_model_passes():
     found, result = answers(linear())
-    assert doubtful(found) == set() and result.holds
-    assert len(result.questions) == len(LINES)
+    assert doubtful(found) == set() and result.passed
+    assert len(result.checks) == len(LINES)
     assert "LOOK" not in str(result)
     assert str(result.worst.accuracy) in str(result)
 
@@ -54,7 +54,7 @@ def test_rounding_shows_in_the_gradients_and_in_what_square_finds():
     found, result = answers(nn.Sequential(Rounded(), linear()), eps=0.4)
     assert {"gradient is zero", "Square", "eps 0.5"} <= doubtful(found)
     assert found["gradient is zero"].measured == "100.0%"
-    assert not result.holds and "LOOK" in str(result)
+    assert not result.passed and "LOOK" in str(result)
 
 
 class Scale(nn.Module):
@@ -85,7 +85,7 @@ def test_answers_that_hang_on_the_other_images_of_a_batch_are_told():
     """As batch norm without running statistics gives them: the same answer twice, and another to an image alone."""
     model = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), linear()).eval()
     found, _ = answers(model)
-    assert found["same answer"].holds and not found["alone"].holds
+    assert found["same answer"].passed and not found["alone"].passed
 
 
 class Shell(nn.Module):
@@ -100,10 +100,10 @@ class Shell(nn.Module):
 def test_too_few_steps_show_when_they_are_doubled():
     x = torch.full((20, 1, 8, 8), 0.5)
     loader = make_loader(TensorDataset(x, torch.zeros(20, dtype=torch.int64)), batch_size=10)
-    result = checklist(Shell(), loader, eps=0.2, steps=5, queries=2)
-    doubled = next(question for question in result.questions if "doubled" in question.asked)
-    assert not doubled.holds
-    assert result.worst.alone["PGD-10"].value < result.worst.alone["PGD-5"].value - 0.2
+    result = checklist(Shell(), loader, eps=0.2, steps=5, n_queries=2)
+    doubled = next(question for question in result.checks if "doubled" in question.name)
+    assert not doubled.passed
+    assert result.worst.individual["PGD-10"].value < result.worst.individual["PGD-5"].value - 0.2
 
 
 class Backwards(torch.autograd.Function):
@@ -139,20 +139,20 @@ def test_the_worst_case_is_that_of_worst_case():
     _, result = answers(model, relabel=False)
     x, y = batch(40)
     loader = make_loader(TensorDataset(x, y), batch_size=16)
-    assert result.worst.alone["clean"] == worst_case(model, loader, {"a": _identity}, eps=0.2).alone["clean"]
-    assert result.worst.accuracy.value == min(record.value for record in result.worst.together.values())
+    assert result.worst.individual["clean"] == worst_case(model, loader, {"a": _identity}, eps=0.2).individual["clean"]
+    assert result.worst.accuracy.value == min(record.value for record in result.worst.cumulative.values())
 
 
 def _identity(model, x, y, *, eps):
     return x
 
 
-@pytest.mark.parametrize("bad", [dict(eps=2), dict(eps=0.1, steps=0), dict(eps=0.1, queries=0)])
+@pytest.mark.parametrize("bad", [dict(eps=2), dict(eps=0.1, steps=0), dict(eps=0.1, n_queries=0)])
 def test_bad_settings_are_refused(bad):
-    name = "queries" if "queries" in bad else "steps" if "steps" in bad else "eps"
+    name = list(bad)[-1]
     with refused(name):  # before anything is attacked
         checklist(RaisesAt(linear(), 1), make_loader(TensorDataset(*batch(4)), batch_size=4), **bad)
 
 
 def test_too_few_images_to_tell_of_a_leak_are_called_so():
-    assert answers(linear())[0]["label away"].accepts == "too few to tell"
+    assert answers(linear())[0]["label away"].expected == "too few to tell"

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from advutils import accuracy, accuracy_vs_eps, checklist, fgsm, fit
 from advutils.utils import validation
-from advutils.utils.hashes import image_keys
+from advutils.utils.hashes import image_hashes
 
 X, Y = batch(3)
 
@@ -159,23 +159,23 @@ def test_a_model_without_weights_has_no_device_to_be_wrong_about():
 def test_a_key_tells_images_apart():
     x = images(500, size=6)
     x = torch.cat([x, x[:1].flip(2), x[:1].flip(3), x[:1].transpose(2, 3)])
-    keys = image_keys(x)
+    keys = image_hashes(x)
     assert keys.shape == (503,) and keys.dtype == torch.int64 and len(keys.unique()) == 503
 
 
 def test_a_key_depends_on_the_image_alone():
     x = images(8)
     before = torch.random.get_rng_state()
-    keys = image_keys(x)
+    keys = image_hashes(x)
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert torch.equal(torch.cat([image_keys(image[None]) for image in x]), keys)
-    assert torch.equal(image_keys(x.flip(0)), keys.flip(0))
+    assert torch.equal(torch.cat([image_hashes(image[None]) for image in x]), keys)
+    assert torch.equal(image_hashes(x.flip(0)), keys.flip(0))
 
 
 def test_keys_are_the_same_on_every_machine_and_in_every_version():
     """Weights on disk carry the keys of what they were trained on: keys that change make that record worthless."""
     x = (torch.arange(12).view(3, 1, 2, 2) * 20 / 255).clamp(0, 1)
-    assert image_keys(x).tolist() == [1979571412100864604, 724330641260323756, -530910129580217092]
+    assert image_hashes(x).tolist() == [1979571412100864604, 724330641260323756, -530910129580217092]
 
 
 def test_seen_images_are_counted_as_a_share():

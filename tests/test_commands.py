@@ -66,7 +66,7 @@ def test_a_trained_model_carries_its_configuration_and_is_evaluated(weights, cap
     model = vgg(11, width=0.05)
     saved = load_weights(model, weights)
     assert saved["recipe"]["epochs"] == 1 and saved["recipe"]["objective"] == "clean"
-    assert len(saved["history"]["val_accuracy"]) == 1 and len(model.trained_on) > 0
+    assert len(saved["history"]["val_accuracy"]) == 1 and len(model.train_hashes) > 0
     assert not list(tmp_path.glob("*state*"))
     main(["evaluate", "--model", str(weights), "--attack", "fgsm", "--attack", "pgd:steps=3", "--eps", "0.05",
           "--out", str(tmp_path / "found.json")])  # fmt: skip
@@ -79,7 +79,7 @@ def test_a_trained_model_carries_its_configuration_and_is_evaluated(weights, cap
 
 
 def test_training_prints_its_configuration_and_what_it_reached(tmp_path, capsys):
-    main(["train", "--out", str(tmp_path / "a.safetensors"), *TINY, "--objective", "joined", "--eps", "8/255"])
+    main(["train", "--out", str(tmp_path / "a.safetensors"), *TINY, "--objective", "mixed", "--eps", "8/255"])
     first, *_, last = capsys.readouterr().out.splitlines()
     assert json.loads(first)["eps"] == 8 / 255
     history = load_weights(vgg(11, width=0.05), tmp_path / "a.safetensors")["history"]
@@ -581,7 +581,7 @@ def test_an_attack_is_read_with_its_options():
     assert attack.keywords["norm"] == "l2" and attack.keywords["loss"].__name__ == "dlr"
     assert attack_of("fgsm") is fgsm
     assert attack_of("pgd:random_start=false,early_exit=TRUE").keywords == dict(random_start=False, early_exit=True)
-    assert attack_of("autoattack:only=apgd-ce+square").keywords == dict(only=["apgd-ce", "square"])
+    assert attack_of("autoattack:attacks_to_run=apgd-ce+square").keywords == dict(attacks_to_run=["apgd-ce", "square"])
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ from advutils import (
     accuracy,
     adversarial,
     clean,
-    evaluating,
+    eval_mode,
     fgsm,
     fit,
-    joined,
     make_loader,
+    mixed,
     pgd,
     predict,
     save_weights,
@@ -80,7 +80,7 @@ class BreaksOff:
 
 
 def watched_joined(model, x, y, *, eps):
-    return joined(model, x, y, eps=eps, attack=PGD2)
+    return mixed(model, x, y, eps=eps, attack=PGD2)
 
 
 def climbed(model, x, y, *, eps):
@@ -126,7 +126,7 @@ def ends_as_if_nothing_had_happened(name, model, history):
     assert history.seconds == sorted(history.seconds)
     a, b = whole.state_dict(), model.state_dict()
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-    assert torch.equal(whole.trained_on, model.trained_on)
+    assert torch.equal(whole.train_hashes, model.train_hashes)
     assert not any(module.training for module in model.modules())
 
 
@@ -189,7 +189,7 @@ def test_a_finished_state_returns_at_once(tmp_path):
     )  # would raise if called
     assert again == history and objective.left == 1
     a, b = first.state_dict(), second.state_dict()
-    assert all(torch.equal(a[key], b[key]) for key in a) and torch.equal(first.trained_on, second.trained_on)
+    assert all(torch.equal(a[key], b[key]) for key in a) and torch.equal(first.train_hashes, second.train_hashes)
     assert not any(module.training or module._forward_hooks for module in second.modules())
     assert torch.equal(torch.random.get_rng_state(), before)
 
@@ -268,7 +268,7 @@ def test_a_spoilt_state_is_named_not_used(tmp_path):
 
 @pytest.mark.parametrize("option", [dict(lr=torch.tensor(0.01).numpy()[()]), dict(eps=torch.tensor(0.1).numpy()[()])])
 def test_any_number_that_is_accepted_can_be_written_to_the_state(option, tmp_path):
-    train(conv_net(), epochs=1, objective=joined, checkpoint=tmp_path / "state", **(dict(eps=0.1) | option))
+    train(conv_net(), epochs=1, objective=mixed, checkpoint=tmp_path / "state", **(dict(eps=0.1) | option))
 
 
 # what is watched
@@ -315,7 +315,7 @@ def test_the_epoch_that_the_last_watched_attack_leaves_most_is_kept_the_later_of
 
 def test_what_is_watched_is_accuracy_on_the_validation_images():
     model = conv_net()
-    history = train(model, objective=joined, eps=0.1, eval_attacks={"PGD": PGD2, "FGSM": fgsm}, epochs=2)
+    history = train(model, objective=mixed, eps=0.1, eval_attacks={"PGD": PGD2, "FGSM": fgsm}, epochs=2)
     assert list(history.robust_val_accuracy) == ["PGD", "FGSM"] and all(
         len(line) == 2 for line in history.robust_val_accuracy.values()
     )
@@ -326,7 +326,7 @@ def test_what_is_watched_is_accuracy_on_the_validation_images():
 
 def test_watching_is_left_out_of_the_ledger_and_changes_no_weights():
     plain, watched = conv_net(), conv_net()
-    options = dict(objective=joined, eps=0.1, epochs=1)
+    options = dict(objective=mixed, eps=0.1, epochs=1)
     histories = train(plain, **options), train(watched, eval_attacks={"PGD": pgd, "FGSM": fgsm}, **options)
     assert histories[0].forwards == histories[1].forwards == [72] and histories[1].backwards == [72]
     assert torch.equal(weights(plain), weights(watched))
@@ -340,7 +340,7 @@ def test_at_most_a_thousand_images_are_watched():
         return x
 
     val = loader(1500, batch_size=300, seed=1, size=2)
-    fit(linear(size=2), loader(8, size=2), val, epochs=1, lr=0.01, objective=joined, eps=0.1,
+    fit(linear(size=2), loader(8, size=2), val, epochs=1, lr=0.01, objective=mixed, eps=0.1,
         eval_attacks={"spy": counting}, progress=False)  # fmt: skip
     assert sum(map(len, seen)) == 1000 and len(torch.cat(seen).flatten(1).unique(dim=0)) > 990
 
@@ -371,7 +371,7 @@ def test_the_radius_grows_in_a_straight_line_and_reaches_eps(ramp, grows):
 
 def test_an_objective_gets_no_eps_unless_the_training_has_one():
     with pytest.raises(TypeError, match="eps"):
-        train(conv_net(), objective=joined)
+        train(conv_net(), objective=mixed)
     with pytest.raises(TypeError, match="eps"):
         train(conv_net(), objective=clean, eps=0.1)
 
@@ -395,7 +395,7 @@ def test_an_objective_gets_no_eps_unless_the_training_has_one():
 def test_bad_options_are_refused_before_anything_is_trained(argument, options):
     model = conv_net()
     with refused(argument):
-        train(model, objective=joined, **options)
+        train(model, objective=mixed, **options)
     assert torch.equal(weights(model), weights(conv_net()))
 
 
@@ -434,7 +434,7 @@ def test_averaged_weights_come_with_batch_norm_statistics_of_their_own():
     train(raw)
     statistics = model[1].running_mean.clone(), model[1].running_var.clone()
     last = seen[-5:]  # five batches an epoch, fewer than the 32 that would be remembered
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         maps = [model[0](x) for x in last]
     means = torch.stack([z.mean((0, 2, 3)) for z in maps]).mean(0)
     variances = torch.stack([z.var((0, 2, 3)) for z in maps]).mean(0)

@@ -22,7 +22,7 @@ from torch.utils.data import ConcatDataset, TensorDataset
 
 from advutils import cache_dir, device, load_data, make_loader, read_digit, shift, split
 from advutils.utils.downloads import IDX_MD5
-from advutils.utils.hashes import image_keys
+from advutils.utils.hashes import image_hashes
 
 data = sys.modules["advutils.data"]
 
@@ -53,7 +53,7 @@ def test_mnist_5k_is_five_thousand_digits_in_the_pixel_range():
 
 
 def test_training_and_test_digits_of_mnist_5k_are_disjoint():
-    train, test = (image_keys(load_data("mnist-5k", train=train).tensors[0]) for train in (True, False))
+    train, test = (image_hashes(load_data("mnist-5k", train=train).tensors[0]) for train in (True, False))
     assert len(torch.cat([train, test]).unique()) == 5000
 
 

@@ -27,14 +27,14 @@ from advutils import (
     accuracy_vs_eps,
     describe,
     dlr,
-    evaluating,
+    eval_mode,
     fgsm,
     grey,
     ledger,
     load_data,
     load_weights,
     make_loader,
-    paired,
+    mcnemar,
     pgd,
     predict,
     random_noise,
@@ -48,8 +48,8 @@ from advutils import (
 )
 from advutils.attacks.base import attack as as_attack
 from advutils.attacks.gradient import fgsm_sweep
-from advutils.utils.fusion import prepared
-from advutils.utils.hashes import image_keys
+from advutils.utils.fusion import fuse_batch_norm
+from advutils.utils.hashes import image_hashes
 
 
 class Brightness(nn.Module):
@@ -73,7 +73,7 @@ def test_predictions_are_the_softmax_of_the_logits_in_eval_mode():
     model, (x, _) = mixed_modes(conv_net()), batch()
     with untouched(model, x):
         probabilities = predict(model, x)
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         expected = torch.from_numpy(softmax(model(x).double().numpy(), axis=1))
     torch.testing.assert_close(probabilities.double(), expected, rtol=1e-5, atol=1e-6)
     assert not probabilities.requires_grad
@@ -200,7 +200,7 @@ def test_fgsm_takes_one_gradient_an_image_for_the_whole_sweep():
 @pytest.mark.parametrize("n", [1, 7, 64, 250])
 def test_the_logits_that_come_with_the_gradient_are_those_of_a_pass_of_their_own(n):
     x, y = (t[:n] for t in load_data("mnist-5k", train=False)[::4])
-    for model in (conv_net().eval(), vgg(11, width=0.125).eval(), prepared(vgg(16, width=0.25).eval())):
+    for model in (conv_net().eval(), vgg(11, width=0.125).eval(), fuse_batch_norm(vgg(16, width=0.25).eval())):
         pairs = list(fgsm_sweep(model, x, y % 4, [0.1, 0.0, 0.2]))  # one of them knows four classes
         assert [logits is None for _, logits in pairs] == [True, False, True]
         x_adv, logits = pairs[1]
@@ -250,7 +250,7 @@ def test_early_exit_in_accuracy_spares_passes_and_no_image():
     assert not (early & ~whole).any() and early.any() and not early.all()
 
 
-@pytest.mark.parametrize("attack", [partial(targeted, attack=partial(pgd, steps=3)), partial(square, queries=20)])
+@pytest.mark.parametrize("attack", [partial(targeted, attack=partial(pgd, steps=3)), partial(square, n_queries=20)])
 def test_early_exit_reaches_targets_and_queries_too(attack):
     model, data, costs = linear(), loader(40), []
     for early_exit in (True, False):
@@ -306,7 +306,7 @@ def test_targets_in_the_l2_ball_are_measured_in_the_l2_ball():
 
 # the worst case
 
-SEVERAL = {"FGSM": fgsm, "PGD": partial(pgd, steps=3), "noise": random_noise, "Square": partial(square, queries=10)}
+SEVERAL = {"FGSM": fgsm, "PGD": partial(pgd, steps=3), "noise": random_noise, "Square": partial(square, n_queries=10)}
 
 
 def test_the_worst_case_is_the_and_of_the_survivors():
@@ -316,45 +316,45 @@ def test_the_worst_case_is_the_and_of_the_survivors():
     together["clean"] = wilson(alive)
     for label, attack in ({"grey": grey} | SEVERAL).items():
         alone = survivors(model, data, attack, eps=0.02)
-        assert result.alone[label] == wilson(alone)
+        assert result.individual[label] == wilson(alone)
         alive = alive & alone
         together[label] = wilson(alive)
-    assert isinstance(result, WorstCase) and result.together == together
-    assert list(result.alone) == list(result.together) == ["clean", "grey", *SEVERAL]
-    assert torch.equal(result.alive, alive) and result.accuracy == wilson(alive) == result.together["Square"]
-    assert 0 < result.accuracy.value < result.alone["clean"].value
+    assert isinstance(result, WorstCase) and result.cumulative == together
+    assert list(result.individual) == list(result.cumulative) == ["clean", "grey", *SEVERAL]
+    assert torch.equal(result.robust, alive) and result.accuracy == wilson(alive) == result.cumulative["Square"]
+    assert 0 < result.accuracy.value < result.individual["clean"].value
 
 
 @few
 @given(seed=st.integers(0, 2**16), eps=st.floats(0, 1))
 def test_together_can_only_fall_and_lies_below_each_alone(seed, eps):
     result = worst_case(conv_net(seed % 5), loader(20, seed=seed), SEVERAL, eps=eps)
-    values = [record.value for record in result.together.values()]
+    values = [record.value for record in result.cumulative.values()]
     assert values == sorted(values, reverse=True)
-    assert all(result.together[label].value <= alone.value for label, alone in result.alone.items())
+    assert all(result.cumulative[label].value <= alone.value for label, alone in result.individual.items())
 
 
 def test_grey_in_the_worst_case_leaves_at_most_one_class():
     result = worst_case(linear(), loader(40), {"nothing": lambda model, x, y, *, eps: x}, eps=0.5)
     _, counts = labels(40).unique(return_counts=True)
-    assert round(40 * result.alone["grey"].value) in {0, *counts.tolist()}
-    assert result.accuracy.value <= result.alone["grey"].value
+    assert round(40 * result.individual["grey"].value) in {0, *counts.tolist()}
+    assert result.accuracy.value <= result.individual["grey"].value
 
 
 def test_a_helpful_attack_does_not_make_the_worst_case_better_than_clean():
     result = worst_case(Brightness(), flat(0.45, 0.45, 0.9), {"light": lambda model, x, y, *, eps: x + eps}, eps=0.1)
-    assert result.alone["light"].value == 1 and result.alive.tolist() == [False, False, True]
+    assert result.individual["light"].value == 1 and result.robust.tolist() == [False, False, True]
 
 
 def test_the_worst_case_in_l2_uses_l2s_grey():
     attacks = {"PGD": partial(pgd, steps=2, norm="l2"), "from x": partial(pgd, steps=2, norm="l2", random_start=False)}
     result = worst_case(linear(), loader(20), attacks, eps=1.5)
-    assert result.alone["grey"] == accuracy(linear(), loader(20), partial(grey, norm="l2"), eps=1.5)
+    assert result.individual["grey"] == accuracy(linear(), loader(20), partial(grey, norm="l2"), eps=1.5)
 
 
 def test_a_worst_case_prints_a_line_for_each_attack():
     lines = str(worst_case(linear(), loader(20), SEVERAL, eps=0.1)).splitlines()
-    assert "alone" in lines[0] and [line.split()[0] for line in lines[1:]] == ["clean", "grey", *SEVERAL]
+    assert "individual" in lines[0] and [line.split()[0] for line in lines[1:]] == ["clean", "grey", *SEVERAL]
     assert all("n=20" in line for line in lines[1:])
 
 
@@ -408,22 +408,22 @@ def records(only_first, only_second, both=3, neither=2):
 
 @pytest.mark.parametrize("a, b", [(0, 0), (1, 0), (3, 3), (10, 2), (2, 10), (40, 25), (0, 12), (900, 1000), (3000, 0)])
 def test_a_pair_is_compared_by_mcnemars_exact_test(a, b):
-    result = paired(*records(a, b))
+    result = mcnemar(*records(a, b))
     assert (result.only_first, result.only_second) == (a, b)
     expected = stats.binomtest(a, a + b).pvalue if a + b else 1
     assert result.p_value == pytest.approx(expected, rel=1e-9) and result.p_value <= 1
 
 
 def test_a_pair_does_not_depend_on_agreements_nor_on_the_order():
-    assert paired(*records(7, 2)) == paired(*records(7, 2, both=90, neither=70))
-    assert paired(*records(7, 2)).p_value == paired(*records(2, 7)).p_value
-    assert paired(*records(7, 2)).p_value == pytest.approx(2 * (1 + 9 + 36) / 2**9)
-    assert str(paired(*records(7, 2))) == "only the first: 7, only the second: 2, p = 0.18"
+    assert mcnemar(*records(7, 2)) == mcnemar(*records(7, 2, both=90, neither=70))
+    assert mcnemar(*records(7, 2)).p_value == mcnemar(*records(2, 7)).p_value
+    assert mcnemar(*records(7, 2)).p_value == pytest.approx(2 * (1 + 9 + 36) / 2**9)
+    assert str(mcnemar(*records(7, 2))) == "only the first: 7, only the second: 2, p = 0.18"
 
 
 def test_a_pair_of_different_length_is_refused():
     with refused("second", "3 images beside 4"):
-        paired(torch.ones(4).bool(), torch.ones(3).bool())
+        mcnemar(torch.ones(4).bool(), torch.ones(3).bool())
 
 
 # words
@@ -484,14 +484,14 @@ def test_measuring_leaves_the_callers_random_state_alone():
 # images the model was trained on
 
 
-def trained_on(model, x):
-    model.trained_on = image_keys(x)
+def train_hashes(model, x):
+    model.train_hashes = image_hashes(x)
     return model
 
 
 def test_scoring_on_training_images_is_refused():
     data = dataset(40)
-    model = trained_on(conv_net(), data.tensors[0])
+    model = train_hashes(conv_net(), data.tensors[0])
     for attack, eps in ((None, None), (fgsm, 0.1)):
         with refused("loader", "40 images (of 40)", "held-out"):
             accuracy(model, make_loader(data, batch_size=16), attack, eps=eps)
@@ -503,9 +503,9 @@ def test_scoring_on_training_images_is_refused():
 def test_one_double_in_two_hundred_is_tolerated_and_two_are_not():
     x, y = batch(400)
     model, data = conv_net(), make_loader(TensorDataset(x[200:], y[200:]), batch_size=64)
-    assert accuracy(trained_on(model, x[:201]), data).n == 200
+    assert accuracy(train_hashes(model, x[:201]), data).n == 200
     with refused("loader", "2 images (of 200)"):
-        accuracy(trained_on(model, x[:202]), data)
+        accuracy(train_hashes(model, x[:202]), data)
 
 
 def test_an_image_is_recognised_after_rounding_and_in_any_order():
@@ -513,7 +513,7 @@ def test_an_image_is_recognised_after_rounding_and_in_any_order():
     x = (x * 255).round() / 255
     data = make_loader(TensorDataset(x.flip(0) * (1 - 1e-6), y), batch_size=7)
     with refused("loader", "20 images"):
-        accuracy(trained_on(conv_net(), x), data)
+        accuracy(train_hashes(conv_net(), x), data)
 
 
 def test_an_image_one_grey_level_away_is_another_image():
@@ -521,12 +521,12 @@ def test_an_image_one_grey_level_away_is_another_image():
     x = (x * 254).round() / 255
     other = x.clone()
     other[:, 0, 3, 3] += 1 / 255
-    assert accuracy(trained_on(conv_net(), x), make_loader(TensorDataset(other, y), batch_size=7)).n == 20
+    assert accuracy(train_hashes(conv_net(), x), make_loader(TensorDataset(other, y), batch_size=7)).n == 20
 
 
 def test_the_overlap_is_refused_after_saving_and_loading_too(tmp_path):
     data = dataset(40)
-    save_weights(trained_on(conv_net(), data.tensors[0]), tmp_path / "weights.safetensors")
+    save_weights(train_hashes(conv_net(), data.tensors[0]), tmp_path / "weights.safetensors")
     model = conv_net(1)
     assert accuracy(model, make_loader(data, batch_size=16)).n == 40
     load_weights(model, tmp_path / "weights.safetensors")
@@ -538,7 +538,7 @@ def test_a_model_of_full_mnist_is_not_scored_on_mnist_5k():
     test = load_data("mnist-5k", train=False)
     everything = torch.cat([load_data("mnist-5k", train=True).tensors[0], test.tensors[0], torch.rand(500, 1, 28, 28)])
     with refused("loader", "1000 images (of 1000)", "mnist-5k"):
-        accuracy(trained_on(linear(10, size=28), everything), make_loader(test, batch_size=500))
+        accuracy(train_hashes(linear(10, size=28), everything), make_loader(test, batch_size=500))
 
 
 # what is refused

@@ -179,7 +179,7 @@ def test_a_safetensors_file_of_any_other_kind_is_refused(content, folder):
         read_tensors(path)
 
 
-@pytest.mark.parametrize("missing", ["config", "recipe", "history", "trained_on", "model.1.weight"])
+@pytest.mark.parametrize("missing", ["config", "recipe", "history", "train_hashes", "model.1.weight"])
 def test_weights_of_which_a_part_is_missing_are_refused(missing, weights, folder):
     """A file whose checksum is right may still be another version's."""
     tensors, about = read_tensors(put(folder / "whole", weights))

@@ -23,7 +23,7 @@ from advutils import (
     Contrast,
     Normalize,
     accuracy,
-    evaluating,
+    eval_mode,
     input_gradient,
     load_weights,
     predict,
@@ -37,7 +37,7 @@ PACKAGE = Path(advutils.__file__).parent
 
 
 def logits(model, x):
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         return model(x)
 
 
@@ -74,7 +74,7 @@ def test_a_state_that_is_no_tensor_is_named(tmp_path):
 
 def test_an_attribute_of_ours_that_is_the_readers_is_left_alone():
     model, x = linear(), images(3)
-    model.trained_on = "cifar10"
+    model.train_hashes = "cifar10"
     assert accuracy(model, [(x, torch.zeros(3, dtype=torch.int64))]).n == 3
 
 
@@ -219,7 +219,7 @@ def saved(tmp_path):
     """A model and the file of its weights."""
     model = slim()
     model(images(4, size=32))  # so that its batch norm has statistics of its own
-    model.trained_on = torch.tensor([3, 1, 4])
+    model.train_hashes = torch.tensor([3, 1, 4])
     path = tmp_path / "weights.safetensors"
     save_weights(model, path, recipe={"epochs": 3}, history={"val_loss": [0.1, 1 / 3]}, machine="this one")
     return model, path
@@ -234,7 +234,7 @@ def test_a_round_trip_gives_the_same_weights_to_the_bit(saved):
     other = slim(1)
     assert not same_weights(model, other)
     told = load_weights(other, path)
-    assert same_weights(model, other) and torch.equal(other.trained_on, torch.tensor([3, 1, 4]))
+    assert same_weights(model, other) and torch.equal(other.train_hashes, torch.tensor([3, 1, 4]))
     x = images(3, size=28)
     assert torch.equal(logits(model, x), logits(other, x))
     history = {"val_loss": [0.1, 1 / 3]}
@@ -283,7 +283,7 @@ def test_packed_weights_are_off_by_at_most_a_65534th_of_the_largest_of_their_out
     model, path = packed
     other = slim(1)
     load_weights(other, path)
-    assert torch.equal(other.trained_on, model.trained_on)
+    assert torch.equal(other.train_hashes, model.train_hashes)
     changed = 0
     for key, old in model.state_dict().items():
         new = other.state_dict()[key]
@@ -335,14 +335,14 @@ def test_a_scale_of_no_packed_weight_is_refused(packed):
 def refuses(path, *fragments, model=None):
     """Loading is refused by a ValueError that names the file, and the model is as before."""
     model = slim(1) if model is None else model
-    model.trained_on = torch.tensor([7])
+    model.train_hashes = torch.tensor([7])
     before = state(model)
     with pytest.raises(ValueError) as caught:
         load_weights(model, path)
     message = str(caught.value)
     assert message.startswith("path: got ") and str(path) in message, message
     assert all(fragment in message for fragment in fragments), message
-    assert same_state(before, state(model)) and torch.equal(model.trained_on, torch.tensor([7]))
+    assert same_state(before, state(model)) and torch.equal(model.train_hashes, torch.tensor([7]))
 
 
 def test_a_missing_file_is_refused(tmp_path):
@@ -394,7 +394,7 @@ def test_altered_metadata_are_refused(saved):
         b"0.1",
         b"sha256",
         b"advutils-weights",
-        b"trained_on",
+        b"train_hashes",
         b"F32",
         b"I64",
     ):
@@ -595,7 +595,7 @@ def test_what_is_loaded_does_not_hang_on_the_file(saved):
     load_weights(model, path)
     with open(path, "r+b") as file:  # as a program does that synchronises folders
         file.write(bytes(path.stat().st_size))
-    assert torch.equal(model.trained_on, torch.tensor([3, 1, 4])) and same_weights(model, saved[0])
+    assert torch.equal(model.train_hashes, torch.tensor([3, 1, 4])) and same_weights(model, saved[0])
 
 
 def test_a_config_of_ones_own_may_hold_what_json_spells_otherwise(tmp_path):

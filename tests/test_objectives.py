@@ -9,10 +9,10 @@ from test_attacks import BAD_EPS, table
 from torch import nn
 from torch.nn import functional as F
 
-from advutils import adversarial, clean, evaluating, fgsm, input_gradient, joined, n_fgsm, pgd, random_fgsm, trades
+from advutils import adversarial, clean, eval_mode, fgsm, input_gradient, mixed, n_fgsm, pgd, random_fgsm, trades
 
 ROBUST = {
-    "joined": joined,
+    "mixed": mixed,
     "FGSM": partial(adversarial, attack=fgsm),
     "PGD": partial(adversarial, attack=partial(pgd, steps=2)),
     "random FGSM": random_fgsm,
@@ -176,7 +176,7 @@ def test_the_divergence_has_no_gradient_at_the_image_so_trades_starts_beside_it(
     assert torch.equal(first, x)
     beside = start - x
     assert 0.0005 < beside.std() < 0.0015 and beside.abs().max() < 0.01
-    with evaluating(model):
+    with eval_mode(model):
         p = model(x).detach().softmax(1)
         assert input_gradient(model, x, y, lambda logits, _: kl(p, logits)).abs().max() < 1e-6
         moved = (x + beside).clamp(0, 1)

@@ -25,8 +25,8 @@ def code(request):
 def test_the_cell_after_the_parameters_begins_by_checking_them_all(code):
     first = ast.parse(code[1]).body[0]
     assert ast.unparse(first) == "check_parameters(globals())"
-    targets = [target for line in ast.parse(code[0]).body for target in line.targets]
-    names = {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+    n_target_classes = [target for line in ast.parse(code[0]).body for target in line.targets]
+    names = {name.id for target in n_target_classes for name in ast.walk(target) if isinstance(name, ast.Name)}
     assert names and names <= RULES.keys()
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 from advutils import (
     Contrast,
     adversarial,
-    evaluating,
+    eval_mode,
     fgsm,
     input_gradient,
     ledger,
@@ -24,7 +24,7 @@ from advutils import (
     vgg,
 )
 from advutils.evaluation import survivors
-from advutils.utils.fusion import prepared
+from advutils.utils.fusion import fuse_batch_norm
 
 
 def lived(model):
@@ -59,8 +59,8 @@ NETWORKS = {
 def test_the_twin_gives_the_same_logits_and_gradients(build):
     torch.manual_seed(0)
     model, x, y = lived(build()).double(), torch.rand(8, 1, 28, 28).double(), torch.arange(8)  # no ties in a pool
-    with evaluating(model):
-        twin = prepared(model)
+    with eval_mode(model):
+        twin = fuse_batch_norm(model)
         assert torch.allclose(twin(x), model(x), rtol=1e-9, atol=1e-12)
 
         def gradient(network):
@@ -72,7 +72,7 @@ def test_the_twin_gives_the_same_logits_and_gradients(build):
 
 def test_what_is_folded_is_gone():
     model = vgg(11, width=0.1)
-    twin = prepared(model)
+    twin = fuse_batch_norm(model)
     kinds = [type(layer) for layer in twin if not isinstance(layer, nn.Identity)]
     assert nn.BatchNorm2d not in kinds
     assert kinds[2:5] == [nn.Conv2d, nn.MaxPool2d, nn.ReLU]
@@ -85,7 +85,7 @@ def test_what_is_folded_is_gone():
 @pytest.mark.parametrize("training", [True, False])
 def test_the_twin_is_in_the_model_s_mode(training):
     """Else each attack would switch it to eval mode and back: 0.15 ms, which a peer on the same twin would not pay."""
-    twin = prepared(vgg(11, width=0.05).train(training))
+    twin = fuse_batch_norm(vgg(11, width=0.05).train(training))
     assert {module.training for module in twin.modules()} == {training}
 
 
@@ -93,7 +93,7 @@ def test_the_twin_is_in_the_model_s_mode(training):
 def test_the_model_is_left_as_it_is(training):
     model = lived(vgg(11, width=0.1)).train(training)
     before, layers, weights = state(model), list(model), list(model.parameters())
-    prepared(model)
+    fuse_batch_norm(model)
     assert all(a is b for a, b in zip(layers, model)) and all(a is b for a, b in zip(weights, model.parameters()))
     assert same_state(before, state(model))
 
@@ -118,8 +118,8 @@ def test_layers_that_do_something_else_are_left_alone():
     kept["hooked"][0].register_forward_hook(lambda *_: heard.append(1))
     kept["patched"][1].forward = lambda x: x
     for label, network in kept.items():
-        assert type(prepared(network)[1]) is type(network[1]), label
-    prepared(kept["hooked"])(images(2))
+        assert type(fuse_batch_norm(network)[1]) is type(network[1]), label
+    fuse_batch_norm(kept["hooked"])(images(2))
     assert heard
 
 
@@ -145,20 +145,20 @@ def test_evaluation_and_training_hand_the_twin_to_the_attack():
 
 def test_the_twin_follows_the_weights_only_when_made_anew():
     model, x = vgg(11, width=0.05, contrast=3).eval(), images(2)
-    stale = prepared(model)
+    stale = fuse_batch_norm(model)
     with torch.no_grad():
         model[2].weight.mul_(-1)
-    assert torch.allclose(prepared(model)(x), model(x), atol=1e-5)
+    assert torch.allclose(fuse_batch_norm(model)(x), model(x), atol=1e-5)
     assert not torch.allclose(stale(x), model(x), atol=1e-5)
 
 
 def test_a_twin_survives_a_copy_and_names_what_it_was_trained_on():
     model = vgg(11, width=0.05).eval()
-    twin = copy.deepcopy(prepared(model))
-    assert torch.equal(twin.trained_on, model.trained_on) and twin.config == model.config
+    twin = copy.deepcopy(fuse_batch_norm(model))
+    assert torch.equal(twin.train_hashes, model.train_hashes) and twin.config == model.config
     x, y = batch(3)
     assert input_gradient(twin, x, y).shape == x.shape
-    assert isinstance(prepared(vgg(11, width=0.05, contrast=3))[1], Contrast)
+    assert isinstance(fuse_batch_norm(vgg(11, width=0.05, contrast=3))[1], Contrast)
 
 
 def test_batch_norm_over_all_processes_answers_and_is_saved_as_the_plain_one(tmp_path):
@@ -167,7 +167,7 @@ def test_batch_norm_over_all_processes_answers_and_is_saved_as_the_plain_one(tmp
     synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(plain.eval()))
     assert any(isinstance(layer, nn.SyncBatchNorm) for layer in synchronised.modules())
     x = images(8, size=32)
-    with evaluating(synchronised) as twin, torch.no_grad():
+    with eval_mode(synchronised) as twin, torch.no_grad():
         assert torch.allclose(twin(x), plain(x), rtol=1e-4, atol=1e-4)
     save_weights(synchronised, tmp_path / "weights.safetensors")
     loaded = vgg(11, width=0.05).eval()
@@ -188,7 +188,7 @@ class Remembering(nn.Sequential):
 
 def test_a_sequential_with_a_forward_of_its_own_is_left_as_it_is():
     model = lived(Remembering(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))).eval()
-    assert torch.equal(prepared(model)(images(3)), model(images(3)))
+    assert torch.equal(fuse_batch_norm(model)(images(3)), model(images(3)))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
@@ -199,4 +199,4 @@ def test_a_scripted_network_is_evaluated_as_it_is(inside):
     scripted = nn.Sequential(scripted, nn.Identity()).eval() if inside else scripted
     loader = make_loader(TensorDataset(x, y), batch_size=4)
     assert torch.equal(survivors(scripted, loader), survivors(network, loader))
-    torch.testing.assert_close(input_gradient(prepared(scripted), x, y), input_gradient(network, x, y))
+    torch.testing.assert_close(input_gradient(fuse_batch_norm(scripted), x, y), input_gradient(network, x, y))

@@ -61,18 +61,18 @@ def measured():
 
 def test_fgsm_training_at_0_3_collapses_under_pgd(measured):
     for result in measured["FGSM"]:
-        assert result.alone["PGD"].value < 0.4 * result.alone["FGSM"].value
+        assert result.individual["PGD"].value < 0.4 * result.individual["FGSM"].value
 
 
 def test_pgd_training_does_not(measured):
     for result, collapsed in zip(measured["PGD-3"], measured["FGSM"]):
-        assert result.alone["PGD"].value > 0.6 * result.alone["FGSM"].value
+        assert result.individual["PGD"].value > 0.6 * result.individual["FGSM"].value
         assert result.accuracy.low > collapsed.accuracy.high
 
 
 def test_the_order_of_attacks(measured):
     for results in measured.values():
         for result in results:
-            assert result.accuracy.value <= result.alone["PGD"].value <= result.alone["FGSM"].value + 0.01
-            left = [record.value for record in result.together.values()]
+            assert result.accuracy.value <= result.individual["PGD"].value <= result.individual["FGSM"].value + 0.01
+            left = [record.value for record in result.cumulative.values()]
             assert left == sorted(left, reverse=True)

@@ -103,7 +103,7 @@ def free_port():
 @pytest.fixture
 def mine():
     """The same slider on the same networks, in this process: what the browser has to show."""
-    models = {"clean VGG": trained("clean"), "defended VGG": trained("joined-fgsm-0.1")}
+    models = {"clean VGG": trained("clean"), "defended VGG": trained("mixed-fgsm-0.1")}
     return EpsilonSlider(models, load_data("mnist-5k", train=False), eps=0.2)
 
 

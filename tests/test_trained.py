@@ -34,10 +34,10 @@ from advutils import (
     vgg,
 )
 from advutils.cli.common import model_of
-from advutils.utils.hashes import image_keys
+from advutils.utils.hashes import image_hashes
 
 module = sys.modules["advutils.pretrained"]  # the attribute of that name is the function
-NAMES = ["clean", "clean-small-cnn", "joined-fgsm-0.1"]
+NAMES = ["clean", "clean-small-cnn", "mixed-fgsm-0.1"]
 DEFENCES = ["fgsm-0.1", "random-fgsm-0.1", "n-fgsm-0.1", "pgd-0.1", "trades-0.1"]
 
 
@@ -87,7 +87,7 @@ def test_the_second_call_loads_what_the_first_one_trained(name, trainings):
     assert len(trainings) == 1 and len(files()) == 1
     assert first is not second and same(first, second)
     assert first.history == second.history and type(first.history) is type(second.history)
-    assert torch.equal(first.trained_on, second.trained_on)
+    assert torch.equal(first.train_hashes, second.train_hashes)
     for model in (first, second):
         assert not any(part.training for part in model.modules())
     x, _ = digits(5, train=False)
@@ -112,7 +112,7 @@ def test_a_model_does_not_depend_on_the_callers_random_state_and_leaves_it(train
 
 
 @pytest.mark.parametrize("change", [dict(epochs=2), dict(lr=0.01), dict(batch_size=20), dict(seed=1), dict(width=0.07),
-                                    dict(depth=13), dict(dataset="mnist"), dict(name="joined-fgsm-0.2")])  # fmt: skip
+                                    dict(depth=13), dict(dataset="mnist"), dict(name="mixed-fgsm-0.2")])  # fmt: skip
 def test_another_recipe_is_another_model(change, trainings):
     get(), get(**change), get(**change), get()
     assert len(trainings) == 2 and len(files()) == 2
@@ -121,9 +121,9 @@ def test_another_recipe_is_another_model(change, trainings):
 def test_a_name_decides_network_and_objective(trainings):
     configs = [get(name).config["architecture"] for name in NAMES]
     assert configs == ["vgg", "small_cnn", "vgg"]
-    clean, small, joined = (kwargs["objective"] for kwargs in trainings)
+    clean, small, mixed = (kwargs["objective"] for kwargs in trainings)
     assert clean is small is module.clean
-    assert joined is module.joined and trainings[2]["eps"] == 0.1
+    assert mixed is module.mixed and trainings[2]["eps"] == 0.1
 
 
 def test_a_defences_name_decides_objective_and_radius(trainings):
@@ -134,7 +134,7 @@ def test_a_defences_name_decides_objective_and_radius(trainings):
     assert describe(pgd) == "adversarial(attack=pgd(steps=5))" and describe(trades) == "trades(steps=5, beta=6.0)"
     assert all(kwargs["eps"] == 0.1 and kwargs["eps_warmup"] == 1 for kwargs in trainings)
     assert all(list(kwargs["eval_attacks"]) == ["FGSM", "PGD"] for kwargs in trainings)
-    get("clean"), get("joined-fgsm-0.1")
+    get("clean"), get("mixed-fgsm-0.1")
     assert all(kwargs["eval_attacks"] is None and kwargs["eps_warmup"] == 0 for kwargs in trainings[5:])
 
 
@@ -161,7 +161,7 @@ def test_a_defence_is_watched_under_fgsm_and_pgd(name):
 
 
 @pytest.mark.parametrize("name, entry", [("fgsm-0.1", "beta"), ("fgsm-0.1", "steps"), ("pgd-0.1", "beta"),
-                                         ("joined-fgsm-0.1", "eps_warmup"), ("fgsm-last-0.1", "eps_warmup"),
+                                         ("mixed-fgsm-0.1", "eps_warmup"), ("fgsm-last-0.1", "eps_warmup"),
                                          ("clean", "ema_decay")])  # fmt: skip
 def test_an_entry_of_another_recipe_is_refused(name, entry, trainings):
     with refused("recipe", repr(entry), "'epochs'"):
@@ -170,7 +170,7 @@ def test_an_entry_of_another_recipe_is_refused(name, entry, trainings):
 
 
 def test_plain_fgsm_training_can_average_its_weights_too():
-    """The docstring promises ramp and average to every defence but the joined one."""
+    """The docstring promises ramp and average to every defence but the mixed one."""
     get("fgsm-0.1", ema_decay=0.9)
 
 
@@ -195,7 +195,7 @@ def break_off(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize("name", ["clean", "joined-fgsm-0.1", "random-fgsm-0.1"])
+@pytest.mark.parametrize("name", ["clean", "mixed-fgsm-0.1", "random-fgsm-0.1"])
 def test_a_training_that_was_broken_off_goes_on_where_its_last_epoch_ended(name, trainings, monkeypatch, tmp_path):
     whole = get(name, epochs=3)
     monkeypatch.setenv("ADVUTILS_CACHE", str(tmp_path / "other"))
@@ -206,7 +206,7 @@ def test_a_training_that_was_broken_off_goes_on_where_its_last_epoch_ended(name,
     assert left.name.endswith(".checkpoint.pt") and left.name.startswith(f"{name}-mnist-5k-")
     continued = get(name, epochs=3)
     assert len(calls) == 5 + 6  # the first epoch is not trained again
-    assert same(whole, continued) and torch.equal(whole.trained_on, continued.trained_on)
+    assert same(whole, continued) and torch.equal(whole.train_hashes, continued.train_hashes)
     assert {**vars(whole.history), "seconds": 0} == {**vars(continued.history), "seconds": 0}
     [weights] = files()
     assert ".state" not in weights.name and same(get(name, epochs=3), whole)
@@ -222,7 +222,7 @@ def test_the_recipe_reaches_the_training(trainings):
 def test_training_and_validation_images_are_cut_from_the_training_part(few_digits):
     model = get()
     assert few_digits == [("mnist-5k", True)]
-    assert len(model.trained_on) == 36
+    assert len(model.train_hashes) == 36
     with refused("loader", "36 images"):
         accuracy(model, make_loader(TensorDataset(*digits(40)), batch_size=40))
     assert accuracy(model, make_loader(TensorDataset(*digits(20, train=False)), batch_size=20), fgsm, eps=0.1).n == 20
@@ -240,11 +240,11 @@ def test_a_progress_bar_is_shown_when_asked_for(capfd):
     [
         "",
         "Clean",
-        "joined",
-        "joined-fgsm",
-        "joined-fgsm-x",
-        "joined-fgsm-8",
-        "joined-pgd-0.1",
+        "mixed",
+        "mixed-fgsm",
+        "mixed-fgsm-x",
+        "mixed-fgsm-8",
+        "mixed-pgd-0.1",
         None,
         5,
         "pgd",
@@ -268,7 +268,7 @@ def test_a_refused_name_is_told_all_there_are():
         "'clean'",
         "'clean-small-cnn'",
         "'outsider-small-cnn'",
-        "joined-fgsm-E",
+        "mixed-fgsm-E",
         "fgsm-E",
         "fgsm-last-E",
         "random-fgsm-E",
@@ -336,7 +336,7 @@ def test_a_raised_version_trains_anew_beside_the_old_file(trainings, monkeypatch
 
 def test_the_version_of_another_recipe_trains_nothing_anew(trainings, monkeypatch):
     get()
-    monkeypatch.setitem(module.VERSIONS, "joined-fgsm", 2)
+    monkeypatch.setitem(module.VERSIONS, "mixed-fgsm", 2)
     get()
     assert len(trainings) == 1
 
@@ -445,7 +445,7 @@ def test_a_published_file_says_how_it_was_made(name, settings, no_training, all_
     train, val = split(load_data("mnist-5k", train=True), 0.1, seed=0)
     images = (val if name == "outsider-small-cnn" else train).tensors[0]
     assert history["images"][-1] == epochs * len(images)
-    assert torch.equal(model.trained_on.sort().values, image_keys(images).sort().values)
+    assert torch.equal(model.train_hashes.sort().values, image_hashes(images).sort().values)
 
 
 def test_nothing_else_is_published_and_all_of_it_is_small(no_training):
@@ -457,15 +457,15 @@ def test_nothing_else_is_published_and_all_of_it_is_small(no_training):
 def test_published_networks_do_what_they_are_known_for(no_training, all_digits):
     """Far below what they reach, so that a mixed-up file is found and rounding is not."""
     x, y = load_data("mnist-5k", train=False)[::10]
-    clean, other, small, outsider, joined = (trained(name, **settings) for name, settings in NETWORKS[:5])
+    clean, other, small, outsider, mixed = (trained(name, **settings) for name, settings in NETWORKS[:5])
 
     def right(model, x):
         return (predict(model, x).argmax(1) == y).float().mean().item()
 
-    assert all(right(model, x) > 0.95 for model in (clean, other, small, joined)) and right(outsider, x) > 0.8
-    stronger, weaker = (right(model, pgd(model, x, y, eps=0.15, steps=5)) for model in (joined, clean))
+    assert all(right(model, x) > 0.95 for model in (clean, other, small, mixed)) and right(outsider, x) > 0.8
+    stronger, weaker = (right(model, pgd(model, x, y, eps=0.15, steps=5)) for model in (mixed, clean))
     assert stronger > weaker + 0.3, (stronger, weaker)
-    assert not same(clean, other) and not set(outsider.trained_on.tolist()) & set(clean.trained_on.tolist())
+    assert not same(clean, other) and not set(outsider.train_hashes.tolist()) & set(clean.train_hashes.tolist())
 
 
 # fresh networks

@@ -19,16 +19,16 @@ from advutils import (
     clean,
     fgsm,
     fit,
-    joined,
     ledger,
     make_loader,
+    mixed,
     pgd,
     predict,
     shift,
     small_cnn,
     vgg,
 )
-from advutils.utils.hashes import image_keys
+from advutils.utils.hashes import image_hashes
 
 training = importlib.import_module("advutils.training")
 
@@ -63,7 +63,7 @@ def test_thirty_two_digits_are_learnt_by_heart():
     assert (predict(model, x[:32]).argmax(1) == y[:32]).all()
 
 
-def test_training_with_joined_images_withstands_what_clean_training_does_not():
+def test_training_with_mixed_images_withstands_what_clean_training_does_not():
     x = torch.rand(400, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.4
     y = (x.mean((1, 2, 3)) > 0.5).long()
     x[:, 0, 0, 0] += 0.3 * (y - 0.5)  # a strong feature, and a crowd of weak ones that eps can turn
@@ -71,7 +71,7 @@ def test_training_with_joined_images_withstands_what_clean_training_does_not():
     train = make_loader(TensorDataset(x[:200], y[:200]), batch_size=50, shuffle=True)
     held_out = make_loader(TensorDataset(x[200:], y[200:]), batch_size=100)
     robust = []
-    for objective in (clean, partial(joined, eps=0.05)):
+    for objective in (clean, partial(mixed, eps=0.05)):
         model = linear(2, size=4)
         fit(model, train, held_out, epochs=30, lr=0.1, objective=objective, progress=False)
         robust.append(accuracy(model, held_out, fgsm, eps=0.05).value)
@@ -91,7 +91,7 @@ def test_the_global_random_state_does_not_matter():
     with torch.random.fork_rng():
         for seed in (1, 2):
             torch.manual_seed(seed)
-            results.append(weights(trained_net(objective=partial(joined, eps=0.1, attack=partial(pgd, steps=1)))[0]))
+            results.append(weights(trained_net(objective=partial(mixed, eps=0.1, attack=partial(pgd, steps=1)))[0]))
     assert torch.equal(*results)
 
 
@@ -99,7 +99,7 @@ def test_another_seed_trains_other_weights():
     assert not torch.equal(weights(trained_net(seed=0)[0]), weights(trained_net(seed=1)[0]))
 
 
-@pytest.mark.parametrize("objective", [clean, partial(joined, eps=0.1, attack=pgd)])
+@pytest.mark.parametrize("objective", [clean, partial(mixed, eps=0.1, attack=pgd)])
 def test_the_callers_random_state_is_left_alone(objective):
     before = torch.random.get_rng_state()
     trained_net(epochs=1, objective=objective, augment=partial(shift, pixels=1))
@@ -157,7 +157,7 @@ def test_the_last_entries_are_the_models_own_loss_and_accuracy():
 
 def test_the_model_knows_what_it_was_trained_on_and_nothing_else():
     model, _ = trained_net(augment=lambda x: 1 - x)
-    assert torch.equal(model.trained_on, image_keys(images(24)).unique())
+    assert torch.equal(model.train_hashes, image_hashes(images(24)).unique())
     with refused("loader", "24 images"):
         accuracy(model, loader(24))
     assert accuracy(model, loader(8, seed=1)).n == 8
@@ -167,7 +167,7 @@ def test_a_second_training_adds_to_what_the_model_was_trained_on():
     model, _ = trained_net(epochs=1)
     fit(model, loader(10, seed=5), loader(8, seed=1), epochs=1, lr=0.01, progress=False)
     both = torch.cat([images(24), images(10, seed=5)])
-    assert torch.equal(model.trained_on, image_keys(both).unique())
+    assert torch.equal(model.train_hashes, image_hashes(both).unique())
 
 
 def test_a_training_that_was_interrupted_is_remembered_too():
@@ -181,7 +181,7 @@ def test_a_training_that_was_interrupted_is_remembered_too():
 
     with pytest.raises(KeyboardInterrupt):
         fit(model, loader(24), loader(8, seed=1), epochs=1, lr=0.01, objective=objective, progress=False)
-    assert torch.isin(image_keys(images(24)[:8]), model.trained_on).all()
+    assert torch.isin(image_hashes(images(24)[:8]), model.train_hashes).all()
 
 
 @pytest.mark.parametrize("steps", range(1, 9))
@@ -227,18 +227,18 @@ def test_clean_is_cross_entropy():
         torch.testing.assert_close(clean(model, x, y), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_joined_is_cross_entropy_over_images_and_twins():
+def test_mixed_is_cross_entropy_over_images_and_twins():
     model, (x, y) = conv_net().eval(), batch()
     twins = fgsm(model, x, y, eps=0.2)
     expected = (clean(model, x, y) + clean(model, twins, y)) / 2
-    torch.testing.assert_close(joined(model, x, y, eps=0.2), expected, rtol=1e-4, atol=1e-6)
-    assert joined(model, x, y, eps=0.2) > clean(model, x, y)
+    torch.testing.assert_close(mixed(model, x, y, eps=0.2), expected, rtol=1e-4, atol=1e-6)
+    assert mixed(model, x, y, eps=0.2) > clean(model, x, y)
 
 
-def test_joined_goes_through_the_network_once_with_images_and_twins_together():
+def test_mixed_goes_through_the_network_once_with_images_and_twins_together():
     model, (x, y), sizes = conv_net().train(), batch(), []
     model.register_forward_hook(lambda module, inputs, z: sizes.append((module.training, len(z))))
-    joined(model, x, y, eps=0.2).backward()
+    mixed(model, x, y, eps=0.2).backward()
     assert sizes == [(False, 6), (True, 12)]
     assert all(p.grad is not None for p in model.parameters())
 
@@ -270,9 +270,9 @@ def test_validation_images_are_not_augmented():
 
 OBJECTIVES = {
     "clean": (clean, 1, 1),
-    "joined": (partial(joined, eps=0.1), 3, 3),
-    "joined with PGD": (partial(joined, eps=0.1, attack=partial(pgd, steps=4)), 6, 6),
-    "joined with itself": (partial(joined, eps=0.1, attack=lambda model, x, y, *, eps: x), 2, 2),
+    "mixed": (partial(mixed, eps=0.1), 3, 3),
+    "mixed with PGD": (partial(mixed, eps=0.1, attack=partial(pgd, steps=4)), 6, 6),
+    "mixed with itself": (partial(mixed, eps=0.1, attack=lambda model, x, y, *, eps: x), 2, 2),
 }
 
 
@@ -321,10 +321,10 @@ class Engine:
     """What `fit` asks of an Accelerator, with every call written down."""
 
     def __init__(self):
-        self.prepared, self.losses = [], []
+        self.fuse_batch_norm, self.losses = [], []
 
     def prepare(self, model, optimizer):
-        self.prepared.append((model, optimizer))
+        self.fuse_batch_norm.append((model, optimizer))
         self.network, self.steps = Wrapped(model), []
         optimizer.register_step_post_hook(lambda *_: self.steps.append(1))
         return self.network, optimizer
@@ -345,7 +345,7 @@ def test_an_engine_owns_the_network_and_the_backward_pass():
     history = fit(
         model, train, loader(4, seed=1), epochs=3, lr=0.01, objective=objective, accelerator=engine, progress=False
     )
-    [(given, optimizer)] = engine.prepared
+    [(given, optimizer)] = engine.fuse_batch_norm
     assert given is model and isinstance(optimizer, torch.optim.Optimizer)
     assert all(network is engine.network for network, _ in seen)
     assert torch.equal(torch.cat([x for _, x in seen[:2]]), images(6))
@@ -503,7 +503,7 @@ def test_images_that_come_in_a_later_epoch_only_are_remembered_too():
     model = conv_net()
     left_out = DataLoader(dataset(24), batch_size=20, shuffle=True, drop_last=True)
     fit(model, left_out, loader(8, seed=1), epochs=6, lr=0.01, progress=False)
-    assert torch.equal(model.trained_on, image_keys(images(24)).unique())
+    assert torch.equal(model.train_hashes, image_hashes(images(24)).unique())
 
 
 def test_the_loader_puts_its_batches_together_as_it_does_elsewhere():
@@ -517,7 +517,7 @@ def test_the_loader_puts_its_batches_together_as_it_does_elsewhere():
     model = conv_net()
     served = DataLoader(levels, batch_size=6, collate_fn=as_images)
     history = fit(model, served, loader(8, seed=1), epochs=1, lr=0.01, progress=False)
-    assert history.images == [24] and len(model.trained_on) == 24
+    assert history.images == [24] and len(model.train_hashes) == 24
 
 
 def test_a_radius_is_a_length_when_all_attacks_are_l2():

@@ -25,7 +25,7 @@ from helpers import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from test_attacks_truth import prepared
+from test_attacks_truth import fuse_batch_norm
 from torch import nn
 
 from advutils import (
@@ -34,7 +34,7 @@ from advutils import (
     cross_entropy,
     cw,
     dlr,
-    evaluating,
+    eval_mode,
     fgsm,
     grey,
     input_gradient,
@@ -55,7 +55,7 @@ def seeded(seed=0):
 
 
 def leads(model, x, y):
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         return cw(model(x), y)
 
 
@@ -65,7 +65,7 @@ def grey_images(n, classes=2, *, seed=0):
 
 
 def right(model, x):
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         return model(x).argmax(1)
 
 
@@ -229,7 +229,7 @@ def test_no_attack_passes_the_largest_margin_of_a_linear_model(seed, eps, classe
         partial(short, momentum=1),
         partial(short, norm="l2"),
         partial(targeted, attack=short),
-        partial(square, queries=40),
+        partial(square, n_queries=40),
     )
     for attack in attacks:
         assert (leads(model, attack(model, x, y, eps=eps, generator=seeded(seed)), y) <= most + 1e-4).all()
@@ -310,7 +310,7 @@ def test_with_a_target_an_image_leaves_when_the_target_is_first_not_when_the_lab
 def test_one_more_target_never_helps_the_defender(seed, early_exit):
     model, (x, y) = conv_net(seed % 5), batch(20, classes=4, seed=seed)
     attack = partial(targeted, model, x, y, eps=0.1, attack=partial(pgd, steps=2), early_exit=early_exit)
-    marks = [leads(model, attack(targets=k, generator=seeded(seed)), y) for k in (1, 2, 3)]
+    marks = [leads(model, attack(n_target_classes=k, generator=seeded(seed)), y) for k in (1, 2, 3)]
     for fewer, more in zip([leads(model, x, y), *marks], marks):
         assert (more >= fewer - 1e-5).all()
 
@@ -332,9 +332,9 @@ def test_targets_are_the_wrong_classes_from_the_likeliest_down():
     with torch.no_grad():
         z = model.eval()(x)
     expected = [[k for k in row.argsort(descending=True).tolist() if k != true] for row, true in zip(z, y.tolist())]
-    for targets in (1, 2, 3, 9):
-        tried = torch.stack([target for _, _, target in aims(model, x, y, targets=targets)], 1)
-        assert tried.tolist() == [row[:targets] for row in expected]
+    for n_target_classes in (1, 2, 3, 9):
+        tried = torch.stack([target for _, _, target in aims(model, x, y, n_target_classes=n_target_classes)], 1)
+        assert tried.tolist() == [row[:n_target_classes] for row in expected]
 
 
 def test_targets_leave_an_image_when_it_is_misclassified_if_told_so():
@@ -354,7 +354,7 @@ def test_targets_never_return_less_than_the_image_itself():
     def helpful(model, x, y, *, eps, target, early_exit=False, generator=None):
         return (x - eps * input_gradient(model, x, y).sign()).clamp(0, 1)
 
-    assert torch.equal(targeted(model, x, y, eps=0.05, attack=helpful, targets=2), x)
+    assert torch.equal(targeted(model, x, y, eps=0.05, attack=helpful, n_target_classes=2), x)
 
 
 def test_l2_targets():
@@ -445,7 +445,7 @@ def test_an_image_that_was_wrong_from_the_beginning_takes_one_pass():
 
 
 def test_momentum_is_a_running_sum_of_gradients_of_unit_l1_length():
-    model, (x, y) = prepared()[0], prepared()[1:]
+    model, (x, y) = fuse_batch_norm()[0], fuse_batch_norm()[1:]
     x, y = x[:10], y[:10]
     at, velocity = x.clone(), torch.zeros_like(x)
     for _ in range(3):
@@ -487,11 +487,11 @@ class Threshold(nn.Module):
 
     def __init__(self, classes=4):
         super().__init__()
-        self.net, self.asked = linear(classes), []
+        self.net, self.name = linear(classes), []
 
     def forward(self, x):
         assert not torch.is_grad_enabled() or x.requires_grad
-        self.asked.append(x.detach().clone())
+        self.name.append(x.detach().clone())
         return self.net((x > 0.5).float() + 0 * x)
 
 
@@ -500,7 +500,7 @@ def test_square_fools_what_gradients_cannot():
     y = right(model, x)
     assert torch.equal(pgd(model, x, y, eps=0.3, steps=3, random_start=False), x)
     assert torch.equal(fgsm(model, x, y, eps=0.3), x)
-    assert (leads(model, square(model, x, y, eps=0.3, queries=100, generator=seeded()), y) > 0).float().mean() > 0.5
+    assert (leads(model, square(model, x, y, eps=0.3, n_queries=100, generator=seeded()), y) > 0).float().mean() > 0.5
 
 
 class NoGradient(nn.Module):
@@ -516,35 +516,35 @@ class NoGradient(nn.Module):
 def test_square_never_differentiates():
     model, (x, y) = NoGradient(), batch()
     with ledger(model) as spent:
-        assert in_ball(square(model, x.requires_grad_(), y, eps=0.2, queries=9), x.detach(), 0.2)
+        assert in_ball(square(model, x.requires_grad_(), y, eps=0.2, n_queries=9), x.detach(), 0.2)
     assert (spent.forwards, spent.backwards) == (6 * 9, 0)
 
 
-@pytest.mark.parametrize("queries", [1, 2, 17])
-def test_each_query_is_one_forward_pass(queries):
+@pytest.mark.parametrize("n_queries", [1, 2, 17])
+def test_each_query_is_one_forward_pass(n_queries):
     model, (x, y) = conv_net(), batch(5)
     with ledger(model) as spent:
-        square(model, x, y, eps=0.1, queries=queries)
-    assert (spent.forwards, spent.backwards) == (5 * queries, 0)
+        square(model, x, y, eps=0.1, n_queries=n_queries)
+    assert (spent.forwards, spent.backwards) == (5 * n_queries, 0)
 
 
 @few
-@given(seed=seeds, eps=st.floats(0.01, 1), queries=st.integers(2, 30))
-def test_square_never_falls_behind_its_stripes_nor_behind_any_picture_it_tried(seed, eps, queries):
+@given(seed=seeds, eps=st.floats(0.01, 1), n_queries=st.integers(2, 30))
+def test_square_never_falls_behind_its_stripes_nor_behind_any_picture_it_tried(seed, eps, n_queries):
     model, (x, y) = Threshold(), batch(8, seed=seed)
-    stripes = square(model, x, y, eps=eps, queries=1, generator=seeded(seed))
-    model.asked.clear()
-    x_adv = square(model, x, y, eps=eps, queries=queries, generator=seeded(seed))
-    asked = torch.stack(model.asked)
-    assert len(asked) == queries and torch.equal(asked[0], stripes)
+    stripes = square(model, x, y, eps=eps, n_queries=1, generator=seeded(seed))
+    model.name.clear()
+    x_adv = square(model, x, y, eps=eps, n_queries=n_queries, generator=seeded(seed))
+    asked = torch.stack(model.name)
+    assert len(asked) == n_queries and torch.equal(asked[0], stripes)
     tried = torch.stack([leads(model, at, y) for at in asked])
     assert torch.equal(leads(model, x_adv, y), tried.amax(0))
 
 
 def test_square_begins_with_stripes_and_paints_squares_of_one_sign():
     model, x, y = Threshold(), *grey_images(6, 4)
-    square(model, x, y, eps=0.1, queries=40, generator=seeded())
-    model.asked, (first, *later) = [], model.asked
+    square(model, x, y, eps=0.1, n_queries=40, generator=seeded())
+    model.name, (first, *later) = [], model.name
     signs = (first - x).sign()
     assert torch.allclose((first - x).abs(), torch.full_like(x, 0.1), atol=1e-6)
     assert (signs == signs[:, :, :1]).all() and 0.2 < (signs > 0).float().mean() < 0.8
@@ -569,8 +569,8 @@ def test_square_begins_with_stripes_and_paints_squares_of_one_sign():
 @pytest.mark.parametrize("p_init, most", [(0, 1), (1, 64)])
 def test_the_first_share_says_how_large_the_squares_are(p_init, most):
     model, (x, y) = Threshold(), batch(30)
-    square(model, x, y, eps=0.1, queries=2, p_init=p_init, generator=seeded())
-    stripes, tried = model.asked
+    square(model, x, y, eps=0.1, n_queries=2, p_init=p_init, generator=seeded())
+    stripes, tried = model.name
     changed = (tried != stripes).flatten(1).sum(1)
     assert 0 < changed.max() <= most and (p_init == 0 or changed.max() < 64)
 
@@ -580,13 +580,13 @@ def test_with_p_init_one_of_thousands_of_queries_the_first_covers_the_image():
     out_of_paper = 2
 
     def stop(module, inputs, logits):
-        if len(module.asked) == out_of_paper:
+        if len(module.name) == out_of_paper:
             raise KeyboardInterrupt
 
     model.register_forward_hook(stop)
     with pytest.raises(KeyboardInterrupt):
-        square(model, x, y, eps=0.1, queries=5000, p_init=1, generator=seeded())
-    signs = (model.asked[1] - x).sign().flatten(1)
+        square(model, x, y, eps=0.1, n_queries=5000, p_init=1, generator=seeded())
+    signs = (model.name[1] - x).sign().flatten(1)
     assert (signs == signs[:, :1]).all()
 
 
@@ -595,18 +595,18 @@ def test_early_exit_takes_nothing_from_square_and_spends_less():
     costs, fooled = [], []
     for early_exit in (False, True):
         with ledger(model) as spent:
-            x_adv = square(model, x, y, eps=0.2, queries=60, early_exit=early_exit, generator=seeded())
+            x_adv = square(model, x, y, eps=0.2, n_queries=60, early_exit=early_exit, generator=seeded())
         costs.append(spent.forwards)
         fooled.append(leads(model, x_adv, y) > 0)
     assert torch.equal(*fooled) and costs[0] == 30 * 60 and costs[1] < 0.8 * costs[0]
 
 
 def test_square_is_stronger_than_noise_and_more_queries_help_it():
-    model, x, y = prepared()
+    model, x, y = fuse_batch_norm()
     strength = [leads(model, attack, y).mean() for attack in (
         random_noise(model, x, y, eps=0.1, generator=seeded()),
-        square(model, x, y, eps=0.1, queries=10, generator=seeded()),
-        square(model, x, y, eps=0.1, queries=200, generator=seeded()),
+        square(model, x, y, eps=0.1, n_queries=10, generator=seeded()),
+        square(model, x, y, eps=0.1, n_queries=200, generator=seeded()),
         pgd(model, x, y, eps=0.1, loss=cw, random_start=False),
     )]  # fmt: skip
     assert strength == sorted(strength) and strength[2] > strength[1] + 0.5
@@ -616,7 +616,7 @@ def test_square_is_stronger_than_noise_and_more_queries_help_it():
 
 
 def judged(model, x, y, **kwargs):
-    return autoattack(model, x, y, **(dict(eps=0.1, only=["apgd-ce"], flags=[]) | kwargs))
+    return autoattack(model, x, y, **(dict(eps=0.1, attacks_to_run=["apgd-ce"], flags=[]) | kwargs))
 
 
 @pytest.mark.parametrize("only, eps", [("apgd-ce", 0.1), ("apgd-dlr", 0.1), ("apgd-t", 0.1), ("square", 0.5)])
@@ -625,7 +625,7 @@ def test_autoattack_finds_what_a_linear_model_can_be_proved_to_have(only, eps):
     y = right(model, x)
     most = certain(model, x, y, eps)
     assert most.abs().min() > 1e-3
-    x_adv = judged(model, x, y, eps=eps, only=only)
+    x_adv = judged(model, x, y, eps=eps, attacks_to_run=only)
     assert in_ball(x_adv, x, eps)
     fooled = leads(model, x_adv, y) > 0
     assert not (fooled & (most <= 0)).any()
@@ -639,7 +639,7 @@ def test_autoattack_leaves_model_inputs_and_random_states_alone():
     y = right(model, x)
     torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
     with untouched(model, x, y), ledger(model) as spent:
-        x_adv = judged(model, x, y, eps=0.001, only=["fab-t"])
+        x_adv = judged(model, x, y, eps=0.001, attacks_to_run=["fab-t"])
     assert in_ball(x_adv, x, 0.001) and spent.backwards > 4 * 100  # FAB had work to do
     assert torch.equal(torch.get_rng_state(), torch_state) and random.getstate() == python_state
     assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), numpy_state))
@@ -657,7 +657,7 @@ def test_autoattack_under_any_gradient_mode_repeats(mode):
 
 
 def test_the_whole_of_autoattack_is_at_least_as_strong_as_pgd():
-    model, x, y = prepared()
+    model, x, y = fuse_batch_norm()
     wrong = right(model, x) != y
     some = torch.cat([wrong.nonzero()[:2], (~wrong).nonzero()[:8]]).flatten()
     x, y, wrong, flags = x[some], y[some], wrong[some], []
@@ -730,13 +730,13 @@ def test_autoattack_blames_a_dynamic_defence_and_not_the_model_after_it():
 def test_autoattack_judges_models_of_fewer_than_ten_classes(only):
     model, x = linear(5), images(4)
     y = right(model, x)
-    assert in_ball(judged(model, x, y, only=only), x, 0.1)
+    assert in_ball(judged(model, x, y, attacks_to_run=only), x, 0.1)
 
 
 @pytest.mark.parametrize("bad", ["pgd", "APGD-CE", "fab", "", None])
 def test_autoattack_refuses_an_attack_it_does_not_know(bad):
-    with refused("only", repr(bad), "'apgd-ce'"):
-        judged(linear(10), images(2), labels(2), only=["square", bad])
+    with refused("attacks_to_run", repr(bad), "'apgd-ce'"):
+        judged(linear(10), images(2), labels(2), attacks_to_run=["square", bad])
 
 
 @pytest.mark.parametrize(
@@ -770,7 +770,7 @@ def test_a_model_that_raises_in_autoattack_is_left_untouched_and_untraced(n):
 
 def test_autoattack_is_measured_like_any_attack():
     model, data, flags = linear(10), loader(8, classes=10), []
-    attack = partial(autoattack, only=["apgd-ce"], flags=flags)
+    attack = partial(autoattack, attacks_to_run=["apgd-ce"], flags=flags)
     record = accuracy(model, data, attack, eps=0.2)
     assert record.n == 8 and record.value <= accuracy(model, data).value
     assert not (survivors(model, data, attack, eps=0.2) & ~survivors(model, data)).any()
@@ -791,7 +791,7 @@ def test_what_is_bound_to_the_attack_of_targeted_stays_bound():
 
     def made():
         own = torch.Generator().manual_seed(3)
-        return targeted(model, x, y, eps=0.1, attack=partial(pgd, steps=2, generator=own), targets=2)
+        return targeted(model, x, y, eps=0.1, attack=partial(pgd, steps=2, generator=own), n_target_classes=2)
 
     before = torch.get_rng_state()
     assert torch.equal(made(), made()) and torch.equal(torch.get_rng_state(), before)

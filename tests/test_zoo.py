@@ -396,7 +396,7 @@ def test_autoattack_judges_an_awkward_model_as_it_is(name):
         model.train()
     before, pixels, grads = kept(model), x.clone(), [p.grad for p in model.parameters()]
     for only in (["apgd-ce"], ["fab-t"])[: 1 + (name in ("double", "a forward of the instance"))]:
-        x_adv = autoattack(model, x, y, eps=0.3, only=only)
+        x_adv = autoattack(model, x, y, eps=0.3, attacks_to_run=only)
         assert (x_adv - x).abs().max() <= 0.3 + 1e-6
     assert torch.equal(x, pixels) and same(kept(model), before)
     assert all(p.requires_grad for p in model.parameters()) and grads == [p.grad for p in model.parameters()]
@@ -411,7 +411,7 @@ def test_autoattack_gives_a_model_that_works_in_place_the_number_of_its_twin():
     twin = nn.Sequential(Normalize(0.5, 0.5), twin).eval()
     y = predict(model, x).argmax(1)
     for attacks, n in ((["apgd-ce"], 3), (["square"], 1)):
-        found = [autoattack(net, x[:n], y[:n], eps=0.3, only=attacks) for net in (model, twin)]
+        found = [autoattack(net, x[:n], y[:n], eps=0.3, attacks_to_run=attacks) for net in (model, twin)]
         assert torch.equal(*found)
 
 
@@ -475,7 +475,7 @@ def test_a_model_without_a_gradient_is_not_called_robust(build):
     for attack in (fgsm, partial(pgd, steps=2)):
         with pytest.raises(ValueError, match="no gradient reaches the pixels.*BPDA.*`square`"):
             accuracy(model, loader, attack, eps=0.3)
-    assert accuracy(model, loader, partial(square, queries=50), eps=0.3).value < 1
+    assert accuracy(model, loader, partial(square, n_queries=50), eps=0.3).value < 1
 
 
 class Rounds(nn.Module):

@@ -11,19 +11,19 @@ from advutils.attacks.base import attack, checked_logits, loss_gradient
 from advutils.attacks.gradient import project
 from advutils.attacks.losses import cross_entropy
 from advutils.utils import validation
-from advutils.utils.inference import answer, evaluating
+from advutils.utils.inference import eval_mode, logits_of
 
 
 @attack()
-def autoattack(model, x, y, *, eps, norm="linf", only=None, batch_size=250, seed=0, flags=None):
+def autoattack(model, x, y, *, eps, norm="linf", attacks_to_run=None, batch_size=250, seed=0, flags=None):
     """AutoAttack, the judge whose settings nobody chooses: APGD-CE, APGD-T, FAB-T and Square, each on what is left.
 
     The implementation is that of the package pyautoattack, an optional extra.
 
     Args:
         model, x, y, eps, norm: as for `pgd`.
-        only: None for the complete standard version, or a list of some of "apgd-ce", "apgd-dlr", "apgd-t", "fab-t" and
-            "square".
+        attacks_to_run: None for the complete standard version, or a list of some of "apgd-ce", "apgd-dlr", "apgd-t",
+            "fab-t" and "square".
         batch_size: images that are attacked together.
         seed: of its random starts; the caller's own random state is left alone.
         flags: a list to which its warnings are added: that the evaluation may be unreliable, and why. Without one, they
@@ -38,9 +38,9 @@ def autoattack(model, x, y, *, eps, norm="linf", only=None, batch_size=250, seed
 
     Croce and Hein, 2020, arXiv:2003.01690. Taught in 06_strong_attacks.ipynb.
     """
-    for name in [] if only is None else only or [None]:
-        validation.one_of(name, "only", ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"))
-    with evaluating(model) as model, torch.no_grad():
+    for name in [] if attacks_to_run is None else attacks_to_run or [None]:
+        validation.one_of(name, "attacks_to_run", ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"))
+    with eval_mode(model) as model, torch.no_grad():
         logits = torch.cat([checked_logits(model, *part) for part in zip(x.split(batch_size), y.split(batch_size))])
     if logits.shape[1] < 4:
         raise ValueError(f"model: got {logits.shape[1]} classes; accepts at least 4, as AutoAttack's losses need them")
@@ -48,23 +48,23 @@ def autoattack(model, x, y, *, eps, norm="linf", only=None, batch_size=250, seed
         import pyautoattack
     except ImportError as error:
         raise ImportError("autoattack needs the package pyautoattack: pip install 'advutils[autoattack]'") from error
-    if set(only or ["apgd-ce"]) != {"square"}:
+    if set(attacks_to_run or ["apgd-ce"]) != {"square"}:
         loss_gradient(model, x[:1], y[:1], cross_entropy)  # it raises where there is none
     heard, tracer = _Heard(), sys.gettrace()  # its check for dynamic defences replaces the caller's tracer, and counts
     pyautoattack.checks.funcs.update(dict.fromkeys(pyautoattack.checks.funcs, 0))  # on from one model to the next
     log = logging.getLogger("auto-attack")
     log.addHandler(heard)
     try:
-        with torch.random.fork_rng(), torch.inference_mode(False), _unmoved(model), evaluating(model) as model:
+        with torch.random.fork_rng(), torch.inference_mode(False), _unmoved(model), eval_mode(model) as model:
             x, y = x.detach().clone(), y.clone()
             judge = pyautoattack.AutoAttack(
                 _Asked(model),
-                attacks=only,
+                attacks=attacks_to_run,
                 device=x.device,
                 eps=eps,
                 norm={"linf": "Linf", "l2": "L2"}[norm],
                 seed=seed,
-                version="custom" if only else "standard",
+                version="custom" if attacks_to_run else "standard",
             )
             judge.apgd.n_restarts = judge.fab.n_restarts = 1  # as in the standard version
             judge.apgd_targeted.n_target_classes = judge.fab.n_target_classes = min(9, logits.shape[1] - 1)
@@ -88,7 +88,7 @@ class _Asked(torch.nn.Module):
         self.model = model
 
     def forward(self, x):
-        return answer(self.model, x).float()
+        return logits_of(self.model, x).float()
 
 
 @contextlib.contextmanager

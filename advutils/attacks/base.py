@@ -11,7 +11,7 @@ import torch
 
 from advutils.attacks.losses import cw
 from advutils.utils import validation
-from advutils.utils.inference import answer, evaluating
+from advutils.utils.inference import eval_mode, logits_of
 
 BLIND = (
     "the gradient is exactly zero for most of the images that are not fooled: attacks that follow it leave them as "
@@ -46,8 +46,8 @@ class Traits(NamedTuple):
 OPTIONS = {  # what the arguments of attacks are checked by, under the same names in all of them
     "steps": validation.count,
     "restarts": validation.count,
-    "queries": validation.count,
-    "targets": validation.count,
+    "n_queries": validation.count,
+    "n_target_classes": validation.count,
     "batch_size": validation.count,
     "momentum": validation.share,
     "p_init": validation.share,
@@ -138,10 +138,10 @@ def loss_gradient(model, x, y, loss, *, targeted=False):
     The one place where the package differentiates for pixels. Checks logits and gradient, not x: a caller may stand
     outside [0, 1]. `targeted` says that y are the labels which an attack wants, so that its warning knows who is left.
     """
-    with evaluating(model) as model, torch.inference_mode(False):  # which also records gradients, under no_grad too
+    with eval_mode(model) as model, torch.inference_mode(False):  # which also records gradients, under no_grad too
         validation.differentiable(model)
         x, y = x.detach().clone().requires_grad_(), y.clone()  # copies are free of a caller's inference mode
-        z = answer(model, x)
+        z = logits_of(model, x)
         validation.logits(z, len(x))
         validation.classes(y, z.shape[1], "target" if targeted else "y")
         logits = z.detach().requires_grad_()
@@ -164,7 +164,7 @@ def _warn_if_blind(gradient, unfooled):
 
 def checked_logits(model, x, y):
     """The model's logits for x; raise unless they are logits that have a column for each label."""
-    z = answer(model, x)
+    z = logits_of(model, x)
     validation.logits(z, len(x))
     validation.classes(y, z.shape[1])
     return z
@@ -174,8 +174,8 @@ def strongest(model, runs, criterion):
     """Of several attacked versions of the images, for each image the one that comes nearest to what is wanted."""
     if len(runs) == 1:
         return runs[0]
-    with evaluating(model) as model, torch.no_grad():
-        leads = torch.stack([criterion.lead(answer(model, x_adv)) for x_adv in runs])  # (runs, N)
+    with eval_mode(model) as model, torch.no_grad():
+        leads = torch.stack([criterion.lead(logits_of(model, x_adv)) for x_adv in runs])  # (runs, N)
     return torch.stack(runs)[leads.argmax(0), torch.arange(leads.shape[1], device=leads.device)]
 
 

@@ -6,7 +6,7 @@ import torch
 
 from advutils.attacks.base import Criterion, attack, checked_logits, uniform
 from advutils.attacks.gradient import fgsm_step, project
-from advutils.utils.inference import evaluating
+from advutils.utils.inference import eval_mode
 
 
 @attack(reads_model=False, draws=True)
@@ -50,7 +50,7 @@ def grey(model, x, y, *, eps, norm="linf"):
 
 
 @attack(draws=True, early_exit=True)
-def square(model, x, y, *, eps, queries=1000, p_init=0.8, early_exit=False, generator=None):
+def square(model, x, y, *, eps, n_queries=1000, p_init=0.8, early_exit=False, generator=None):
     """The Square attack, a random search that asks the model for its answers and for no gradient (l_inf).
 
     It begins with vertical stripes of +-eps; then, once a query, it repaints a random square of each image with +-eps
@@ -73,14 +73,14 @@ def square(model, x, y, *, eps, queries=1000, p_init=0.8, early_exit=False, gene
     Andriushchenko et al., 2020, arXiv:1912.00049. Taught in 09_transfer_and_black_box.ipynb.
     """
     criterion, (n, channels, height, width) = Criterion(y), x.shape
-    with evaluating(model) as model, torch.no_grad():
+    with eval_mode(model) as model, torch.no_grad():
         x_adv = fgsm_step(x, _coins(x, (n, channels, 1, width), generator), eps)
         best = criterion.lead(checked_logits(model, x_adv, y))
-        for query in range(1, queries):
+        for query in range(1, n_queries):
             i = (best <= 0).nonzero().flatten() if early_exit else torch.arange(n, device=x.device)
             if len(i) == 0:
                 break
-            side = max(1, min(round(math.sqrt(p_init * _shrunk(query / queries) * height * width)), height, width))
+            side = max(1, min(round(math.sqrt(p_init * _shrunk(query / n_queries) * height * width)), height, width))
             corner = uniform(x.new_empty(2, n, 1), generator)
             rows = _within((corner[0] * (height - side + 1)).floor(), side, height)[:, None, :, None]  # (N, 1, H, 1)
             cols = _within((corner[1] * (width - side + 1)).floor(), side, width)[:, None, None, :]  # (N, 1, 1, W)

@@ -5,7 +5,7 @@ import torch
 from advutils.attacks.base import Criterion, attack, checked_logits, loss_gradient, strongest, uniform
 from advutils.attacks.losses import cross_entropy
 from advutils.utils import validation
-from advutils.utils.inference import answer, evaluating
+from advutils.utils.inference import eval_mode, logits_of
 
 
 def input_gradient(model, x, y, loss=None):
@@ -136,7 +136,7 @@ def pgd(
 
 
 @attack(draws=True, early_exit=True, inner=pgd)
-def targeted(model, x, y, *, eps, attack=pgd, targets=9, early_exit=False, generator=None):
+def targeted(model, x, y, *, eps, attack=pgd, n_target_classes=9, early_exit=False, generator=None):
     """Aim at each wrong class in turn, the likeliest first, and keep for each image what misleads the model most.
 
     Args:
@@ -156,17 +156,17 @@ def targeted(model, x, y, *, eps, attack=pgd, targets=9, early_exit=False, gener
     """
     options = dict(early_exit=True) if early_exit else {}  # what is left out stays as it is bound to the attack
     options |= {} if generator is None else dict(generator=generator)
-    with evaluating(model) as model, torch.no_grad():
+    with eval_mode(model) as model, torch.no_grad():
         logits = checked_logits(model, x, y)
     by_rank = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)[:, :-1]  # (N, K - 1)
     criterion, runs, i = Criterion(y), [x.clone()], torch.arange(len(x), device=x.device)
-    for rank in range(min(targets, by_rank.shape[1])):
+    for rank in range(min(n_target_classes, by_rank.shape[1])):
         x_adv = x.clone()
         x_adv[i] = attack(model, x[i], y[i], eps=eps, target=by_rank[i, rank], **options)
         runs.append(x_adv)
         if early_exit:
-            with evaluating(model) as model, torch.no_grad():
-                i = i[criterion.of(i).lead(answer(model, x_adv[i])) <= 0]
+            with eval_mode(model) as model, torch.no_grad():
+                i = i[criterion.of(i).lead(logits_of(model, x_adv[i])) <= 0]
             if len(i) == 0:
                 break
     return strongest(model, runs, criterion)

@@ -67,8 +67,8 @@ def attack_of(text):
         validation.one_of(key, f"--attack {name}: its option", sorted(parameters.keys() - GIVEN))
         if isinstance(parameters[key].default, bool) and not isinstance(value, bool):
             raise ValueError(f"--attack {name}: its option {key}: got {value!r}; accepts true, false")
-    if "only" in bound:
-        bound["only"] = str(bound["only"]).split("+")
+    if "attacks_to_run" in bound:
+        bound["attacks_to_run"] = str(bound["attacks_to_run"]).split("+")
     return partial(ATTACKS[name], **bound) if bound else ATTACKS[name]
 
 

@@ -21,7 +21,7 @@ def evaluate_command(chosen):
     loader = common.loader_of(data, chosen, batch_size=chosen.batch_size)
     if chosen_attacks:
         worst = worst_case(model, loader, chosen_attacks, eps=chosen.eps)
-        found = worst.alone | {"all together": worst.accuracy}
+        found = worst.individual | {"all together": worst.accuracy}
     else:
         found = {"clean": wilson(survivors(model, loader))}
         if chosen.attack:

@@ -20,7 +20,7 @@ from advutils.utils.weights import save_weights
 
 OBJECTIVES = {
     "clean": objectives.clean,
-    "joined": objectives.joined,
+    "mixed": objectives.mixed,
     "adversarial": objectives.adversarial,
     "random-fgsm": objectives.random_fgsm,
     "n-fgsm": objectives.n_fgsm,

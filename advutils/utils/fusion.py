@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from advutils.models import Contrast, Normalize, PadTo
-from advutils.utils.inference import bare
+from advutils.utils.inference import unwrap_model
 
 FUSIBLE = {  # the layers of our own networks, and their like
     nn.Sequential, nn.Identity, PadTo, Normalize, Contrast, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d,
@@ -15,7 +15,7 @@ FUSIBLE = {  # the layers of our own networks, and their like
 }  # fmt: skip
 
 
-def prepared(model):
+def fuse_batch_norm(model):
     """The model as an attack wants it: the logits of its eval mode, up to rounding, in about 0.9 of the time.
 
     In a network that is nothing but an nn.Sequential of the layers that `FUSIBLE` lists, batch norm is folded into the
@@ -32,7 +32,7 @@ def prepared(model):
 
     Jacob et al., 2018, arXiv:1712.05877, section 3.2. `accuracy` and its kin, and the training objectives, use it.
     """
-    model = bare(model)
+    model = unwrap_model(model)
     return _twin(model) if type(model) is nn.Sequential and all(map(_plain, model.modules())) else model
 
 

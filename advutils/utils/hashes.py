@@ -2,10 +2,10 @@
 
 import torch
 
-NOTHING = torch.empty(0, dtype=torch.int64)  # the `image_keys` of no image
+NO_HASHES = torch.empty(0, dtype=torch.int64)  # the `image_hashes` of no image
 
 
-def image_keys(x):
+def image_hashes(x):
     """A 64-bit key for each image of `x` (N, C, H, W) in [0, 1], from its 8-bit grey levels: int64 (N,), on the CPU."""
     grey = (x.detach().cpu() * 255).round().long().flatten(1)
     drawn = torch.Generator().manual_seed(0)
@@ -13,10 +13,10 @@ def image_keys(x):
     return (grey * weights).sum(1)
 
 
-def trained_keys(model):
-    """The `image_keys` of all images that the model, or a part of it, was trained on: int64 (n,)."""
-    parts = [getattr(part, "trained_on", None) for part in model.modules()]
+def train_hashes_of(model):
+    """The `image_hashes` of all images that the model, or a part of it, was trained on: int64 (n,)."""
+    parts = [getattr(part, "train_hashes", None) for part in model.modules()]
     ours = [
         keys for keys in parts if isinstance(keys, torch.Tensor) and keys.dtype == torch.int64
     ]  # the name is common
-    return torch.cat([NOTHING, *ours])
+    return torch.cat([NO_HASHES, *ours])

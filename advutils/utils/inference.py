@@ -12,7 +12,7 @@ PRECISIONS = (torch.float16, torch.bfloat16, torch.float64)  # of models that ta
 
 
 @contextlib.contextmanager
-def evaluating(model):
+def eval_mode(model):
     """Eval mode inside the block, of the `bare` model; on the way out, by an error too, each module as it was."""
     modes = [
         (module, getattr(module, "training", False)) for module in validation.parts(model)
@@ -21,7 +21,7 @@ def evaluating(model):
         if any(training for _, training in modes):
             with contextlib.suppress(NotImplementedError):  # an exported one stays in the mode of its export
                 model.eval()
-        yield bare(model)
+        yield unwrap_model(model)
     finally:
         for module, training in modes:  # a `train` of its own may do more than set the mode: merge weights, for one
             if getattr(module, "training", training) != training and type(module).train is not nn.Module.train:
@@ -31,12 +31,12 @@ def evaluating(model):
                 module.training = training
 
 
-def bare(model):
+def unwrap_model(model):
     """The model itself, out of the DistributedDataParallel around it: a pass through that waits for other processes."""
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
-def answer(model, x):
+def logits_of(model, x):
     """The model's logits for x, in float32 or float64. The model gets a copy, as some work in place on what they get.
 
     A model whose weights are all in half or all in double precision gets images in that precision.

@@ -247,7 +247,7 @@ def one_of(value, name, choices):
 def unseen(keys, seen_keys):
     """Raise when images about to be scored are among those that the model was trained on.
 
-    `keys` and `seen_keys` are the `image_keys` of the two sets. A handful of doubles is tolerated (at most 1 in 200:
+    `keys` and `seen_keys` are the `image_hashes` of the two sets. A handful of doubles is tolerated (at most 1 in 200:
     public data sets hold a few), a leak is not.
     """
     shared = torch.isin(keys, seen_keys).sum().item()

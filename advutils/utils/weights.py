@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 from advutils.utils import validation
-from advutils.utils.hashes import trained_keys
+from advutils.utils.hashes import train_hashes_of
 from advutils.utils.storage import atomic_write
 
 FORMAT = "advutils-weights-1"
@@ -20,8 +20,8 @@ def save_weights(model, path, *, recipe=None, history=None, machine="", packed=F
     """Write the model's weights to a safetensors file, whole or not at all.
 
     Args:
-        model: any nn.Module. The networks of this package also carry what they were trained on (`trained_on`, a key for
-            each training image), which is saved along so that nobody scores them on it.
+        model: any nn.Module. The networks of this package also carry what they were trained on (`train_hashes`, one
+            for each training image), which is saved along so that nobody scores them on it.
         path: the file to write; its folder is made. An existing file is replaced only when the new one is complete.
         recipe: how the weights were made, anything that JSON can hold.
         history: a `History` of `fit`, as a dict.
@@ -39,7 +39,7 @@ def save_weights(model, path, *, recipe=None, history=None, machine="", packed=F
     for key, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"model: got a {type(value).__name__} as {key} in its state; accepts tensors alone")
-    tensors = {f"model.{key}": value for key, value in state.items()} | {"trained_on": trained_keys(model)}
+    tensors = {f"model.{key}": value for key, value in state.items()} | {"train_hashes": train_hashes_of(model)}
     if packed:
         large = [(k, t) for k, t in tensors.items() if t.ndim > 1 and t.numel() > PACKED_FROM]
         for key, weight in [(k, t) for k, t in large if t.dtype == torch.float32]:
@@ -68,7 +68,7 @@ def load_weights(model, path):
     Taught in 01_train_vgg.ipynb.
     """
     tensors, saved = read_tensors(path)
-    if not {"config", "recipe", "history"} <= saved.keys() or "trained_on" not in tensors:
+    if not {"config", "recipe", "history"} <= saved.keys() or "train_hashes" not in tensors:
         raise ValueError(
             f"path: got {str(path)!r}, which lacks a part of what save_weights writes; accepts a whole file"
         )
@@ -76,7 +76,7 @@ def load_weights(model, path):
         raise ValueError(
             f"path: got {str(path)!r} with weights of {saved['config']}; accepts those of {_config(model)}"
         )
-    trained_on = tensors.pop("trained_on")
+    train_hashes = tensors.pop("train_hashes")
     weights, scales = (
         {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
         for start in ("model.", "scale.model.")
@@ -96,7 +96,7 @@ def load_weights(model, path):
         differing = sorted(key for key in have.keys() | want.keys() if have.get(key) != want.get(key))
         raise ValueError(f"path: got {str(path)!r}, which differs from the model in {', '.join(differing[:3])}")
     model.load_state_dict(weights)
-    model.trained_on = trained_on
+    model.train_hashes = train_hashes
     return saved
 
 

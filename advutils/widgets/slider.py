@@ -16,8 +16,8 @@ from advutils.data import make_loader
 from advutils.evaluation import accuracy_vs_eps, predict
 from advutils.plots import units
 from advutils.utils import validation
-from advutils.utils.fusion import prepared
-from advutils.utils.inference import answer
+from advutils.utils.fusion import fuse_batch_norm
+from advutils.utils.inference import logits_of
 from advutils.widgets.panel import Panel, colors_of
 
 STEPS = 20  # of PGD, for the pictures and for the curve
@@ -58,7 +58,7 @@ class EpsilonSlider(ipywidgets.VBox):
             raise ValueError(f"eps: got {eps}, beyond eps_max = {eps_max}; accepts up to that, where the slider ends")
         if not models:
             raise ValueError("models: got none; accepts {label: nn.Module} with at least one entry")
-        self._models = {label: prepared(copy.deepcopy(model)).eval() for label, model in models.items()}
+        self._models = {label: fuse_batch_norm(copy.deepcopy(model)).eval() for label, model in models.items()}
         self._x = torch.stack([dataset[i][0] for i in range(len(dataset))]).cpu()
         self._y = torch.as_tensor([int(dataset[i][1]) for i in range(len(dataset))])
         self._step = -(-len(self._x) // validation.count(curve, "curve"))
@@ -144,7 +144,7 @@ class EpsilonSlider(ipywidgets.VBox):
         model = next(iter(self._models.values()))
         with torch.no_grad():
             device = validation.device_of(model) or self._x.device
-            lead = torch.cat([margin(answer(model, x.to(device)), y.to(device)).cpu() for x, y in self._batches(1)])
+            lead = torch.cat([margin(logits_of(model, x.to(device)), y.to(device)).cpu() for x, y in self._batches(1)])
         return lead.where(lead > 0, torch.inf).argsort()[: max(10, int((lead > 0).sum()))]
 
     def _batches(self, step):
@@ -179,7 +179,7 @@ class EpsilonSlider(ipywidgets.VBox):
             x_adv = self._attacked(label)
             device = validation.device_of(self._models[label]) or x_adv.device
             with torch.no_grad(), _one_thread():
-                self.shown[label] = x_adv, answer(self._models[label], x_adv.to(device)).softmax(1).cpu()
+                self.shown[label] = x_adv, logits_of(self._models[label], x_adv.to(device)).softmax(1).cpu()
         eps, chosen = self.slider.value, min(int(self.look.value), len(self.x)) - 1
         words = self._described()
         self.picture.show(self.x, self.y, *zip(*self.shown.values()), eps=eps, chosen=chosen, words=words)

@@ -37,9 +37,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
 from advutils import accuracy_vs_eps, fgsm, fit, initialised, load_data, make_loader, pgd, predict, trained, vgg
-from advutils.objectives import adversarial, clean, joined
+from advutils.objectives import adversarial, clean, mixed
 from advutils.pretrained import machine
-from advutils.utils.fusion import prepared
+from advutils.utils.fusion import fuse_batch_norm
 from advutils.utils.storage import atomic_write
 
 matplotlib.use("Agg")
@@ -87,7 +87,7 @@ def over(slow, fast):
     return [a / b for a, b in zip(slow, fast)]
 
 
-def paired(ours, theirs, pairs):
+def mcnemar(ours, theirs, pairs):
     """Ratios of their seconds over ours, one for each pair of calls; who goes first changes from pair to pair."""
     ratios = []
     for at in range(pairs + 1):
@@ -163,7 +163,7 @@ def one_step():
     x, y = digits(BATCH)
     rows, square = [], torch.rand(2048, 2048, generator=torch.Generator().manual_seed(0))
     for width, model in (("slim", slim()), ("full width", full())):
-        twin, pairs, few = prepared(model), *((2000, 300) if width == "slim" else (200, 40))
+        twin, pairs, few = fuse_batch_norm(model), *((2000, 300) if width == "slim" else (200, 40))
         ours, gradient = partial(fgsm, twin, x, y, eps=0.1), gradient_only(twin, x, y)()
         theirs = {name: partial(peer(name, as_built(model), eps=0.1), x, y) for name in NAMES}
         level = {name: partial(peer(name, twin, eps=0.1), x, y) for name in NAMES}
@@ -171,12 +171,12 @@ def one_step():
         turned = (gradient.sign() != gradient_only(as_built(model), x, y)().sign()).float().mean().item()
         contenders = {"ours": ours} | theirs | {"floor": gradient_only(twin, x, y), "product": lambda: square @ square}
         contenders |= {f"{name}, ours": partial(peer(name, model, eps=0.1), x, y) for name in NAMES}
-        contenders |= {"preparing": partial(prepared, model)}
+        contenders |= {"preparing": partial(fuse_batch_norm, model)}
         taken = seconds_of(contenders, REPEATS * (3 if width == "slim" else 1))
         products = products_of(twin, x)
-        bare = [t * products / len(square) ** 3 for t in taken["product"]]
+        unwrap_model = [t * products / len(square) ** 3 for t in taken["product"]]
         fastest = min(theirs, key=lambda name: statistics.median(taken[name]))
-        level = {name: paired(ours, level[name], pairs if name == fastest else few)
+        level = {name: mcnemar(ours, level[name], pairs if name == fastest else few)
                  for name in (fastest, *(name for name in NAMES if name != fastest))}  # fmt: skip
         middle = [statistics.median(times) for times in zip(*(taken[name] for name in theirs))]
         title = f"FGSM, VGG-16 {width}"
@@ -194,9 +194,9 @@ def one_step():
             row(f"{title}: the median peer's time over ours", over(middle, taken["ours"]), least=1.8),
             row(f"{title}: ours over the floor", over(taken["ours"], taken["floor"]), most=1.1,
                 note="one forward, one backward pass to the input"),
-            row(f"{title}: ours over its multiplications alone", over(taken["ours"], bare),
+            row(f"{title}: ours over its multiplications alone", over(taken["ours"], unwrap_model),
                 note="at the speed of a product of two matrices, 2048 x 2048, without those by the padding's zeros"),
-            row(f"{title}: the fastest peer over the same multiplications", over(taken[fastest], bare),
+            row(f"{title}: the fastest peer over the same multiplications", over(taken[fastest], unwrap_model),
                 note="the room there is, unless one multiplies less often"),
             row(f"{title}: pixels in which a peer's image differs from ours, the very same model",
                 [100 * share for share in apart.values()], unit="%",
@@ -211,9 +211,9 @@ def one_step():
 def many_steps():
     x, y = digits(BATCH // 2)
     rows, steps = [], 40
-    cases = (("undefended", slim(), 0.3, 5), ("defended", trained("joined-fgsm-0.1", progress=False).cpu(), 0.1, 1))
+    cases = (("undefended", slim(), 0.3, 5), ("defended", trained("mixed-fgsm-0.1", progress=False).cpu(), 0.1, 1))
     for title, model, eps, least in cases:
-        twin, options = prepared(model), dict(eps=eps, step_size=eps / 10, steps=steps)
+        twin, options = fuse_batch_norm(model), dict(eps=eps, step_size=eps / 10, steps=steps)
         ours = partial(pgd, twin, x, y, random_start=False, **options)
         contenders = {"ours": partial(ours, early_exit=True), "all steps": ours}
         contenders |= {name: partial(peer(name, as_built(model), **options), x, y) for name in NAMES}
@@ -246,7 +246,7 @@ def tricks():
         built.zero_grad()
         F.cross_entropy(built(part.clone().requires_grad_()), its).backward()
 
-    twin, in_place = prepared(model), prepared(copy.deepcopy(model))
+    twin, in_place = fuse_batch_norm(model), fuse_batch_norm(copy.deepcopy(model))
     for layer in in_place.modules():
         if isinstance(layer, nn.ReLU):
             layer.inplace = True
@@ -257,7 +257,7 @@ def tricks():
     networks = {
         "pixels alone": built,
         "in channels_last": model,
-        "prepared": prepared(built),
+        "prepared": fuse_batch_norm(built),
         "both": twin,
         "ReLU in place": in_place,
         "compiled": compiled,
@@ -353,7 +353,7 @@ def sweep():
     }
     images, widths = {"slim": len(x), "original": 3}, {"slim": (own, 1000), "full width": (full(), 250)}
     for width, (model, n) in widths.items():
-        loader, twin = make_loader(TensorDataset(*digits(n)), batch_size=250), prepared(model)
+        loader, twin = make_loader(TensorDataset(*digits(n)), batch_size=250), fuse_batch_norm(model)
 
         def floor(twin=twin, loader=loader):
             for x, y in loader:
@@ -389,8 +389,8 @@ def stepper(model, objective):
     return step
 
 
-def joined_naively(model, x, y, *, eps):
-    """The joined step as one finds it: the attack on the training graph, weight gradients and all."""
+def mixed_naively(model, x, y, *, eps):
+    """The mixed step as one finds it: the attack on the training graph, weight gradients and all."""
     x = x.clone().requires_grad_()
     F.cross_entropy(model(x), y).backward()
     x_adv = (x + eps * x.grad.sign()).clamp(0, 1).detach()
@@ -403,19 +403,19 @@ def training_step():
     build = partial(initialised, partial(vgg, 16, width=0.25), seed=0)
     kinds = {
         "plain": clean,
-        "joined": partial(joined, eps=0.1),
-        "naive": partial(joined_naively, eps=0.1),
+        "mixed": partial(mixed, eps=0.1),
+        "naive": partial(mixed_naively, eps=0.1),
         "adversarial": partial(adversarial, eps=0.1, attack=fgsm),
     }
     steps = {name: partial(stepper(build().train(), objective), x, y) for name, objective in kinds.items()}
-    taken = seconds_of(steps | {"gradient": gradient_only(prepared(build().eval()), x, y)}, 3 * REPEATS)
+    taken = seconds_of(steps | {"gradient": gradient_only(fuse_batch_norm(build().eval()), x, y)}, 3 * REPEATS)
     plain, gradient = taken["plain"], taken["gradient"]
     return [
         row("one plain training step, slim, 64 images", [1000 * t for t in plain], unit="ms"),
-        row("a step of notebook 4's recipe over a plain step", over(taken["joined"], plain), most=2.8),
+        row("a step of notebook 4's recipe over a plain step", over(taken["mixed"], plain), most=2.8),
         row("the same in the naive way", over(taken["naive"], plain)),
         row("the same, ours over two plain steps and an input gradient",
-            [a / (2 * b + c) for a, b, c in zip(taken["joined"], plain, gradient)]),
+            [a / (2 * b + c) for a, b, c in zip(taken["mixed"], plain, gradient)]),
         row("a single-step adversarial step over a plain step", over(taken["adversarial"], plain), most=1.7),
         row("the same, ours over a plain step and an input gradient",
             [a / (b + c) for a, b, c in zip(taken["adversarial"], plain, gradient)]),
@@ -530,7 +530,7 @@ def growth():
         accuracy_vs_eps(model, make_loader(TensorDataset(*digits(n)), batch_size=250), fgsm, [0.1])
 
     x, y = digits(BATCH)
-    twin = prepared(model)
+    twin = fuse_batch_norm(model)
     exponent([1000, 4000, 15000, 60000], images, "time against images, 1,000 to 60,000", 1.05, "FGSM on slim VGG-16")
     exponent([5, 10, 20, 40], lambda n: pgd(twin, x, y, eps=0.1, steps=n), "time against steps of PGD, 5 to 40", 1.05)
     loader = make_loader(TensorDataset(*digits(250)), batch_size=250)

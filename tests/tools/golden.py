@@ -30,8 +30,8 @@ ATTACKS = {  # label: (the attack whose version it is, the attack)
     "pgd, momentum, from x": ("pgd", partial(pgd, steps=3, momentum=1.0, random_start=False)),
     "pgd, dlr": ("pgd", partial(pgd, steps=3, loss=dlr)),
     "pgd, l2": ("pgd", partial(pgd, steps=3, norm="l2")),
-    "targeted": ("targeted", partial(targeted, attack=partial(pgd, steps=2, loss=cw), targets=2)),
-    "square": ("square", partial(square, queries=20)),
+    "targeted": ("targeted", partial(targeted, attack=partial(pgd, steps=2, loss=cw), n_target_classes=2)),
+    "square": ("square", partial(square, n_queries=20)),
     "grey": ("grey", grey),
     "noise": ("random_noise", random_noise),
 }
@@ -73,7 +73,7 @@ def of_recipe(kind):
     recipe, (x, y) = RECIPES[kind], images(40)
     train, val = TensorDataset(x[:30], y[:30]), TensorDataset(x[30:], y[30:])
     net = network()
-    defence = "eps_warmup" in recipe or kind in ("joined-fgsm", "fgsm-last")
+    defence = "eps_warmup" in recipe or kind in ("mixed-fgsm", "fgsm-last")
     history = fit(
         net,
         make_loader(train, batch_size=10, shuffle=True, seed=recipe["seed"]),

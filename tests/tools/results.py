@@ -61,7 +61,7 @@ ATTACKS = {  # {label: (attack, images of the test set: None for all, else so ma
     "FGSM": (fgsm, None),
     "PGD-40": (partial(pgd, steps=40), None),
     "AutoAttack": (autoattack, 1000),
-    "APGD-CE and APGD-T": (partial(autoattack, only=["apgd-ce", "apgd-t"]), None),
+    "APGD-CE and APGD-T": (partial(autoattack, attacks_to_run=["apgd-ce", "apgd-t"]), None),
 }
 BATCH = 250  # images that an attack sees at once
 PART = 1000  # images that are attacked between two looks at the clock: what is lost when the command is broken off

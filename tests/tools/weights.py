@@ -18,7 +18,7 @@ NETWORKS = [  # name for `trained`, and its settings
     ("clean", dict(seed=1)),  # the second VGG of notebook 9
     ("clean-small-cnn", {}),
     ("outsider-small-cnn", {}),
-    ("joined-fgsm-0.1", {}),
+    ("mixed-fgsm-0.1", {}),
     ("fgsm-0.2", COLLAPSE | dict(eps_warmup=0)),  # notebook 7: before the collapse
     ("fgsm-last-0.2", COLLAPSE),  # and after it, of the same training
 ]
@@ -34,7 +34,7 @@ def judged(model):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="of clean, joined-fgsm-0.1 and so on; all if none")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of clean, mixed-fgsm-0.1 and so on; all if none")
     parser.add_argument("--write", action="store_true", help="replace the published files by what was trained")
     chosen = parser.parse_args(arguments)
     names = {name for name, _ in NETWORKS}
