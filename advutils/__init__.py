@@ -5,7 +5,6 @@ nor ipywidgets.
 """
 
 import importlib
-import os
 
 from advutils.attacks.auto import autoattack
 from advutils.attacks.base import attack
@@ -38,11 +37,6 @@ from advutils.utils.measurements import load_measurement
 from advutils.utils.parameters import check_parameters
 from advutils.utils.storage import cache_dir
 from advutils.utils.weights import load_weights, save_weights
-
-# PyTorch then asks Linux for pages of 2 MB, so that a tensor takes a few page faults, not thousands: 1.2 to 1.3 times
-# the speed on a virtual machine where a fault is slow, nothing on most (tests/benchmarks/README.md). The variable is
-# read at the first tensor, not when torch is imported.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __all__ = [
     "Accuracy", "Checklist", "Contrast", "History", "Normalize", "WorstCase", "accuracy", "accuracy_vs_eps",

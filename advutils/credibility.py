@@ -4,6 +4,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from advutils.attacks.black_box import grey, square
@@ -12,6 +13,7 @@ from advutils.attacks.losses import cw
 from advutils.data import make_loader
 from advutils.evaluation import WorstCase, mcnemar, predict, survivors, wilson, worst_case
 from advutils.utils import validation
+from advutils.utils.contracts import Loader
 from advutils.utils.inference import eval_mode, logits_of
 
 ALONE = 8  # images that are also asked about one by one
@@ -49,7 +51,7 @@ class Checklist(NamedTuple):
         return "\n".join([*lines, "", f"worst case, clean and grey included: {self.worst.accuracy}"])
 
 
-def checklist(model, loader, *, eps, steps=40, n_queries=1000):
+def checklist(model: nn.Module, loader: Loader, *, eps: float, steps: int = 40, n_queries: int = 1000) -> Checklist:
     """Attack a model in the ways that tell a robust accuracy from an illusion, and say which answers are suspicious.
 
     A line that says LOOK is no verdict on the model: it says that the attacks so far cannot be trusted, and that an

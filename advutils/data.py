@@ -23,7 +23,7 @@ DATASETS = tuple(CLASSES)
 MNIST_5K_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"
 
 
-def load_data(name, *, train):
+def load_data(name: str, *, train: bool) -> TensorDataset:
     """A data set as tensors: images (N, C, H, W), float32 in [0, 1], and labels (N,), int64.
 
     Args:
@@ -51,7 +51,7 @@ def load_data(name, *, train):
     return TensorDataset(images.float() / 255, labels.long())
 
 
-def split(dataset, fraction, *, seed):
+def split(dataset: TensorDataset, fraction: float, *, seed: int) -> tuple[TensorDataset, TensorDataset]:
     """Cut a share off a data set, with the classes in proportion: (the rest, the share), each in its original order.
 
     Args:
@@ -81,7 +81,7 @@ def split(dataset, fraction, *, seed):
     return TensorDataset(images[~cut], labels[~cut]), TensorDataset(images[cut], labels[cut])
 
 
-def make_loader(dataset, *, batch_size, shuffle=False, seed=0):
+def make_loader(dataset: TensorDataset, *, batch_size: int, shuffle: bool = False, seed: int = 0) -> DataLoader:
     """A DataLoader that cuts whole batches out of the tensors, a last smaller one included.
 
     Args:
@@ -105,7 +105,7 @@ def make_loader(dataset, *, batch_size, shuffle=False, seed=0):
     return DataLoader(dataset, sampler=batches, batch_size=None, generator=torch.Generator())  # not the global one
 
 
-def shift(x, pixels=2):
+def shift(x: torch.Tensor, pixels: int = 2) -> torch.Tensor:
     """Augmentation: move each image of x (N, C, H, W) by up to `pixels` in both directions, on black.
 
     Draws from the global random state, which `fit` seeds. Taught in 01_train_vgg.ipynb.
@@ -119,7 +119,7 @@ def shift(x, pixels=2):
     return F.pad(x, (pixels,) * 4)[at, channels, rows, cols]
 
 
-def device():
+def device() -> torch.device:
     """The fastest device at hand: CUDA, else MPS, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")

@@ -4,15 +4,17 @@ Every image is attacked, the already misclassified too, and the denominator is a
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from advutils.attacks.base import WARNED, bound_to, norm_of, traits_of
 from advutils.attacks.black_box import grey
 from advutils.utils import distributed, validation
+from advutils.utils.contracts import Attack, Loader
 from advutils.utils.fusion import fuse_batch_norm
 from advutils.utils.hashes import NO_HASHES, image_hashes, train_hashes_of
 from advutils.utils.inference import eval_mode, logits_of
@@ -30,7 +32,7 @@ class Accuracy(NamedTuple):
         return f"{self.value:6.1%}  [{self.low:.1%}, {self.high:.1%}]  n={self.n}"
 
 
-def predict(model, x):
+def predict(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Class probabilities softmax(model(x)), in eval mode.
 
     Args:
@@ -50,7 +52,7 @@ def predict(model, x):
     return torch.cat([_logits(model, part).softmax(1) for part in x.split(500)])
 
 
-def accuracy(model, loader, attack=None, *, eps=None):
+def accuracy(model: nn.Module, loader: Loader, attack: Attack | None = None, *, eps: float | None = None) -> Accuracy:
     """The share of images that the model classifies correctly; with an attack, after each of them was attacked.
 
     Args:
@@ -73,7 +75,9 @@ def accuracy(model, loader, attack=None, *, eps=None):
     return wilson(survivors(model, loader, attack, eps=eps))
 
 
-def survivors(model, loader, attack=None, *, eps=None):
+def survivors(
+    model: nn.Module, loader: Loader, attack: Attack | None = None, *, eps: float | None = None
+) -> torch.Tensor:
     """Which images the model still classifies correctly: the record behind `accuracy`, image by image.
 
     Takes and raises what `accuracy` does. Two attacks on the same loader are paired, image by image: `a & b` is what is
@@ -91,7 +95,7 @@ def survivors(model, loader, attack=None, *, eps=None):
     return _sweep(model, loader, attack, [0.0 if attack is None else eps])[1]
 
 
-def accuracy_vs_eps(model, loader, attack, eps_values):
+def accuracy_vs_eps(model: nn.Module, loader: Loader, attack: Attack, eps_values: Iterable[float]) -> list[Accuracy]:
     """Accuracy under an attack at each of several radii, in one pass over the loader.
 
     FGSM, whose direction does not depend on eps, takes one gradient an image for the whole curve, and the accuracy at
@@ -143,7 +147,7 @@ class WorstCase(NamedTuple):
         return "\n".join(lines)
 
 
-def worst_case(model, loader, attacks, *, eps):
+def worst_case(model: nn.Module, loader: Loader, attacks: dict[str, Attack], *, eps: float) -> WorstCase:
     """For each image the worst of several attacks, its clean version and the step towards grey (`grey`) included.
 
     Args:
@@ -192,7 +196,7 @@ class McNemar(NamedTuple):
         return f"only the first: {self.only_first}, only the second: {self.only_second}, p = {self.p_value:.2g}"
 
 
-def mcnemar(first, second):
+def mcnemar(first: torch.Tensor, second: torch.Tensor) -> McNemar:
     """Compare two models, or two attacks, on the same images by those on which they disagree (McNemar's exact test).
 
     Args:
@@ -209,13 +213,13 @@ def mcnemar(first, second):
     """
     if first.shape != second.shape:
         raise ValueError(f"second: got {len(second)} images beside {len(first)}; accepts records of the same images")
-    only_first, only_second = (first & ~second).sum().item(), (second & ~first).sum().item()
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     n, k = only_first + only_second, min(only_first, only_second)
     tail = sum(math.comb(n, i) for i in range(k + 1)) / 2**n
     return McNemar(only_first, only_second, min(1.0, 2 * tail))
 
 
-def describe(function):
+def describe(function: Callable | None) -> str:
     """A function in words, with what `functools.partial` bound to it: "pgd(steps=40, loss=dlr)"."""
     if isinstance(function, partial):
         plain = (bool, int, float, str, list, tuple, type(None))
@@ -225,7 +229,7 @@ def describe(function):
     return "none" if function is None else getattr(function, "__name__", type(function).__name__)
 
 
-def wilson(correct, z=1.96):
+def wilson(correct: torch.Tensor, z: float = 1.96) -> Accuracy:
     """The record of a bool tensor: its mean with the Wilson score interval, which stays inside [0, 1] also at the ends.
 
     Wilson, 1927, doi:10.1080/01621459.1927.10502953. Taught in 01_train_vgg.ipynb.

@@ -69,7 +69,9 @@ class Contrast(nn.Module):
         return f"{self.slope:g}"
 
 
-def vgg(depth=16, *, width=1.0, in_channels=1, num_classes=10, contrast=None):
+def vgg(
+    depth: int = 16, *, width: float = 1.0, in_channels: int = 1, num_classes: int = 10, contrast: float | None = None
+) -> nn.Sequential:
     """A VGG with batch norm: five blocks of 3x3 convolutions, each halving the image, then one linear layer.
 
     Args:
@@ -93,7 +95,7 @@ def vgg(depth=16, *, width=1.0, in_channels=1, num_classes=10, contrast=None):
     contrast = None if contrast is None else validation.positive(contrast, "contrast")
     channels = in_channels = validation.count(in_channels, "in_channels")
     num_classes = validation.count(num_classes, "num_classes")
-    layers = [PadTo(32), Normalize() if contrast is None else Contrast(contrast)]
+    layers: list[nn.Module] = [PadTo(32), Normalize() if contrast is None else Contrast(contrast)]
     for convolutions, full in zip(VGG_BLOCKS[depth], VGG_CHANNELS):
         for _ in range(convolutions):
             out = max(1, round(full * width))
@@ -115,7 +117,7 @@ def vgg(depth=16, *, width=1.0, in_channels=1, num_classes=10, contrast=None):
     return _finish(nn.Sequential(*layers), config)
 
 
-def small_cnn(*, in_channels=1, num_classes=10):
+def small_cnn(*, in_channels: int = 1, num_classes: int = 10) -> nn.Sequential:
     """The weaker network that FGSM tutorials attack: two convolutions, two dense layers, dropout, no batch norm.
 
     Args:

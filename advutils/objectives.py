@@ -6,17 +6,19 @@ Those that take `eps` get it from `functools.partial`, or from `fit(eps=...)`, w
 from functools import partial
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from advutils.attacks.base import loss_gradient
 from advutils.attacks.gradient import fgsm, pgd, project
 from advutils.attacks.losses import cross_entropy
 from advutils.utils import validation
+from advutils.utils.contracts import Attack
 from advutils.utils.fusion import fuse_batch_norm
 from advutils.utils.inference import eval_mode, logits_of
 
 
-def clean(model, x, y):
+def clean(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Cross-entropy on the images as they are: CE(model(x), y).
 
     Args:
@@ -35,7 +37,7 @@ def clean(model, x, y):
     return F.cross_entropy(model(x), y)
 
 
-def mixed(model, x, y, *, eps, attack=fgsm):
+def mixed(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, eps: float, attack: Attack = fgsm) -> torch.Tensor:
     """Clean images and their adversarial twins in one mini-batch, one loss over both: CE(model([x, x_adv]), [y, y]).
 
     Args:
@@ -57,7 +59,9 @@ def mixed(model, x, y, *, eps, attack=fgsm):
     return F.cross_entropy(model(torch.cat([x, x_adv])), torch.cat([y, y]))
 
 
-def adversarial(model, x, y, *, eps, attack=pgd):
+def adversarial(
+    model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, eps: float, attack: Attack = pgd
+) -> torch.Tensor:
     """Cross-entropy on the attacked images alone, the inner maximum of a min-max: CE(model(attack(x)), y).
 
     With `attack=fgsm` this is plain FGSM training, with `partial(pgd, steps=...)` PGD training.
@@ -69,7 +73,7 @@ def adversarial(model, x, y, *, eps, attack=pgd):
     return F.cross_entropy(model(attack(fuse_batch_norm(model), x, y, eps=eps)), y)
 
 
-def random_fgsm(model, x, y, *, eps, alpha=1.25):
+def random_fgsm(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, eps: float, alpha: float = 1.25) -> torch.Tensor:
     """FGSM from a random start: one step of alpha eps from a uniform point of the ball, projected back into it.
 
     Args:
@@ -84,7 +88,7 @@ def random_fgsm(model, x, y, *, eps, alpha=1.25):
     return adversarial(model, x, y, eps=eps, attack=partial(pgd, steps=1, step_size=alpha * eps or None))
 
 
-def n_fgsm(model, x, y, *, eps, k=2.0):
+def n_fgsm(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, eps: float, k: float = 2.0) -> torch.Tensor:
     """Noise of +-k eps, then a step of eps, and no projection: CE(model(x_u + eps sign(grad CE(x_u))), y), x_u = x + u.
 
     The training images leave the eps-ball on purpose: they are training inputs, no attack's result. Both steps are
@@ -105,7 +109,16 @@ def n_fgsm(model, x, y, *, eps, k=2.0):
     return F.cross_entropy(model((noisy + eps * gradient.sign()).clamp(0, 1)), y)
 
 
-def trades(model, x, y, *, eps, beta=6.0, steps=10, step_size=None):
+def trades(
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    eps: float,
+    beta: float = 6.0,
+    steps: int = 10,
+    step_size: float | None = None,
+) -> torch.Tensor:
     """Clean loss plus beta times how far an attacker can pull the prediction: CE(z, y) + beta KL(p(x), p(x_adv)).
 
     x_adv climbs the divergence itself. At x its gradient is zero, so the climb begins a little beside it, at

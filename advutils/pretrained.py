@@ -3,10 +3,13 @@
 import json
 import platform
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from advutils.attacks.gradient import fgsm, pgd
 from advutils.data import device, load_data, make_loader, shift, split
@@ -18,7 +21,7 @@ from advutils.utils.storage import cache_dir, writable
 from advutils.utils.weights import load_weights, save_weights
 
 PUBLISHED = Path(__file__).with_name("published")  # made by `make weights ARGS=--write`
-RECIPES = {  # chosen on validation images
+RECIPES: dict[str, dict[str, Any]] = {  # chosen on validation images
     "clean": dict(epochs=8, lr=3e-3, batch_size=32, seed=0),
     "clean-small-cnn": dict(epochs=6, lr=1e-3, batch_size=32, seed=0),
     "outsider-small-cnn": dict(epochs=12, lr=1e-3, batch_size=32, seed=2),
@@ -45,7 +48,17 @@ OBJECTIVES = {
 EVAL_ATTACKS = {"FGSM": fgsm, "PGD": partial(pgd, steps=20)}
 
 
-def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, retrain=False, progress=True, **recipe):
+def trained(
+    name: str,
+    *,
+    dataset: str = "mnist-5k",
+    depth: int = 16,
+    width: float = 0.25,
+    contrast: float | None = None,
+    retrain: bool = False,
+    progress: bool = True,
+    **recipe: Any,
+) -> nn.Module:
     """A model of the series: published with the package, else from the cache, else trained with a progress bar.
 
     Args:
@@ -80,7 +93,7 @@ def trained(name, *, dataset="mnist-5k", depth=16, width=0.25, contrast=None, re
     channels = data.tensors[0].shape[1]
     slim = partial(vgg, depth, width=width, in_channels=channels, contrast=contrast)
     build = partial(small_cnn, in_channels=channels) if kind.endswith("small-cnn") else slim
-    model = initialised(build, seed=recipe["seed"]).to(device())
+    model: Any = initialised(build, seed=recipe["seed"]).to(device())
     model.recipe = dict(name=name, dataset=dataset, version=VERSIONS[kind], config=model.config, **recipe)
     if distributed.world_size() > 1:  # other statistics in batch norm, so other weights
         model.recipe["processes"] = distributed.world_size()
@@ -143,7 +156,7 @@ def machine():
     return f"{where}, {threads} thread{'s' * (threads > 1)}, PyTorch {torch.__version__.split('+')[0]}"
 
 
-def initialised(build, *, seed):
+def initialised(build: Callable[[], nn.Module], *, seed: int) -> nn.Module:
     """A fresh network with the initial weights of that seed; the caller's random state is left alone."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -3,26 +3,30 @@
 import contextlib
 import copy
 import dataclasses
+import os
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, update_bn
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from advutils.attacks.base import norm_of
 from advutils.evaluation import accuracy, describe
 from advutils.objectives import clean
-from advutils.utils import distributed, validation
+from advutils.utils import distributed, loaders, validation
 from advutils.utils.checkpoint import Checkpoint
+from advutils.utils.contracts import Attack, Objective
+from advutils.utils.fusion import of_ledger
 from advutils.utils.hashes import NO_HASHES, image_hashes
 from advutils.utils.inference import eval_mode, logits_of
 
 ATTACKED = 1000  # validation images that `eval_attacks` see after each epoch
-HELD = 2**26  # pixels of images that are kept in memory to be measured after each epoch, 256 MB
 REESTIMATED = 32  # batches from which the statistics of batch norm are estimated for averaged weights
 
 
@@ -69,24 +73,12 @@ class Ledger:
 
 
 def fit(
-    model,
-    train,
-    val,
-    *,
-    epochs,
-    lr,
-    objective=clean,
-    eps=None,
-    eps_warmup=0.0,
-    ema_decay=None,
-    eval_attacks=None,
-    checkpoint=None,
-    weight_decay=5e-4,
-    augment=None,
-    seed=0,
-    accelerator=None,
-    progress=True,
-):
+    model: nn.Module, train: DataLoader, val: DataLoader, *, epochs: int, lr: float, objective: Objective = clean,
+    eps: float | None = None, eps_warmup: float = 0.0, ema_decay: float | None = None,
+    eval_attacks: dict[str, Attack] | None = None, checkpoint: str | os.PathLike | None = None,
+    weight_decay: float = 5e-4, augment: Callable[[torch.Tensor], torch.Tensor] | None = None, seed: int = 0,
+    accelerator: object | None = None, progress: bool = True,
+) -> History:  # fmt: skip
     """Train a model: AdamW under a one-cycle learning rate, one objective, every epoch validated.
 
     Args:
@@ -139,11 +131,12 @@ def fit(
     settings = dict(epochs=epochs, lr=lr, objective=describe(objective), eps=eps, eps_warmup=float(eps_warmup),
                     ema_decay=ema_decay, steps=epochs * len(batches), weight_decay=float(weight_decay),
                     eval_attacks={label: describe(attack) for label, attack in eval_attacks.items()},
-                    augment=describe(augment), seed=int(seed), batch_size=_batch_size(train),
-                    processes=distributed.world_size(), data=_fingerprint(train))  # fmt: skip
+                    augment=describe(augment), seed=int(seed), batch_size=loaders.batch_size_of(train),
+                    processes=distributed.world_size(), data=loaders.fingerprint(train))  # fmt: skip
     run = Run(model, objective, augment, settings, accelerator, classes)
-    saved = Checkpoint(checkpoint, run.settings, run.parts(), _shuffler(train))
-    validated = dict(train=_spread(train, len(val.dataset)), val=val), _spread(val, ATTACKED), eval_attacks
+    saved = Checkpoint(checkpoint, run.settings, run.parts(), loaders.shuffler(train))
+    clean_sets = dict(train=loaders.spread(train, len(val.dataset)), val=val)  # type: ignore[arg-type]
+    attacked_set = loaders.spread(val, ATTACKED)
     quiet = not (progress and distributed.is_main_process())
     bar = tqdm(total=settings["steps"], leave=False, mininterval=0.5, disable=quiet)
     reestimated = 0 if ema_decay is None else REESTIMATED
@@ -156,7 +149,7 @@ def fit(
             train_epoch(run, batches, history, passes, epoch, bar)
             candidate = run.candidate(recent)
             with passes.paused():
-                bar.set_postfix_str(validate(run, candidate, *validated, history))
+                bar.set_postfix_str(validate(run, candidate, clean_sets, attacked_set, eval_attacks, history))
             run.keep_if_best(candidate, history)
             run.save(saved, history)
     model.load_state_dict(run.best)
@@ -172,8 +165,8 @@ def train_epoch(run, batches, history, passes, epoch, bar):
     images = history.images[-1] * distributed.is_main_process() if history.images else 0
     before = history.seconds[-1] if history.seconds else 0.0
     run.network.train()
-    new, started = epoch == 0 or _draws_anew(batches), time.perf_counter()
-    for number, (x, y) in enumerate(_on_device(batches, run.model, run.classes), epoch * len(batches) + 1):
+    new, started = epoch == 0 or loaders.draws_anew(batches), time.perf_counter()
+    for number, (x, y) in enumerate(loaders.on_device(batches, run.model, run.classes), epoch * len(batches) + 1):
         if new:
             run.model.train_hashes = torch.cat([run.model.train_hashes, image_hashes(x)])
         validation.finite(step(run, x, y, number, len(batches)), epoch, run.settings["lr"])
@@ -209,7 +202,7 @@ def validate(run, candidate, clean_sets, attacked_set, eval_attacks, history):
     epoch = len(history.val_loss)
     for side, batches in clean_sets.items():
         own = (batch for _, batch in distributed.shard_batches(batches))
-        loss, right = _loss_and_accuracy(candidate, _on_device(own, candidate, run.classes))
+        loss, right = _loss_and_accuracy(candidate, loaders.on_device(own, candidate, run.classes))
         validation.finite(loss, epoch, run.settings["lr"])
         history.add(**{f"{side}_loss": loss, f"{side}_accuracy": right})
     words = f"epoch {epoch + 1}/{run.settings['epochs']}, validation accuracy {right:.1%}"
@@ -284,7 +277,7 @@ class Run:
 
 
 @contextlib.contextmanager
-def ledger(model):
+def ledger(model: nn.Module) -> Iterator[Ledger]:
     """Count the images that go forward and backward through `model` inside the block.
 
     Yields:
@@ -303,8 +296,7 @@ def ledger(model):
         if logits.requires_grad:
             logits.register_hook(count_backward)
 
-    count_forward.of_ledger = True  # it watches the model's answers alone, so the model may still be `fuse_batch_norm`
-    hook = model.register_forward_hook(count_forward)
+    hook = model.register_forward_hook(of_ledger(count_forward))
     try:
         yield passes
     finally:
@@ -320,8 +312,7 @@ def record_inputs(model, n):
         if module.training and n:
             recent.append(inputs[0].detach().clone())  # before a model works in place on it
 
-    remember.of_ledger = True
-    hook = model.register_forward_pre_hook(remember)
+    hook = model.register_forward_pre_hook(of_ledger(remember))
     try:
         yield recent
     finally:
@@ -331,22 +322,6 @@ def record_inputs(model, n):
 def _warm(decay):
     """The running average of that decay, which forgets faster at first, as the first weights are random."""
     return lambda average, new, n: average.lerp(new, 1 - min(decay, (1 + int(n)) / (10 + int(n))))
-
-
-def _batch_size(loader):
-    return getattr(next(distributed.samplers(loader)), "batch_size", None)
-
-
-def _fingerprint(loader):
-    """The loader's data set in three numbers: its length, and sums over some of its images and labels."""
-    x, y = zip(*_spread(loader, 100))
-    return [len(loader.dataset), image_hashes(torch.cat(x)).sum().item(), torch.cat(y).sum().item()]
-
-
-def _shuffler(loader):
-    """The generator of the loader's order, or None where it has none of its own."""
-    generators = (getattr(sampler, "generator", None) for sampler in distributed.samplers(loader))
-    return next((generator for generator in generators if isinstance(generator, torch.Generator)), None)
 
 
 def _loss_and_accuracy(model, batches):
@@ -360,45 +335,6 @@ def _loss_and_accuracy(model, batches):
             n += len(y)
     loss, right, n = distributed.all_reduce_sum(loss, right, n)
     return loss / n, right / n
-
-
-def _on_device(loader, model, classes):
-    """The loader's batches, checked, on the model's device."""
-    device = validation.device_of(model)
-    for batch in loader:
-        x, y = validation.pair(batch, "loader")
-        validation.images(x, "loader's images")
-        validation.labels(y, x, "loader's labels")
-        validation.classes(y, classes, "loader's labels")
-        yield x.to(device), y.to(device)
-
-
-def _spread(loader, n):
-    """Up to n examples at even distances through the data set, as a list of batches; fewer if they are very large."""
-    dataset = loader.dataset
-    collate = default_collate if loader.batch_sampler is None else loader.collate_fn
-    with torch.random.fork_rng():
-        torch.manual_seed(0)  # a data set that draws from PyTorch returns the same again
-        first = dataset[0]
-        if collate is default_collate and not isinstance(validation.pair(first, "loader")[0], torch.Tensor):
-            got = type(first[0]).__name__
-            raise TypeError(f"loader's images: got {got} from its data set; accepts tensors (C, H, W)")
-        n = min(n, len(dataset), max(2, HELD // collate([first])[0].numel()))
-        chosen = [dataset[i * len(dataset) // n] for i in range(n)]
-    shapes = sorted({tuple(x.shape) for x, _ in chosen}) if collate is default_collate else []
-    if len(shapes) > 1:
-        raise ValueError(
-            f"loader's images: got shapes {shapes[0]} and {shapes[-1]}; accepts images of one size, as `ImageFiles` "
-            "and --size cut them"
-        )
-    x, y = validation.pair(collate(chosen), "loader")
-    return list(zip(x.split(500), y.split(500)))
-
-
-def _draws_anew(loader):
-    """Whether an epoch may leave out images that another one serves."""
-    samplers = [*distributed.samplers(loader)]
-    return any(getattr(sampler, name, False) for sampler in samplers for name in ("drop_last", "replacement"))
 
 
 def _check(model, train, val, epochs, eps, eps_warmup, eval_attacks, objective):
@@ -419,7 +355,7 @@ def _check(model, train, val, epochs, eps, eps_warmup, eval_attacks, objective):
     if eps is not None:
         norms = {norm_of(function) for function in (objective, *eval_attacks.values())}
         eps = validation.eps(eps, norm="l2" if norms == {"l2"} else "linf")
-    x, _ = _spread(val, 2)[0]
+    x, _ = loaders.spread(val, 2)[0]
     validation.images(x, "loader's images")
     with eval_mode(model), torch.no_grad():
         logits = logits_of(model, x.to(validation.device_of(model)))

@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TOP_LEVEL = {
     "notebooks", "advutils", "book", "tests", "environment.yml", "README.md",
-    "pyproject.toml", "constraints.txt", "Makefile", "CONTRIBUTING.md", "LICENSE",
-    ".ci", ".gitattributes", ".gitignore",
+    "pyproject.toml", "constraints.txt", "Makefile", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE",
+    ".ci", ".editorconfig", ".gitattributes", ".gitignore", ".pre-commit-config.yaml",
 }  # fmt: skip
 REGISTRIES = [".".join((name, "org")) for name in ("pypi", "pythonhosted", "anaconda", "npmjs", "debian")]
 
@@ -55,7 +55,7 @@ def test_conda_leads_to_the_one_list():
 
 
 def test_the_list_holds_what_the_series_promises():
-    names = {Requirement(line).name for line in PROJECT["dependencies"]}
+    names = {Requirement(line).name for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["notebooks"]}
     assert names >= {"torch", "torchvision", "jupyterlab", "matplotlib", "ipywidgets", "nbval"}
 
 

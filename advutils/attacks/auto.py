@@ -6,6 +6,7 @@ import sys
 import warnings
 
 import torch
+from torch import nn
 
 from advutils.attacks.base import attack, checked_logits, loss_gradient
 from advutils.attacks.gradient import project
@@ -15,7 +16,18 @@ from advutils.utils.inference import eval_mode, logits_of
 
 
 @attack()
-def autoattack(model, x, y, *, eps, norm="linf", attacks_to_run=None, batch_size=250, seed=0, flags=None):
+def autoattack(
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    eps: float,
+    norm: str = "linf",
+    attacks_to_run: list[str] | None = None,
+    batch_size: int = 250,
+    seed: int = 0,
+    flags: list[str] | None = None,
+) -> torch.Tensor:
     """AutoAttack, the judge whose settings nobody chooses: APGD-CE, APGD-T, FAB-T and Square, each on what is left.
 
     The implementation is that of the package pyautoattack, an optional extra.
@@ -38,7 +50,7 @@ def autoattack(model, x, y, *, eps, norm="linf", attacks_to_run=None, batch_size
 
     Croce and Hein, 2020, arXiv:2003.01690. Taught in 06_strong_attacks.ipynb.
     """
-    for name in [] if attacks_to_run is None else attacks_to_run or [None]:
+    for name in [] if attacks_to_run is None else attacks_to_run or [""]:
         validation.one_of(name, "attacks_to_run", ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"))
     with eval_mode(model) as model, torch.no_grad():
         logits = torch.cat([checked_logits(model, *part) for part in zip(x.split(batch_size), y.split(batch_size))])

@@ -5,7 +5,7 @@ import inspect
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 
@@ -18,13 +18,7 @@ BLIND = (
     "they are, so the model looks more robust than it is (another loss, BPDA or `square` may help: "
     "06_strong_attacks.ipynb)"
 )
-WARNED = {}  # emptied when a measurement begins, so that each one warns once
-
-
-class Attack(Protocol):
-    """Anything that can be called like this is an attack: images (N, C, H, W) in [0, 1] in, attacked images out."""
-
-    def __call__(self, model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, *, eps: float) -> torch.Tensor: ...
+WARNED: dict = {}  # emptied when a measurement begins, so that each one warns once
 
 
 class Traits(NamedTuple):

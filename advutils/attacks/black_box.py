@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import nn
 
 from advutils.attacks.base import Criterion, attack, checked_logits, uniform
 from advutils.attacks.gradient import fgsm_step, project
@@ -10,7 +11,14 @@ from advutils.utils.inference import eval_mode
 
 
 @attack(reads_model=False, draws=True)
-def random_noise(model, x, y, *, eps, generator=None):
+def random_noise(
+    model: nn.Module | None,
+    x: torch.Tensor,
+    y: torch.Tensor | None,
+    *,
+    eps: float,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
     """Noise as large as FGSM's and blind to the model: x_adv = clip(x + eps s), each s a fair coin's -1 or +1.
 
     Args:
@@ -32,7 +40,9 @@ def random_noise(model, x, y, *, eps, generator=None):
 
 
 @attack(reads_model=False)
-def grey(model, x, y, *, eps, norm="linf"):
+def grey(
+    model: nn.Module | None, x: torch.Tensor, y: torch.Tensor | None, *, eps: float, norm: str = "linf"
+) -> torch.Tensor:
     """The constant grey image, or as near to it as the ball allows: x_adv = project(0.5).
 
     At eps = 0.5 (l_inf) it is grey for *every* image, so no classifier keeps more than the share of the class that it
@@ -50,7 +60,17 @@ def grey(model, x, y, *, eps, norm="linf"):
 
 
 @attack(draws=True, early_exit=True)
-def square(model, x, y, *, eps, n_queries=1000, p_init=0.8, early_exit=False, generator=None):
+def square(
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    eps: float,
+    n_queries: int = 1000,
+    p_init: float = 0.8,
+    early_exit: bool = False,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
     """The Square attack, a random search that asks the model for its answers and for no gradient (l_inf).
 
     It begins with vertical stripes of +-eps; then, once a query, it repaints a random square of each image with +-eps

@@ -1,14 +1,18 @@
 """Attacks that follow the gradient: FGSM, PGD with its variations, and PGD aimed at each wrong class."""
 
+from collections.abc import Callable
+
 import torch
+from torch import nn
 
 from advutils.attacks.base import Criterion, attack, checked_logits, loss_gradient, strongest, uniform
 from advutils.attacks.losses import cross_entropy
 from advutils.utils import validation
+from advutils.utils.contracts import Loss
 from advutils.utils.inference import eval_mode, logits_of
 
 
-def input_gradient(model, x, y, loss=None):
+def input_gradient(model: nn.Module, x: torch.Tensor, y: torch.Tensor, loss: Loss | None = None) -> torch.Tensor:
     """The gradient of each image's own loss with respect to its pixels: grad_x CE(model(x), y).
 
     Args:
@@ -32,7 +36,7 @@ def input_gradient(model, x, y, loss=None):
     return loss_gradient(model, x, y, loss or cross_entropy)[0]
 
 
-def fgsm_step(x, gradient, eps):
+def fgsm_step(x: torch.Tensor, gradient: torch.Tensor, eps: float) -> torch.Tensor:
     """Clip(x + eps sign(gradient)): the part of FGSM that depends on eps, so one gradient serves any number of them."""
     return x.detach().add(gradient.sign(), alpha=eps).clamp_(0, 1)
 
@@ -45,7 +49,7 @@ def fgsm_sweep(model, x, y, eps_values):
 
 
 @attack(sweep=fgsm_sweep)
-def fgsm(model, x, y, *, eps):
+def fgsm(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, eps: float) -> torch.Tensor:
     """The fast gradient sign method, one step to the corner of the ball: x_adv = clip(x + eps sign(grad_x CE)).
 
     Args:
@@ -68,22 +72,11 @@ def fgsm(model, x, y, *, eps):
 
 @attack(draws=True, early_exit=True)
 def pgd(
-    model,
-    x,
-    y,
-    *,
-    eps,
-    step_size=None,
-    steps=40,
-    random_start=True,
-    restarts=1,
-    norm="linf",
-    loss=None,
-    target=None,
-    momentum=0.0,
-    early_exit=False,
-    generator=None,
-):
+    model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, eps: float, step_size: float | None = None, steps: int = 40,
+    random_start: bool = True, restarts: int = 1, norm: str = "linf", loss: Loss | None = None,
+    target: torch.Tensor | None = None, momentum: float = 0.0, early_exit: bool = False,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:  # fmt: skip
     """Projected gradient descent: FGSM in small steps, x_adv <- project(x_adv + step_size sign(grad CE(x_adv))).
 
     Args:
@@ -136,7 +129,17 @@ def pgd(
 
 
 @attack(draws=True, early_exit=True, inner=pgd)
-def targeted(model, x, y, *, eps, attack=pgd, n_target_classes=9, early_exit=False, generator=None):
+def targeted(
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    eps: float,
+    attack: Callable = pgd,
+    n_target_classes: int = 9,
+    early_exit: bool = False,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
     """Aim at each wrong class in turn, the likeliest first, and keep for each image what misleads the model most.
 
     Args:
@@ -154,7 +157,7 @@ def targeted(model, x, y, *, eps, attack=pgd, n_target_classes=9, early_exit=Fal
 
     Taught in 06_strong_attacks.ipynb.
     """
-    options = dict(early_exit=True) if early_exit else {}  # what is left out stays as it is bound to the attack
+    options: dict = dict(early_exit=True) if early_exit else {}  # what is left out stays as it is bound to the attack
     options |= {} if generator is None else dict(generator=generator)
     with eval_mode(model) as model, torch.no_grad():
         logits = checked_logits(model, x, y)
@@ -172,7 +175,7 @@ def targeted(model, x, y, *, eps, attack=pgd, n_target_classes=9, early_exit=Fal
     return strongest(model, runs, criterion)
 
 
-def project(x_adv, x, eps, norm="linf"):
+def project(x_adv: torch.Tensor, x: torch.Tensor, eps: float, norm: str = "linf") -> torch.Tensor:
     """The nearest point to x_adv in the ball of radius eps around x (l_inf), brought into [0, 1].
 
     For "l2" the difference is shrunk to length eps where it is longer; clipping to [0, 1] then shortens it further.

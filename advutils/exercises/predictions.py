@@ -2,14 +2,15 @@
 
 import numbers
 
-GUESSES = {}  # every guess of this session by its question, so that a cell that is run twice counts once
+GUESSES: dict = {}  # every guess of this session by its question, so that a cell that is run twice counts once
 
 
 class Guess:
     """A prediction, made by `guess`. `compare` sets it beside what was measured."""
 
     def __init__(self, question: str, answer: float | None, unit: str):
-        self.question, self.answer, self.unit, self.measured = question, answer, unit, None
+        self.question, self.answer, self.unit = question, answer, unit
+        self.measured: float | None = None
 
     def compare(self, measured: float) -> None:
         """Print the measured number, with the guess beside it where there is one.
@@ -17,12 +18,12 @@ class Guess:
         Args:
             measured: the number that the question asks for, in the guess's unit.
         """
-        self.measured = float(measured)
-        found = f"measured: {self.measured:.3g}{self.unit}"
+        self.measured = measured = float(measured)
+        found = f"measured: {measured:.3g}{self.unit}"
         if self.answer is None:
             print(found)
         else:
-            off = abs(self.answer - self.measured)
+            off = abs(self.answer - measured)
             print(f"{found}   your guess: {self.answer:.3g}{self.unit}   off by {off:.3g}{self.unit}")
 
     def __repr__(self) -> str:

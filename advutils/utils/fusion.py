@@ -15,7 +15,7 @@ FUSIBLE = {  # the layers of our own networks, and their like
 }  # fmt: skip
 
 
-def fuse_batch_norm(model):
+def fuse_batch_norm(model: nn.Module) -> nn.Module:
     """The model as an attack wants it: the logits of its eval mode, up to rounding, in about 0.9 of the time.
 
     In a network that is nothing but an nn.Sequential of the layers that `FUSIBLE` lists, batch norm is folded into the
@@ -47,6 +47,12 @@ def _twin(model):
     twin = copy.copy(model)
     twin._modules = dict(layers)
     return twin
+
+
+def of_ledger(hook):
+    """Mark a hook that only looks at what goes in and out, so that a model with it may still be fused."""
+    hook.of_ledger = True
+    return hook
 
 
 def _plain(layer):

@@ -10,6 +10,7 @@ import unicodedata
 import warnings
 from collections import Counter
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from advutils.utils.storage import atomic_write
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
 
 
-def read_digit(source, *, invert=None):
+def read_digit(source: str | os.PathLike | IO[bytes], *, invert: bool | None = None) -> torch.Tensor:
     """Read an image file of one digit as MNIST would have it: white on black, 20 pixels long, centred by mass in 28x28.
 
     Args:

@@ -1,6 +1,7 @@
 """A model asked for its logits: in eval mode, on a copy of the images, in the precision of its weights."""
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ PRECISIONS = (torch.float16, torch.bfloat16, torch.float64)  # of models that ta
 
 
 @contextlib.contextmanager
-def eval_mode(model):
+def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
     """Eval mode inside the block, of the `bare` model; on the way out, by an error too, each module as it was."""
     modes = [
         (module, getattr(module, "training", False)) for module in validation.parts(model)

@@ -1,15 +1,17 @@
 """The parameters of a notebook, checked before anything is computed: papermill hands over what was typed, as text."""
 
 import ast
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from advutils.data import DATASETS
 from advutils.models import VGG_BLOCKS
 from advutils.utils import validation
 
 
-def check_parameters(names):
+def check_parameters(names: dict[str, Any]) -> None:
     """Check the parameters of a notebook and turn text into numbers, in place: "8/255" becomes 0.0314.
 
     Args:
@@ -72,7 +74,7 @@ def _photo(value, name):
     return value
 
 
-RULES = {
+RULES: dict[str, Callable] = {
     "dataset": partial(_choice, of=DATASETS),
     "depth": partial(_choice, of=VGG_BLOCKS),
     "weights": partial(_choice, of=("series", "imagenet")),

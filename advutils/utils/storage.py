@@ -26,7 +26,7 @@ def atomic_write(path, data):
         raise
 
 
-def cache_dir():
+def cache_dir() -> Path:
     """The folder for downloaded data and trained models: $ADVUTILS_CACHE, else the user's cache folder."""
     return Path(os.environ.get("ADVUTILS_CACHE") or platformdirs.user_cache_dir("advutils"))
 

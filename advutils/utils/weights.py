@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
 import torch
+from torch import nn
 
 from advutils.utils import validation
 from advutils.utils.hashes import train_hashes_of
@@ -16,7 +18,15 @@ FORMAT = "advutils-weights-1"
 PACKED_FROM = 20_000  # smaller layers weigh little, and rounding the first ones moved a robust accuracy by 0.3 points
 
 
-def save_weights(model, path, *, recipe=None, history=None, machine="", packed=False):
+def save_weights(
+    model: nn.Module,
+    path: str | os.PathLike,
+    *,
+    recipe: object = None,
+    history: dict | None = None,
+    machine: str = "",
+    packed: bool = False,
+) -> None:
     """Write the model's weights to a safetensors file, whole or not at all.
 
     Args:
@@ -50,7 +60,7 @@ def save_weights(model, path, *, recipe=None, history=None, machine="", packed=F
     write_tensors(path, tensors, about)
 
 
-def load_weights(model, path):
+def load_weights(model: nn.Module, path: str | os.PathLike) -> dict:
     """Load what `save_weights` wrote into a model of the same architecture; on any error the model is untouched.
 
     Args:

@@ -307,28 +307,6 @@ def tricks():
     return rows
 
 
-@group
-def pages():
-    """Memory in pages of 2 MB against 4 kB, in processes of their own: PyTorch settles that at its first tensor."""
-    code = """
-import statistics
-from functools import partial
-from bench import BATCH, clean, digits, gradient_only, initialised, prepared, seconds_of, slim, stepper, vgg
-step = stepper(initialised(partial(vgg, 16, width=0.25), seed=0).train(), clean)
-runs = {"gradient": gradient_only(prepared(slim()), *digits(BATCH)), "step": partial(step, *digits(64))}
-print(*(statistics.median(times) for times in seconds_of(runs).values()))
-"""
-    taken = {}
-    for _ in range(REPEATS):
-        for asked in ("0", "1"):
-            here = os.environ | {"THP_MEM_ALLOC_ENABLE": asked, "PYTHONPATH": str(HOME)}
-            out = subprocess.run([sys.executable, "-c", code], env=here, check=True, capture_output=True, text=True)
-            for what, seconds in zip(("one gradient", "one plain training step"), out.stdout.split()):
-                taken.setdefault(what, {}).setdefault(asked, []).append(float(seconds))
-    note = f"gain over pages of 4 kB, each in {REPEATS} processes"
-    return [row(f"{what}, slim, in pages of 2 MB", over(t["0"], t["1"]), note=note) for what, t in taken.items()]
-
-
 def _in_bfloat16(model, x, y):
     with torch.autocast("cpu", torch.bfloat16):
         return gradient_only(model, x, y)()
