@@ -31,7 +31,7 @@ QUIET_LAB := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "fals
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 HALF = $(shell .venv/bin/python -c 'import os; print(max(1, os.cpu_count() // 2))')
 
-.PHONY: help lab app test unit run weights measurements results bench book clean unbroken always
+.PHONY: help lab app test lint format latency unit run weights measurements results bench book clean unbroken always
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\): .*## /make \1|/p' Makefile | awk -F'|' '{ printf "%-14s%s\n", $$1, $$2 }'
@@ -54,6 +54,15 @@ app: $(READY)  ## set up on the first call, then open the epsilon slider alone, 
 test: $(READY)  ## set up on the first call, then run every test and every notebook
 	OMP_NUM_THREADS=$(HALF) OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m pytest $(TWO) $(ARGS)
 
+lint: $(READY)  ## ruff and mypy over the sources and the notebooks
+	.venv/bin/python -m ruff check . && .venv/bin/python -m ruff format --check . && .venv/bin/python -m mypy
+
+format: $(READY)  ## bring sources and notebooks into their form
+	.venv/bin/python -m ruff check --fix . && .venv/bin/python -m ruff format .
+
+latency: $(READY)  ## measure the slider, key press to picture, in a real Chromium: some minutes, alone
+	.venv/bin/python tests/tools/slider_latency.py
+
 unit: $(READY)  ## the quick tests alone, under two minutes
 	OMP_NUM_THREADS=$(HALF) OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m pytest $(TWO) -p no:nbval -o addopts="--strict-markers" \
 		-m "not slow and not integration" tests $(ARGS)
@@ -62,7 +71,7 @@ weights: $(READY)  ## train the published networks anew and show each beside the
 	.venv/bin/python tests/tools/weights.py $(ARGS)
 
 run: $(READY)  ## execute the notebooks in place: all, or make run NOTEBOOKS=notebooks/03_visualize.ipynb
-	.venv/bin/python tests/run_notebooks.py $(NOTEBOOKS)
+	.venv/bin/python tests/tools/run_notebooks.py $(NOTEBOOKS)
 
 measurements: $(READY)  ## make anew what takes too long for a notebook (an hour), beside the published values; ARGS=--write
 	.venv/bin/python tests/tools/measurements.py $(ARGS)

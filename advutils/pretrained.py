@@ -33,7 +33,7 @@ RECIPES: dict[str, dict[str, Any]] = {  # chosen on validation images
     "pgd": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, eps_warmup=1, ema_decay=None, steps=5),
     "trades": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, eps_warmup=1, ema_decay=None, steps=5, beta=6.0),
 }
-VERSIONS = dict.fromkeys(RECIPES, 1)  # raise a recipe's when the weights that it gives change: tests/test_golden.py
+VERSIONS = dict.fromkeys(RECIPES, 1)  # raise a recipe's when the weights that it gives change: test_golden.py
 OBJECTIVES = {
     "clean": clean,
     "clean-small-cnn": clean,

@@ -1,7 +1,7 @@
 """The frames of the book's slider, which works without a kernel: python book/frames.py
 
 They are what the live slider shows at each radius, kept as numbers, which the same script draws. It takes half a
-minute. The frames are committed, and tests/test_book.py computes some of them anew.
+minute. The frames are committed, and tests/browser/test_book.py computes some of them anew.
 """
 
 import json

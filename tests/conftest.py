@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-import browser as chromium
+import chromium
 import matplotlib
 import pytest
 import torch

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,18 @@ from hypothesis import settings
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from advutils import cw, dlr, fgsm, grey, load_data, make_loader, pgd, random_noise, square, targeted
+from advutils import (
+    cw,
+    dlr,
+    fgsm,
+    grey,
+    load_data,
+    make_loader,
+    pgd,
+    random_noise,
+    square,
+    targeted,
+)
 
 torch.set_num_threads(1)  # the models here are so small that threads only get in each other's way
 few = settings(deadline=None, derandomize=True, max_examples=10)
@@ -190,3 +202,44 @@ def in_ball(x_adv, x, eps):
 def in_l2_ball(x_adv, x, eps):
     lengths = (x_adv.double() - x.double()).flatten(1).norm(dim=1)
     return lengths.max() <= eps * (1 + 1e-6) + 1e-6 and x_adv.min() >= 0 and x_adv.max() <= 1
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def measured(history):
+    return {key: value for key, value in vars(history).items() if key != "seconds"}
+
+
+class Runs:
+    """A pickle of this leaves a file behind when it is opened."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@functools.cache
+def small_net_and_digits():
+    """A small convolutional net, somewhat trained on digits, and 60 digits that it did not see."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 8, 4, stride=2), nn.BatchNorm2d(8), nn.Softplus(),
+            nn.Conv2d(8, 16, 5, stride=2), nn.BatchNorm2d(16), nn.Softplus(),
+            nn.Flatten(), nn.Dropout(0.2), nn.Linear(400, 10),
+        )  # fmt: skip
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        x, y = digits(1280)
+        for part in range(60):
+            at = torch.arange(64 * part, 64 * (part + 1)) % len(y)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[at]), y[at]).backward()
+            optimizer.step()
+    x, y = digits(60, train=False)
+    model = model.eval().requires_grad_(False)
+    assert (model(x).argmax(1) == y).float().mean() > 0.7
+    return model, x, y

@@ -10,5 +10,5 @@ __all__ = [
     "input_gradient", "margin", "pgd", "project", "random_noise", "square", "targeted",
 ]  # fmt: skip
 
-# Raise an attack's when the images that it returns change (tests/test_golden.py says when). Results keep it.
+# Raise an attack's when the images that it returns change (test_golden.py says when). Results keep it.
 VERSIONS = dict(fgsm=1, pgd=1, targeted=1, square=1, grey=1, random_noise=1, autoattack=1)

@@ -5,7 +5,7 @@ import inspect
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -50,7 +50,7 @@ OPTIONS = {  # what the arguments of attacks are checked by, under the same name
 }
 
 
-def attack(*, reads_model: bool = True, **traits) -> Callable:
+def attack(*, reads_model: bool = True, **traits: Any) -> Callable:
     """Make a function (model, x, y, *, eps, ...) an attack whose arguments are checked before it runs, each once.
 
     Args:

@@ -1,0 +1,345 @@
+"""The site that `make book` builds: whole, at home without a network, and legible to everyone."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import threading
+import tomllib
+import zlib
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlsplit
+
+import numpy as np
+import pytest
+from bs4 import BeautifulSoup
+from chromium import decoded, tile
+from nbval_harness import text_difference
+
+pytestmark = pytest.mark.integration
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+WIDGET = "application/vnd.jupyter.widget-view+json"
+LOADED = dict(script="src", link="href", img="src", iframe="src", source="src", object="data", use="href")
+
+each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("book")
+    command = [sys.executable, ROOT / "book" / "build.py", folder]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder / "html"
+
+
+@pytest.fixture(scope="session")
+def pages(site):
+    paths = [*site.glob("*.html"), *site.glob("notebooks/*.html")]
+    return {path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in paths}
+
+
+def page_of(notebook, pages):
+    return next(page for path, page in pages.items() if path.stem == notebook.stem)
+
+
+def code_cells(notebook):
+    return [cell for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+
+
+def holding(mime, cell):
+    return [output for output in cell["outputs"] if mime in output.get("data", {})]
+
+
+def texts():
+    return tomllib.loads((ROOT / "book" / "alt.toml").read_text(encoding="utf-8"))
+
+
+def is_foreign(address):
+    return bool(urlsplit(address).netloc)
+
+
+# nothing from elsewhere
+
+
+def test_no_page_loads_anything_from_another_host(pages):
+    loaded = [(path.name, tag[LOADED[tag.name]]) for path, page in pages.items() for tag in page.find_all(list(LOADED))
+              if tag.has_attr(LOADED[tag.name])]  # fmt: skip
+    assert len(loaded) > 100
+    assert not [(name, address) for name, address in loaded if is_foreign(address)]
+
+
+def test_no_stylesheet_loads_anything_from_another_host(site, pages):
+    styles = {path.name: path.read_text(encoding="utf-8") for path in site.rglob("*.css")}
+    styles |= {path.name: " ".join(tag.text for tag in page.find_all("style")) for path, page in pages.items()}
+    assert "book.css" in styles
+    addresses = {name: re.findall(r"""(?:url\(|@import)\s*["']?([^"')]+)""", text) for name, text in styles.items()}
+    assert not {name: found for name, found in addresses.items() if any(map(is_foreign, found))}
+
+
+@each_notebook
+def test_equations_are_drawn_by_a_script_of_the_site(notebook, site, pages):
+    page = page_of(notebook, pages)
+    if page.select(".math"):
+        (script,) = (tag["src"] for tag in page.find_all("script", src=re.compile("tex-")))
+        assert (site / "notebooks" / urlsplit(script).path).resolve().is_file()
+
+
+# nothing missing
+
+
+def test_every_local_link_and_anchor_leads_somewhere(pages):
+    anchors = {path: {tag.get("id") for tag in page.find_all(id=True)} | {""} for path, page in pages.items()}
+    lost, followed = [], 0
+    for path, page in pages.items():
+        for tag in page.find_all(["a", *LOADED]):
+            address, anchor = urldefrag(tag.get(LOADED.get(tag.name, "href")) or "")
+            if urlsplit(address).scheme or tag.get("href") == "#" or not (address or anchor):
+                continue
+            target = (path.parent / unquote(urlsplit(address).path)).resolve() if address else path
+            followed += 1
+            if not target.is_file() or (target in anchors and unquote(anchor) not in anchors[target]):
+                lost.append((path.name, address, anchor))
+    assert followed > 500 and not lost
+
+
+@each_notebook
+def test_every_notebook_is_a_page_and_offers_its_file_as_it_is(notebook, site, pages):
+    page = page_of(notebook, pages)
+    (link,) = (tag["href"] for tag in page.select(".bd-article a.download"))
+    assert (site / "notebooks" / link).resolve().read_bytes() == notebook.read_bytes()
+    assert Path(link).name == notebook.name
+
+
+@each_notebook
+def test_a_page_shows_all_code_figures_and_text_outputs_of_its_notebook(notebook, pages):
+    page, cells = page_of(notebook, pages), code_cells(notebook)
+    assert len(page.select("div.cell_input")) == len(cells)
+    assert len(page.select("div.cell_output img")) == sum(len(holding("image/png", cell)) for cell in cells)
+    printed = [output for cell in cells for output in cell["outputs"] if output["output_type"] == "stream"]
+    shown = " ".join(page.select_one(".bd-article").text.split())
+    assert all(" ".join("".join(output["text"]).split()) in shown for output in printed)
+
+
+def test_the_notebooks_link_to_each_other_on_the_site(site, pages):
+    page = pages[site / "notebooks" / "05_reattack.html"]
+    assert page.select_one(".bd-article a[href='07_catastrophic_overfitting.html']")
+
+
+def test_the_title_page_lists_every_notebook_with_its_question(site, pages):
+    rows = pages[site / "index.html"].select(".bd-article tbody tr")
+    assert [Path(row.a["href"]).stem for row in rows] == [path.stem for path in NOTEBOOKS]
+    assert all("?" in row.find_all("td")[1].text for row in rows)
+
+
+def test_every_paper_that_is_cited_is_on_the_page_of_references(site, pages):
+    sources = [ROOT / "README.md", *NOTEBOOKS]
+    papers = re.compile(r"arXiv:\d{4}\.\d{4,5}|doi:10\.[\w./-]+\w")
+    ends = [path.read_text(encoding="utf-8").rsplit("## References", 1)[-1] for path in sources]
+    cited = {number for text in ends for number in papers.findall(text)}
+    page = pages[site / "references.html"]
+    listed = [tag.text for tag in page.select(".bd-article a.external")]
+    assert len(cited) > 20 and cited <= set(listed)
+    assert len(listed) == len(set(listed))
+
+
+def test_the_search_index_knows_the_notebooks(site):
+    index = (site / "searchindex.js").read_text(encoding="utf-8")
+    assert all(f"notebooks/{path.stem}" in index for path in NOTEBOOKS)
+
+
+# nothing dead, nothing mute
+
+
+@each_notebook
+def test_a_line_of_text_stands_where_a_widget_was(notebook, pages):
+    page = page_of(notebook, pages)
+    widgets = sum(len(holding(WIDGET, cell)) for cell in code_cells(notebook))
+    assert page.text.count("It needs a kernel, which a page does not have.") == widgets
+    assert "jupyter.widget" not in str(page) and "html-manager" not in str(page)
+
+
+@each_notebook
+def test_every_figure_has_a_text_and_every_text_a_figure(notebook):
+    written = texts().get(notebook.stem, {})
+    written = {cell: 1 if isinstance(text, str) else len(text) for cell, text in written.items()}
+    drawn = {cell["id"]: len(holding("image/png", cell)) for cell in code_cells(notebook)}
+    assert written == {cell: count for cell, count in drawn.items() if count}
+
+
+def test_texts_are_written_for_these_notebooks_only():
+    assert set(texts()) == {path.stem for path in NOTEBOOKS}
+
+
+def test_every_image_says_what_it_shows(pages):
+    images = [(path.name, image.get("alt", "")) for path, page in pages.items() for image in page.select("main img")]
+    assert len(images) > 40
+    assert not [name for name, text in images if len(text.split()) < 8]
+    assert len({text for _, text in images}) == len(images)
+
+
+# as a reader sees it
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(params=["file", "http"])
+def address(request, site):
+    """The site as it is opened from a disk, and as a server gives it out."""
+    if request.param == "file":
+        yield site.as_uri()
+        return
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def open_each_page(page, address, pages, site):
+    """Open one page after the other, its equations drawn, and yield its name."""
+    for name in (path.relative_to(site).as_posix() for path in pages):
+        page.goto(f"{address}/{name}")
+        if page.locator(".math").count():
+            page.wait_for_selector("mjx-container svg", checkpoint="attached")
+            page.evaluate("MathJax.startup.promise")
+        yield name
+
+
+@pytest.mark.browser
+def test_pages_open_without_an_error_or_a_request_elsewhere_and_fit_a_phone(visit, address, pages, site):
+    desk, phone = visit.page.viewport_size, dict(width=390, height=844)
+    for name in open_each_page(visit.page, address, pages, site):
+        if address.startswith("file"):  # its shape does not depend on the way it came
+            visit.page.set_viewport_size(phone)
+            assert visit.overhang() <= 0, name
+            visit.page.set_viewport_size(desk)
+        assert not visit.page.locator("[data-mml-node=merror]").count(), name
+        pictures = visit.page.locator("main img").evaluate_all("all => all.map(image => image.naturalWidth)")
+        assert all(pictures), name
+    assert not visit.errors and not visit.elsewhere()
+
+
+@pytest.mark.browser
+def test_search_finds_the_chapter(visit, address):
+    visit.page.goto(f"{address}/search.html?q=momentum")
+    visit.page.wait_for_selector("#search-results li a[href*='09_transfer']")
+    visit.page.wait_for_selector("#search-results p.search-summary >> text=/found/")
+    visit.page.wait_for_load_state("networkidle")
+    assert not visit.errors and not visit.elsewhere()
+
+
+@pytest.mark.browser
+def test_the_dark_mode_changes_the_page_and_leaves_figures_a_white_ground(visit, address):
+    ground = "tag => getComputedStyle(document.querySelector(tag)).backgroundColor"
+    visit.page.emulate_media(color_scheme="light")
+    visit.page.goto(f"{address}/notebooks/02_fgsm_attack.html")
+    light = visit.page.evaluate(ground, "body")
+    visit.page.locator(".theme-switch-button:visible").click()
+    visit.page.locator(".theme-change-button[data-mode=dark]:visible").click()
+    assert visit.page.evaluate(ground, "body") != light
+    assert visit.page.evaluate(ground, ".cell_output img") == "rgb(255, 255, 255)"
+    assert not visit.errors
+
+
+# the slider that needs no kernel
+
+
+@pytest.fixture(scope="session")
+def frames():
+    return json.loads((ROOT / "book" / "frames" / "frames.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def pixels(frames):
+    """The kept grey levels: attacks, radii, models, ten images and one change, height, width."""
+    kept = zlib.decompress((ROOT / "book" / "frames" / "pixels.zlib").read_bytes())
+    return np.frombuffer(kept, np.uint8).reshape(2, len(frames["eps"]), 2, 11, 28, 28).astype(int)
+
+
+@pytest.fixture(scope="session")
+def drawing():
+    """The script that made the frames."""
+    spec = importlib.util.spec_from_file_location("frames", ROOT / "book" / "frames.py")
+    spec.loader.exec_module(script := importlib.util.module_from_spec(spec))
+    return script
+
+
+def test_its_frames_are_of_the_radii_the_attacks_and_the_networks_of_now(frames, drawing, pixels):
+    choices = drawing.choices(drawing.networks())
+    assert frames["made_with"] == choices, "the frames are out of date: cd book && ../.venv/bin/python frames.py"
+    assert frames["eps"] == choices["eps"] and list(frames["attacks"]) == choices["attacks"]
+    assert all(len(lines) == 21 for kept in frames["attacks"].values() for lines in (kept["shown"], kept["words"]))
+    assert (abs(np.diff(pixels, axis=1)) > 3).mean((0, 2, 3, 4, 5)).min() > 0.1  # so that another radius is noticed
+
+
+def test_frames_that_are_computed_anew_are_those_that_are_kept(frames, drawing, pixels, monkeypatch):
+    """Up to rounding, which turns the sign of a gradient that is next to nothing."""
+    curve = drawing.EpsilonSlider._curve
+    kept_curves = {attack: kept["scene"]["curve"] for attack, kept in frames["attacks"].items()}
+
+    def quickly(self, labels):  # the accuracies under PGD take longer than all the rest
+        return kept_curves["PGD"] if self.attack.value == "PGD" else curve(self, labels)
+
+    monkeypatch.setattr(drawing.EpsilonSlider, "_curve", quickly)
+    wanted = [("FGSM", 0.03), ("FGSM", 0.15), ("FGSM", 0.3), ("PGD", 0.12)]
+    for attack, eps, picture in drawing.pictures(drawing.networks(), wanted):
+        place, kept = frames["eps"].index(eps), frames["attacks"][attack]
+        old = pixels[list(frames["attacks"]).index(attack), place]
+        now = np.frombuffer(picture.pixels, np.uint8).reshape(old.shape).astype(int)
+        assert (abs(now - old) > 3).mean() < 0.02, (attack, eps)
+        said = picture.words.removesuffix(" PGD runs when you let go of the slider.")
+        assert not text_difference(kept["words"][place], said, "published")
+        for shown in ("confidence", "bars"):
+            np.testing.assert_allclose(picture.shown[shown], kept["shown"][place][shown], atol=0.05)
+        assert all(picture.shown[same] == kept["shown"][place][same] for same in ("eps", "chosen", "y", "size"))
+        for part, value in kept["scene"].items():
+            if part == "curve":
+                np.testing.assert_allclose(picture.scene[part]["values"], value["values"], atol=0.03)
+            else:
+                assert picture.scene[part] == value
+
+
+def test_its_page_is_light(site):
+    assert 100_000 < (site / "slider.html").stat().st_size < 1_500_000
+
+
+@pytest.mark.browser
+def test_it_follows_keys_and_hand_and_says_what_it_shows(visit, site, frames, pixels):
+    page = visit.page
+    page.goto((site / "slider.html").as_uri())
+    handle = page.get_by_label("epsilon", exact=True)
+
+    def agrees(attack):
+        number = int(handle.input_value())
+        seen = decoded(page.locator("canvas").evaluate("canvas => canvas.toDataURL()"))
+        for i in range(10):
+            expected = pixels[list(frames["attacks"]).index(attack), number, 0, i]
+            assert np.array_equal(tile(seen, i)[2:-2, 2:-2], expected[2:-2, 2:-2])
+        words = f"{attack}: {frames['attacks'][attack]['words'][number]}"
+        assert page.get_by_role("status").last.inner_text() == words
+        assert page.locator("canvas").get_attribute("aria-label") == words
+        assert page.locator("#value").inner_text() == f"{frames['eps'][number]:.3f}"
+        return number
+
+    page.locator("canvas").wait_for()
+    first = agrees("FGSM")
+    handle.focus()
+    page.keyboard.press("ArrowRight")
+    assert agrees("FGSM") == first + 1
+    page.keyboard.press("End")
+    assert agrees("FGSM") == len(frames["eps"]) - 1
+    box = handle.bounding_box()
+    page.mouse.click(box["x"] + 0.25 * box["width"], box["y"] + box["height"] / 2)
+    assert 2 <= agrees("FGSM") <= 8
+    page.get_by_label("PGD").check()
+    agrees("PGD")
+    shape, size = page.locator("canvas").bounding_box(), page.locator("canvas").evaluate("c => [c.width, c.height]")
+    assert shape["height"] / shape["width"] == pytest.approx(size[1] / size[0], rel=0.01)
+    assert visit.errors == [] and visit.elsewhere() == []

@@ -1,0 +1,651 @@
+"""The command line: the package's functions, typed, whose results are those of the files that they leave behind."""
+
+import csv
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torchvision
+from helpers import digits
+from made_files import encoded
+from PIL import Image
+from programs import environment
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from advutils import (
+    accuracy,
+    cross_entropy,
+    fgsm,
+    fit,
+    load_data,
+    load_weights,
+    make_loader,
+    pgd,
+    save_weights,
+    training,
+    vgg,
+)
+from advutils.cli import attack as attack_cli
+from advutils.cli import common, main, parser
+from advutils.cli import train as train_cli
+from advutils.cli.common import attack_of, model_of, number
+from advutils.utils.images import read_image, write_png
+
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+TINY = ("--depth", "11", "--width", "0.05", "--batch-size", "20", "--epochs", "1")
+
+
+@pytest.fixture(autouse=True)
+def few_digits(monkeypatch):
+    monkeypatch.setattr(common, "load_data", lambda name, *, train: TensorDataset(*digits(120, train=train)))
+
+
+@pytest.fixture
+def weights(tmp_path):
+    main(["train", "--out", str(tmp_path / "vgg.safetensors"), *TINY])
+    return tmp_path / "vgg.safetensors"
+
+
+def sheet(folder):
+    with open(folder / "attack.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# train
+
+
+def test_a_trained_model_carries_its_configuration_and_is_evaluated(weights, capsys, tmp_path):
+    model = vgg(11, width=0.05)
+    saved = load_weights(model, weights)
+    assert saved["recipe"]["epochs"] == 1 and saved["recipe"]["objective"] == "clean"
+    assert len(saved["history"]["val_accuracy"]) == 1 and len(model.train_hashes) > 0
+    assert not list(tmp_path.glob("*state*"))
+    main(["evaluate", "--model", str(weights), "--attack", "fgsm", "--attack", "pgd:steps=3", "--eps", "0.05",
+          "--out", str(tmp_path / "found.json")])  # fmt: skip
+    said = capsys.readouterr().out
+    found = json.loads((tmp_path / "found.json").read_text())["accuracy"]
+    assert list(found) == ["clean", "grey", "fgsm", "pgd:steps=3", "all together"]
+    loader = make_loader(TensorDataset(*digits(120, train=False)), batch_size=128)
+    assert found["fgsm"] == accuracy(model.eval(), loader, fgsm, eps=0.05)._asdict()
+    assert all(label in said for label in found)
+
+
+def test_training_prints_its_configuration_and_what_it_reached(tmp_path, capsys):
+    main(["train", "--out", str(tmp_path / "a.safetensors"), *TINY, "--objective", "mixed", "--eps", "8/255"])
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert json.loads(first)["eps"] == 8 / 255
+    history = load_weights(vgg(11, width=0.05), tmp_path / "a.safetensors")["history"]
+    found = [
+        f"{100 * values[0]:.1f}%" for values in (history["val_accuracy"], *history["robust_val_accuracy"].values())
+    ]
+    assert "validation accuracy {}, under FGSM {}, under PGD {} after epoch 1 of 1".format(*found) in last
+
+
+def test_the_epoch_that_is_kept_is_the_one_that_pgd_leaves_most(tmp_path, monkeypatch, capsys):
+    left = iter([0.9, 0.5, 0.8, 0.7, 0.95, 0.6])  # FGSM, PGD of three epochs: FGSM alone would keep the last
+    monkeypatch.setattr(training, "accuracy", lambda *given, **how: SimpleNamespace(value=next(left)))
+    out = tmp_path / "a.safetensors"
+    main(["train", "--out", str(out), *TINY, "--objective", "random-fgsm", "--eps", "0.1", "--epochs", "3"])
+    said = capsys.readouterr().out
+    assert load_weights(vgg(11, width=0.05), out)["history"]["best_epoch"] == 2
+    assert "under FGSM 80.0%, under PGD 70.0% after epoch 2 of 3" in said
+
+
+def test_a_training_goes_on_where_it_was_broken_off(tmp_path, monkeypatch):
+    def train(name):
+        main(["train", "--out", str(tmp_path / name), *TINY, "--epochs", "2"])
+        return load_state(tmp_path / name)
+
+    def load_state(path):
+        model = vgg(11, width=0.05)
+        load_weights(model, path)
+        return model.state_dict()
+
+    whole, calls = train("whole.safetensors"), []
+
+    def breaks_off(model, x, y):
+        calls.append(1)
+        if len(calls) > 8:
+            raise KeyboardInterrupt
+        return clean(model, x, y)
+
+    clean = train_cli.OBJECTIVES["clean"]
+    functools.update_wrapper(breaks_off, clean)  # so it is the same training
+    monkeypatch.setitem(train_cli.OBJECTIVES, "clean", breaks_off)
+    with pytest.raises(KeyboardInterrupt):
+        train("broken.safetensors")
+    assert (tmp_path / "broken.checkpoint.pt").exists()
+    monkeypatch.setitem(train_cli.OBJECTIVES, "clean", clean)
+    again = train("broken.safetensors")
+    assert all(torch.equal(again[key], value) for key, value in whole.items())
+
+
+def pets(folder, kinds=("cat", "dog"), numbers=range(10), **options):
+    for kind in kinds:
+        (folder / kind).mkdir(parents=True)
+        for at in numbers:
+            (folder / kind / f"{at}.png").write_bytes(encoded(at, **options))
+    return folder
+
+
+def test_a_folder_of_classes_is_trained_on_and_evaluated_at_the_size_of_the_training(tmp_path):
+    data, out = pets(tmp_path / "data", size=(50, 40)), tmp_path / "a.safetensors"
+    main(["train", "--data", str(data), "--size", "32", "--channels", "1", "--out", str(out), *TINY])
+    model, suits = model_of(str(out))
+    assert model(torch.rand(2, 1, 32, 32)).shape == (2, 2) and suits == dict(
+        size=32, channels=1, classes=["cat", "dog"]
+    )
+    unseen = pets(tmp_path / "unseen", numbers=range(10, 20), size=(50, 40))
+    served = {}
+    for name, said in {"silent": [], "said": ["--size", "32", "--channels", "1"], "other": ["--size", "40"]}.items():
+        chosen = parser().parse_args(["evaluate", "--model", str(out), "--data", str(unseen), *said])
+        served[name] = common.data_of(chosen, suits, train=False)[0][0]
+    assert torch.equal(served["silent"], served["said"]) and served["other"].shape == (1, 40, 40)
+    main(["evaluate", "--model", str(out), "--data", str(unseen), "--out", str(tmp_path / "found.json")])
+    assert json.loads((tmp_path / "found.json").read_text())["accuracy"]["clean"]["n"] == 20
+
+
+class Mean(nn.Module):
+    """Reads the class of a picture of one colour from it: its grey level over 20, as `shades` paints them."""
+
+    def __init__(self, k, classes=None):
+        super().__init__()
+        self.k = k
+        if classes is not None:
+            self.classes = classes
+
+    def forward(self, x):
+        return -(((255 * x.mean((1, 2, 3)) / 20)[:, None] - torch.arange(self.k)) ** 2)
+
+
+def shades(folder, names):
+    """A folder for each name, and in each two pictures of one colour, 20 grey levels apart from the next name's."""
+    for nth, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for at in range(2):
+            Image.new("L", (8, 8), 20 * nth).save(folder / name / f"{at}.png")
+    return folder
+
+
+def measured(model, data, monkeypatch, capsys):
+    """Clean accuracy from the command line, and what was said."""
+    monkeypatch.setattr(common, "model_of", lambda text: (model, dict(classes=getattr(model, "classes", None))))
+    main(["evaluate", "--model", "its:own", "--data", str(data)])
+    said = capsys.readouterr().out
+    return re.search(r"clean +([\d.]+%)", said)[1], said
+
+
+def test_classes_are_compared_by_name(tmp_path, monkeypatch, capsys):
+    fruits = shades(tmp_path / "all", ["cherry", "apple", "banana"])
+    model = Mean(3, classes=["cherry", "apple", "banana"])
+    value, said = measured(model, fruits, monkeypatch, capsys)
+    assert value == "100.0%" and "6 images; 3 classes (apple, banana, cherry), numbered by name" in said
+    for path in (fruits / "cherry").iterdir():
+        path.unlink()
+    value, said = measured(model, fruits, monkeypatch, capsys)  # two of the three, in another order than the model's
+    assert value == "100.0%" and "4 images; 2 classes (apple, banana)" in said
+    (fruits / "banana").rename(fruits / "zucchini")
+    with pytest.raises(SystemExit, match="zucchini.*not, or not once, among the model's"):
+        measured(model, fruits, monkeypatch, capsys)
+
+
+def test_class_names_travel_with_the_weights(tmp_path, capsys):
+    out = tmp_path / "a.safetensors"
+    main(["train", "--data", str(pets(tmp_path / "data", ("b", "a"), size=(32, 32))), "--out", str(out), *TINY])
+    assert "20 images; 2 classes (a, b), numbered in the order of their names" in capsys.readouterr().out
+    assert model_of(str(out))[1]["classes"] == ["a", "b"]
+    other = pets(tmp_path / "other", ("b", "c"), range(10, 14), size=(32, 32))
+    with pytest.raises(SystemExit, match=r"got 1 class \(c\).*accepts its 2 classes \(a, b\)"):
+        main(["evaluate", "--model", str(out), "--data", str(other)])
+    with pytest.raises(SystemExit, match=r"10 classes \(0, 1, .*accepts 2 classes \(a, b\)"):
+        main(["evaluate", "--model", str(out), "--data", "mnist-5k", "--channels", "3"])
+
+
+def test_digits_are_digits_whoever_names_them(weights, tmp_path, capsys):
+    x, y = load_data("mnist-5k", train=False).tensors
+    for at in range(0, 1000, 50):
+        (tmp_path / str(y[at].item())).mkdir(exist_ok=True)
+        write_png(tmp_path / str(y[at].item()) / f"{at}.png", (255 * x[at]).round().to(torch.uint8))
+    main(["evaluate", "--model", str(weights), "--data", str(tmp_path), "--channels", "1"])
+    assert "numbered by name" in capsys.readouterr().out
+
+
+def test_names_in_several_orders_are_questioned(tmp_path, monkeypatch, capsys):
+    numbers = shades(tmp_path / "numbers", [str(number) for number in range(11)])
+    with pytest.raises(SystemExit, match="several ways.*attribute `classes`"):
+        measured(Mean(11), numbers, monkeypatch, capsys)
+    assert measured(Mean(11, [str(n) for n in range(11)]), numbers, monkeypatch, capsys)[0] == "100.0%"
+    with pytest.raises(SystemExit, match="several ways"):
+        measured(Mean(3), shades(tmp_path / "animals", ["ant", "Bee", "cat"]), monkeypatch, capsys)
+    value, said = measured(Mean(3), shades(tmp_path / "plain", ["a", "b", "c"]), monkeypatch, capsys)
+    assert value == "100.0%" and "in the order of their names, as the model does not name its classes" in said
+
+
+def test_a_folder_with_train_and_val_is_no_folder_of_classes(tmp_path, monkeypatch, capsys):
+    data = shades(tmp_path / "data", ["train", "val"])
+    out = ["--out", str(tmp_path / "a.safetensors"), *TINY]
+    for command in (["train", "--data", str(data), *out], ["evaluate", "--model", "its:own", "--data", str(data)]):
+        monkeypatch.setattr(common, "model_of", lambda text: (Mean(2), {}))
+        with pytest.raises(SystemExit, match=r"a folder of 2 classes \(train, val\); accepts one of these"):
+            main(command)
+
+
+def test_one_class_is_nothing_to_learn_or_to_measure(tmp_path, monkeypatch, capsys):
+    data = shades(tmp_path / "data", ["cats"])
+    with pytest.raises(SystemExit, match=r"1 class \(cats\); accepts at least two classes"):
+        main(["train", "--data", str(data), "--out", str(tmp_path / "a.safetensors"), *TINY])
+    with pytest.raises(SystemExit, match="one logit.*K >= 2"):
+        measured(Mean(1), data, monkeypatch, capsys)
+
+
+def test_imagenets_classes_are_matched_by_name_or_by_wordnet_id(tmp_path, monkeypatch, capsys):
+    small_torchvision(monkeypatch)
+    common = ["--model", "torchvision:squeezenet1_1", "--channels", "3"]
+    by_name = shades(tmp_path / "names", ["tench", "banana"])
+    main(
+        ["attack", *common, "--data", str(by_name), "--attack", "fgsm", "--eps", "1/255", "--out", str(tmp_path / "a")]
+    )
+    assert "2 classes (banana, tench), numbered by name" in capsys.readouterr().out
+    assert {row["file"]: row["label"] for row in sheet(tmp_path / "a")} == {
+        "banana/0": "954", "banana/1": "954", "tench/0": "0", "tench/1": "0"
+    }  # fmt: skip
+    some = shades(tmp_path / "some", ["n01440764", "n01443537"])  # their numbers are not known without all of them
+    main(["attack", *common, "--data", str(some), "--attack", "fgsm", "--eps", "1/255", "--out", str(tmp_path / "b")])
+    assert "the labels are what the model reads (" in capsys.readouterr().out
+    assert all(row["labelled_by"] == "model" for row in sheet(tmp_path / "b"))
+    with pytest.raises(SystemExit, match="n01440764"):
+        main(["evaluate", *common, "--data", str(some)])
+    for nth in range(1000):
+        (tmp_path / "all" / f"n{nth + 1000000:08}").mkdir(parents=True)
+        (tmp_path / "all" / f"n{nth + 1000000:08}" / "1.png").write_bytes((some / "n01440764" / "0.png").read_bytes())
+    main(["evaluate", *common, "--data", str(tmp_path / "all"), "--limit", "2"])
+    assert "by their WordNet ids" in capsys.readouterr().out.replace("in the order of", "by")
+
+
+FORMS = {
+    "a tuple": ("cherry", "apple", "banana"),
+    "a dict of numbers": {"apple": 1, "cherry": 0, "banana": 2},
+}
+
+
+@pytest.mark.parametrize("names", FORMS.values(), ids=FORMS)
+def test_a_model_may_name_its_classes_in_several_ways(names, tmp_path, monkeypatch, capsys):
+    model = Mean(3, classes=names)
+    model.classes = common.class_names(model)
+    assert measured(model, shades(tmp_path, FORMS["a tuple"]), monkeypatch, capsys)[0] == "100.0%"
+
+
+def test_names_that_are_no_list_are_refused():
+    for names in ({"a", "b"}, 3, torch.arange(3), "abc", {"a": 0, "b": 5}):
+        with pytest.raises(ValueError, match="model.classes: got .*accepts a list of names"):
+            common.class_names(Mean(2, classes=names))
+    assert common.class_names(Mean(3, classes=range(3))) == ["0", "1", "2"] and common.class_names(Mean(3)) is None
+
+
+def test_as_many_names_as_logits(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="model.classes: got 3 classes .*accepts 4 names"):
+        measured(Mean(4, classes=["a", "b", "c"]), shades(tmp_path, ["a", "b", "c"]), monkeypatch, capsys)
+
+
+def test_names_that_are_wordnet_ids_are_names(tmp_path, monkeypatch, capsys):
+    ids = [f"n{nth:08}" for nth in range(1000)]
+    for name in ids:
+        (tmp_path / name).mkdir()
+    for name, shade in ((ids[-1], 0), (ids[0], 200)):
+        Image.new("L", (8, 8), shade).save(tmp_path / name / "1.png")
+    for name in ids[1:-1]:
+        (tmp_path / name / "1.png").write_bytes((tmp_path / ids[0] / "1.png").read_bytes())
+    model = Mean(1000, classes=ids[::-1])
+    monkeypatch.setattr(common, "model_of", lambda text: (model, dict(classes=model.classes)))
+    main(["evaluate", "--model", "its:own", "--data", str(tmp_path), "--limit", "1000"])
+    assert "numbered by name" in capsys.readouterr().out
+
+
+def test_the_readers_own_files_are_not_overwritten(tmp_path, weights):
+    pictures = tmp_path / "pictures"
+    data = pets(pictures / "clean", ("c",), range(2), size=(28, 28))
+    typed = ["attack", "--model", str(weights), "--channels", "1", "--attack", "fgsm", "--eps", "1/255"]
+    with pytest.raises(SystemExit, match="would overwrite --data"):
+        main([*typed, "--data", str(data), "--out", str(pictures)])
+    other = pets(tmp_path / "other", ("c",), range(2), size=(28, 28))
+    with pytest.raises(SystemExit, match="holds clean of something else"):
+        main([*typed, "--data", str(other), "--out", str(pictures)])
+    with pytest.raises(SystemExit, match="a folder inside --data"):
+        main([*typed, "--data", str(tmp_path / "oth*"), "--out", str(other / "out")])
+    assert (data / "c" / "0.png").read_bytes() == encoded(0, size=(28, 28))
+    model = str(weights)
+    for out in (model, str(tmp_path), str(tmp_path / "found.txt")):
+        with pytest.raises(SystemExit, match="--out: got .*ends in .json"):
+            main(["evaluate", "--model", model, "--out", out])
+    assert model_of(model)
+
+
+def test_an_attack_that_failed_leaves_its_folder_free(tmp_path, weights):
+    typed = ["attack", "--model", str(weights), "--limit", "3", "--attack", "fgsm", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match="eps: got 8"):
+        main([*typed, "--eps", "8"])
+    main([*typed, "--eps", "8/255"])
+    assert len(sheet(tmp_path / "out")) == 3
+
+
+def test_a_model_of_ones_own_may_be_an_instance_and_its_errors_are_told(tmp_path, monkeypatch):
+    (tmp_path / "mine_two.py").write_text(
+        "from torch import nn\n\nready = nn.Flatten()\n\ndef broken():\n    return {}['weights']\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(model_of("mine_two:ready")[0], nn.Flatten)
+    with pytest.raises(ValueError, match="mine_two:broken' .KeyError: 'weights'"):
+        model_of("mine_two:broken")
+    sys.path.remove("")
+
+
+def test_the_output_may_not_lie_inside_the_data(tmp_path, weights):
+    data = pets(tmp_path / "data", numbers=range(2), size=(28, 28))
+    for out in (data, data / "out", data / "cat" / "out"):
+        with pytest.raises(SystemExit, match="a folder inside --data"):
+            main(["attack", "--model", str(weights), "--data", str(data), "--channels", "1", "--out", str(out)])
+    assert sorted(path.name for path in data.iterdir()) == ["cat", "dog"]
+
+
+@pytest.mark.integration
+def test_images_of_any_name_are_written_and_listed(tmp_path, weights):
+    """Not UTF-8, and as long as a file's name may be, in letters and in signs of three bytes; on an ASCII terminal."""
+    names = [os.fsdecode(b"caf\xe9"), "n" * 251, "\u732b" * 83]
+    data, out = tmp_path / "data", tmp_path / "out"
+    for at, name in enumerate(names):
+        (data / str(at)).mkdir(parents=True)
+        (data / str(at) / f"{name}.png").write_bytes(encoded(at, size=(28, 28), mode="L"))
+    command = [sys.executable, "-m", "advutils", "attack", "--model", weights, "--data", data, "--channels", "1",
+               "--attack", "fgsm", "--out", out]  # fmt: skip
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    run = subprocess.run(command, env=ascii_only, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    rows = (out / "attack.csv").read_bytes().splitlines()[1:]
+    for at, (name, row) in enumerate(zip(names, rows, strict=True)):
+        assert row.startswith(os.fsencode(f"{at}/{name},"))
+        assert (out / "adversarial" / str(at) / f"{name}.png").exists()
+
+
+def test_what_is_left_out_is_said(tmp_path, monkeypatch, capsys):
+    data = shades(tmp_path / "data", ["a", "b"])
+    (data / "a" / "notes.txt").write_text("no image")
+    assert "; left out: 1 .txt" in measured(Mean(2), data, monkeypatch, capsys)[1]
+
+
+def test_a_class_that_the_limit_leaves_out_keeps_its_logit(tmp_path):
+    data = pets(tmp_path / "data", ("a", "b", "c"), range(4), size=(32, 32))
+    main(["train", "--data", str(data), "--limit", "6", "--out", str(tmp_path / "a.safetensors"), *TINY])
+    for path in (data / "c").iterdir():
+        path.unlink()
+    (data / "c" / "0.png").write_bytes(encoded(0, size=(32, 32)))
+    main(["train", "--data", str(data), "--limit", "3", "--out", str(tmp_path / "b.safetensors"), *TINY])
+    for name in "ab":
+        assert model_of(str(tmp_path / f"{name}.safetensors"))[0](torch.rand(1, 3, 32, 32)).shape == (1, 3)
+
+
+def test_tar_files_are_named_by_a_pattern(tmp_path, weights, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set [1]").mkdir()
+    for at in range(3):
+        (tmp_path / "set [1]" / f"{at}.png").write_bytes(encoded(at, size=(28, 28)))
+        with tarfile.open(tmp_path / f"shard-{at}.tar", "w") as archive:
+            archive.add(tmp_path / "set [1]" / f"{at}.png", f"{at}.png")
+    for nth, data in enumerate(("shard-*.tar", f"{tmp_path}/shard-*.tar", "set [1]")):
+        out = tmp_path / f"out{nth}"
+        main(["attack", "--model", str(weights), "--data", data, "--attack", "fgsm", "--out", str(out)])
+        assert len(sheet(out)) == 3
+
+
+def test_another_contrast_is_another_training(tmp_path):
+    out = ["--out", str(tmp_path / "a.safetensors")]
+    state = tmp_path / "a.checkpoint.pt"
+    main(["train", *out, *TINY, "--contrast", "16"])
+    kept = load_weights(vgg(11, width=0.05, contrast=16), tmp_path / "a.safetensors")["history"]
+    assert len(kept["val_loss"]) == 1 and not state.exists()
+    fit(vgg(11, width=0.05, contrast=16), *(make_loader(TensorDataset(*digits(120)), batch_size=20),) * 2, epochs=1,
+        lr=3e-3, checkpoint=state, progress=False)  # fmt: skip
+    with pytest.raises(SystemExit, match="of a training with other"):
+        main(["train", *out, *TINY])
+
+
+def test_statistics_over_all_processes_are_for_gpus(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="--sync-batchnorm: got it without a GPU"):
+        main(["train", "--out", str(tmp_path / "vgg.safetensors"), *TINY, "--sync-batchnorm"])
+    assert not any(tmp_path.iterdir())
+
+
+# attack
+
+
+def test_the_files_on_disk_hold_the_ball_and_the_reported_success(weights, tmp_path, capsys):
+    out = tmp_path / "attacked"
+    main(["attack", "--model", str(weights), "--eps", "0.1", "--attack", "pgd:steps=3", "--limit", "50",
+          "--out", str(out)])  # fmt: skip
+    rows = sheet(out)
+    assert len(rows) == 50 == len(list((out / "adversarial").rglob("*.png")))
+    model, right = model_of(str(weights))[0], []
+    for row in rows:
+        files = (out / kind / f"{row['file']}.png" for kind in ("clean", "adversarial"))
+        x, x_adv = (read_image(file.read_bytes())[None] for file in files)
+        assert (x_adv - x).abs().max() <= 0.1 + 1e-6
+        assert float(row["linf"]) == pytest.approx((x_adv - x).abs().max().item())
+        assert float(row["l2"]) == pytest.approx((x_adv - x).norm().item(), rel=1e-5)
+        predicted = model(x_adv).argmax(1).item()
+        assert int(row["adversarial_prediction"]) == predicted
+        assert row["success"] == str(predicted != int(row["label"]))
+        right.append(row["success"] == "True")
+    assert f"{sum(right) / 50:6.1%}" in capsys.readouterr().out
+    about = json.loads((out / "attack.json").read_text())
+    assert about["attack"] == "pgd(steps=3)" and about["eps"] == 0.1
+
+
+def test_a_folder_that_holds_another_attack_is_refused_and_the_same_one_is_made_again(weights, tmp_path, monkeypatch):
+    typed = ["attack", "--model", str(weights), "--attack", "fgsm", "--limit", "30", "--batch-size", "10"]
+    typed += ["--out", str(tmp_path / "a")]
+    main([*typed, "--eps", "0.1"])
+    before, rows = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*.*")}, sheet(tmp_path / "a")
+    for other in (["--eps", "0.2"], ["--eps", "0.1", "--limit", "20"]):
+        with pytest.raises(SystemExit, match="images of another attack; accepts a new folder"):
+            main([*typed, *other])
+    assert before == {path: path.read_bytes() for path in (tmp_path / "a").rglob("*.*")}
+    reread, left = attack_cli._reread, [1, 1]
+
+    def broken(*given):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return reread(*given)
+
+    monkeypatch.setattr(attack_cli, "_reread", broken)
+    with pytest.raises(KeyboardInterrupt):
+        main([*typed, "--eps", "0.1"])
+    assert not (tmp_path / "a" / "attack.csv").exists()  # no sheet speaks of files that are not its own
+    monkeypatch.setattr(attack_cli, "_reread", reread)
+    main([*typed, "--eps", "0.1"])
+    assert sheet(tmp_path / "a") == rows
+
+
+def test_grey_is_always_run_and_may_be_asked_for(weights, capsys):
+    main(["evaluate", "--model", str(weights), "--attack", "grey"])
+    alone = capsys.readouterr().out.splitlines()
+    main(["evaluate", "--model", str(weights), "--attack", "fgsm", "--attack", "grey"])
+    assert [line.split()[0] for line in alone] == ["clean", "grey"]
+    assert capsys.readouterr().out.splitlines()[:2] == alone
+
+
+def test_a_target_is_aimed_at(weights, tmp_path):
+    out = ["--limit", "20", "--out", str(tmp_path / "a")]
+    main(["attack", "--model", str(weights), "--eps", "0.5", "--target", "3", *out])
+    rows = sheet(tmp_path / "a")
+    assert all((row["success"] == "True") == (row["adversarial_prediction"] == "3") for row in rows)
+    assert any(row["success"] == "True" for row in rows)
+
+
+def small_torchvision(monkeypatch, failure=None):
+    """torchvision's own loading, up to the download, which is answered by random weights or an error."""
+    kept = torchvision.models.get_model
+
+    def get_model(name, *, weights):
+        if failure is not None:
+            raise failure
+        return kept(name, weights=None).eval()
+
+    monkeypatch.setattr(torchvision.models, "get_model", get_model)
+
+
+def photographs(folder, n=3):
+    folder.mkdir()
+    for at in range(n):
+        (folder / f"{at}.jpg").write_bytes(encoded(at, ".jpg", size=(300 + at, 260)))
+    return folder
+
+
+def test_a_torchvision_classifier_is_attacked_on_ones_own_photographs(tmp_path, monkeypatch):
+    small_torchvision(monkeypatch)
+    data, out = photographs(tmp_path / "photos"), tmp_path / "out"
+    main(["attack", "--model", "torchvision:mobilenet_v3_small", "--data", str(data), "--eps", "8/255",
+          "--attack", "fgsm", "--out", str(out)])  # fmt: skip
+    rows = sheet(out)
+    assert [row["file"] for row in rows] == ["0", "1", "2"]
+    assert all(row["labelled_by"] == "model" and row["label"] == row["clean_prediction"] for row in rows)
+    assert all(float(row["linf"]) <= 8 / 255 + 1e-6 for row in rows)
+    assert read_image((out / "adversarial" / "0.png").read_bytes()).shape == (3, 224, 224)
+
+
+def test_folders_that_are_not_the_models_classes_give_no_labels(tmp_path, monkeypatch):
+    small_torchvision(monkeypatch)
+    (tmp_path / "photos").mkdir()
+    photographs(tmp_path / "photos" / "holiday")
+    common = ["--model", "torchvision:mobilenet_v3_small", "--data", str(tmp_path / "photos")]
+    main(["attack", *common, "--attack", "fgsm", "--eps", "1/255", "--out", str(tmp_path / "out")])
+    assert all(row["labelled_by"] == "model" for row in sheet(tmp_path / "out"))
+    for command in (["attack", *common, "--labels", "data", "--out", "a"], ["evaluate", *common]):
+        with pytest.raises(SystemExit, match="classes"):
+            main(command)
+
+
+def test_normalisation_is_inside_the_torchvision_model(monkeypatch):
+    small_torchvision(monkeypatch)
+    model, suits = model_of("torchvision:squeezenet1_1")  # the smallest
+    x = torch.rand(1, 3, 64, 64)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    assert len(suits.pop("classes")) == 1000
+    assert suits == dict(size=224, resize=256, channels=3, interpolation="bilinear")
+    assert torch.allclose(model(x), model[1]((x - mean) / std), atol=1e-5)
+
+
+@pytest.mark.parametrize("failure", [OSError("no network"), RuntimeError("invalid hash value"), EOFError("cut off")])
+def test_weights_that_cannot_be_had_say_where_they_belong(failure, tmp_path, monkeypatch):
+    small_torchvision(monkeypatch, failure)
+    with pytest.raises(SystemExit, match=rf"{failure}.*vgg16_bn.*\.pth.*put it at .*checkpoints"):
+        main(["attack", "--model", "torchvision:vgg16_bn", "--data", str(photographs(tmp_path / "p")), "--out", "x"])
+
+
+def test_the_readers_own_factory_makes_a_model(tmp_path, monkeypatch):
+    (tmp_path / "mine_here.py").write_text("from torch import nn\n\ndef make():\n    return nn.Flatten()\n")
+    monkeypatch.chdir(tmp_path)
+    model, suits = model_of("mine_here:make")
+    assert isinstance(model, nn.Flatten) and suits == dict(classes=None)
+    sys.path.remove("")
+
+
+# words
+
+
+@pytest.mark.parametrize("text, value", [("0.1", 0.1), ("8/255", 8 / 255), (" 1e-2 ", 0.01), ("4 / 255", 4 / 255)])
+def test_radii_are_read_as_people_write_them(text, value):
+    assert number(text) == value
+
+
+@pytest.mark.parametrize("recipe", ["by hand", ["by", "hand"], 3])
+def test_weights_whose_recipe_is_no_dict_are_evaluated(recipe, tmp_path, capsys):
+    save_weights(vgg(11, width=0.05), tmp_path / "a.safetensors", recipe=recipe)
+    main(["evaluate", "--model", str(tmp_path / "a.safetensors"), "--attack", "fgsm", "--eps", "0.05"])
+    assert "all together" in capsys.readouterr().out
+
+
+def test_an_attack_is_read_with_its_options():
+    assert attack_of("pgd:loss=cross_entropy").keywords["loss"] is cross_entropy
+    attack = attack_of("pgd:steps=40,restarts=2,random_start=False,norm=l2,loss=dlr")
+    assert attack.func is pgd
+    assert attack.keywords["steps"] == 40 and attack.keywords["random_start"] is False
+    assert attack.keywords["norm"] == "l2" and attack.keywords["loss"].__name__ == "dlr"
+    assert attack_of("fgsm") is fgsm
+    assert attack_of("pgd:random_start=false,early_exit=TRUE").keywords == dict(random_start=False, early_exit=True)
+    assert attack_of("autoattack:attacks_to_run=apgd-ce+square").keywords == dict(attacks_to_run=["apgd-ce", "square"])
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["evaluate", "--model", "nowhere.safetensors"], "there is no file"),
+        (["evaluate", "--model", "vgg"], r"accepts FILE\.safetensors, torchvision:NAME or module:factory"),
+        (["evaluate", "--model", "torchvision:nothing"], "--model"),
+        (["train", "--out", "a.pt"], "safetensors"),
+        (["attack", "--model", "torch.nn:Flatten", "--attack", "fgsm", "--target", "3", "--out", "a"], "accepts pgd"),
+        (["attack", "--model", "torch.nn:Flatten", "--attack", "bim", "--out", "a"], "--attack"),
+        (["evaluate", "--model", "torch.nn:Flatten", "--attack", "pgd:eps=0.5"], "--attack pgd: its option: got 'eps'"),
+        (["evaluate", "--model", "torch.nn:Flatten", "--attack", "pgd:step=5"], "accepts one of .*'steps'"),
+        (["train", "--out", "a.safetensors", "--objective", "trades"], "--eps"),
+        (["train", "--out", "a.safetensors", "--eps", "0.1"], "--eps"),
+        (["train", "--out", "a.safetensors", "--data", "nowhere"], "nothing"),
+        (["train", "--out", "a.safetensors", "--steps", "3"], "--steps: got 3 with --objective clean"),
+        (["evaluate", "--model", "torch.nn:Flatten", "--attack", "pgd:random_start=no"], "random_start: got 'no'"),
+        (["evaluate", "--model", "nowhere_at_all:make"], "No module named 'nowhere_at_all'"),
+        (["evaluate", "--model", "torch.nn:Nothing"], "has no attribute 'Nothing'"),
+        (["evaluate", "--model", "torch.nn:Flatten", "--data", "x-*.tar"], r"--data: got 'x-\*\.tar', where there is"),
+        (["evaluate", "--model", "torch.nn:Flatten"], "classes are not the model's"),  # 784 of them
+        (
+            ["evaluate", "--model", "torchvision.models:squeezenet1_1", "--limit", "2"],
+            "expected input.* to have 3 channels",
+        ),
+        (["train", "--out", "a.safetensors", "--objective", "trades", "--eps", "0.1", "--steps", "0"], "steps: got 0"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=words) as error:
+        main(arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_images_of_many_sizes_are_not_trained_on(tmp_path):
+    data = pets(tmp_path / "data", numbers=range(5), size=(32, 32))
+    (data / "cat" / "0.png").write_bytes(encoded(0, size=(40, 32)))
+    with pytest.raises(SystemExit, match="images of shapes .3, 32, 32. and .3, 32, 40.; accepts a side in pixels"):
+        main(["train", "--data", str(data), "--out", str(tmp_path / "a.safetensors"), *TINY])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["attack", "--help"]])
+def test_help_is_there(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 0
+    assert "usage: python -m advutils" in capsys.readouterr().out
+
+
+def test_every_option_has_a_word_of_help():
+    for action in parser()._subparsers._group_actions[0].choices.values():
+        assert all(option.help for option in action._actions)
+
+
+@pytest.mark.integration
+def test_two_processes_write_each_file_once_and_one_sheet(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "load_data", load_data)
+    typed = ["attack", "--model", str(weights), "--batch-size", "20", "--limit", "310", "--attack", "pgd:steps=2"]
+    main([*typed, "--out", str(tmp_path / "one")])
+    command = [*ACCELERATE, "-m", "advutils", *typed, "--out", tmp_path / "two"]
+    subprocess.run(command, env=environment(), check=True, timeout=300)
+    one, two = sheet(tmp_path / "one"), sheet(tmp_path / "two")
+    assert len(one) == 310 and one == two
+    for path in (tmp_path / "one" / "adversarial").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / "adversarial" / path.name).read_bytes()
