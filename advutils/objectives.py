@@ -13,7 +13,7 @@ from advutils.attacks.base import loss_gradient
 from advutils.attacks.gradient import fgsm, pgd, project
 from advutils.attacks.losses import cross_entropy
 from advutils.utils import validation
-from advutils.utils.contracts import Attack
+from advutils.utils.contracts import Attack, Objective
 from advutils.utils.fusion import fuse_batch_norm
 from advutils.utils.inference import eval_mode, logits_of
 
@@ -154,3 +154,13 @@ def trades(
 def _divergence(logits, log_p):
     """KL(p, softmax(logits)) of each image, (N,); of log p, as the gradient at p = 0 would be no number."""
     return F.kl_div(logits.log_softmax(1), log_p, reduction="none", log_target=True).sum(1)
+
+
+OBJECTIVES: dict[str, Objective] = {  # by their names
+    "clean": clean,
+    "mixed": mixed,
+    "adversarial": adversarial,
+    "random-fgsm": random_fgsm,
+    "n-fgsm": n_fgsm,
+    "trades": trades,
+}

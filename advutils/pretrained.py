@@ -14,9 +14,10 @@ from torch import nn
 from advutils.attacks.gradient import fgsm, pgd
 from advutils.data import device, load_data, make_loader, shift, split
 from advutils.models import small_cnn, vgg
-from advutils.objectives import adversarial, clean, mixed, n_fgsm, random_fgsm, trades
+from advutils.objectives import OBJECTIVES
 from advutils.training import History, fit
 from advutils.utils import distributed, validation
+from advutils.utils.contracts import Objective
 from advutils.utils.storage import cache_dir, writable
 from advutils.utils.weights import load_weights, save_weights
 
@@ -34,16 +35,11 @@ RECIPES: dict[str, dict[str, Any]] = {  # chosen on validation images
     "trades": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, eps_warmup=1, ema_decay=None, steps=5, beta=6.0),
 }
 VERSIONS = dict.fromkeys(RECIPES, 1)  # raise a recipe's when the weights that it gives change: test_golden.py
-OBJECTIVES = {
-    "clean": clean,
-    "clean-small-cnn": clean,
-    "outsider-small-cnn": clean,
-    "mixed-fgsm": mixed,
-    "fgsm": partial(adversarial, attack=fgsm),
-    "fgsm-last": partial(adversarial, attack=fgsm),
-    "random-fgsm": random_fgsm,
-    "n-fgsm": n_fgsm,
-    "trades": trades,
+TRAINED_BY = {  # the objective of a recipe, where it does not bear its name
+    "clean-small-cnn": "clean",
+    "outsider-small-cnn": "clean",
+    "mixed-fgsm": "mixed",
+    **dict.fromkeys(("fgsm", "fgsm-last", "pgd"), "adversarial"),
 }
 EVAL_ATTACKS = {"FGSM": fgsm, "PGD": partial(pgd, steps=20)}
 
@@ -174,9 +170,12 @@ def _parse(name):
     return name, None
 
 
-def objective_of(kind, recipe):
+def objective_of(kind: str, recipe: dict[str, Any]) -> Objective:
     """The training objective of an entry of `RECIPES`, with the steps and beta that the recipe names."""
+    bound: dict[str, Any] = {key: recipe[key] for key in ("steps", "beta") if key in recipe}
     if kind == "pgd":
-        return partial(adversarial, attack=partial(pgd, steps=recipe["steps"]))
-    chosen = {key: recipe[key] for key in ("steps", "beta") if key in recipe}
-    return partial(OBJECTIVES[kind], **chosen) if chosen else OBJECTIVES[kind]
+        bound = dict(attack=partial(pgd, **bound))
+    elif kind in ("fgsm", "fgsm-last"):
+        bound = dict(attack=fgsm)
+    objective = OBJECTIVES[TRAINED_BY.get(kind, kind)]
+    return partial(objective, **bound) if bound else objective

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from advutils import (

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 from advutils import attacks
+from advutils.attacks import ATTACKS
 from advutils.data import CLASSES, DATASETS, device, load_data, make_loader
 from advutils.evaluation import predict
 from advutils.models import Normalize, small_cnn, vgg
@@ -23,14 +24,6 @@ from advutils.utils import distributed, validation
 from advutils.utils.images import ImageFiles, ambiguous, image_loader, in_order, some
 from advutils.utils.weights import load_weights, read_tensors
 
-ATTACKS = {
-    "fgsm": attacks.fgsm,
-    "pgd": attacks.pgd,
-    "square": attacks.square,
-    "noise": attacks.random_noise,
-    "grey": attacks.grey,
-    "autoattack": attacks.autoattack,
-}
 GIVEN = {"model", "x", "y", "eps", "target", "generator", "flags"}  # what an attack gets from elsewhere
 WORDS = {name: getattr(attacks, name) for name in ("cross_entropy", "dlr", "cw")}
 

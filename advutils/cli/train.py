@@ -8,24 +8,16 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from advutils import attacks, objectives
+from advutils import attacks
 from advutils.cli import common
 from advutils.data import device, shift, split
+from advutils.objectives import OBJECTIVES
 from advutils.pretrained import EVAL_ATTACKS, initialised
 from advutils.training import fit
 from advutils.utils import distributed
 from advutils.utils.images import some
 from advutils.utils.storage import writable
 from advutils.utils.weights import save_weights
-
-OBJECTIVES = {
-    "clean": objectives.clean,
-    "mixed": objectives.mixed,
-    "adversarial": objectives.adversarial,
-    "random-fgsm": objectives.random_fgsm,
-    "n-fgsm": objectives.n_fgsm,
-    "trades": objectives.trades,
-}
 
 
 def train_command(chosen):

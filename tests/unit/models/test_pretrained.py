@@ -34,6 +34,7 @@ from advutils import (
     vgg,
 )
 from advutils.cli.common import model_of
+from advutils.objectives import OBJECTIVES
 from advutils.utils.hashes import image_hashes
 
 module = sys.modules["advutils.pretrained"]  # the attribute of that name is the function
@@ -122,8 +123,8 @@ def test_a_name_decides_network_and_objective(trainings):
     configs = [get(name).config["architecture"] for name in NAMES]
     assert configs == ["vgg", "small_cnn", "vgg"]
     clean, small, mixed = (kwargs["objective"] for kwargs in trainings)
-    assert clean is small is module.clean
-    assert mixed is module.mixed and trainings[2]["eps"] == 0.1
+    assert clean is small is OBJECTIVES["clean"]
+    assert mixed is OBJECTIVES["mixed"] and trainings[2]["eps"] == 0.1
 
 
 def test_a_defences_name_decides_objective_and_radius(trainings):
