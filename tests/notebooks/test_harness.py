@@ -181,7 +181,7 @@ def outcome(tmp_path_factory):
     git("commit", "--message", "the series' version", folder=folder)
     nbformat.write(notebook(CELLS), path)
     command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--rootdir", folder, path]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "tools")}
     options = ["--junitxml=report.xml", "--color=no", "-p", "no:cacheprovider"]
     done = subprocess.run([*command, *options], cwd=folder, env=environment, capture_output=True, text=True)
     cases = ElementTree.parse(folder / "report.xml").iter("testcase")

@@ -4,6 +4,7 @@ A notebook is replaced only when all of its cells ran. What would differ from ru
 times of execution, widget state, progress bars. The picture of the cell tagged `readme-figure` is also the README's.
 """
 
+import argparse
 import base64
 import hashlib
 import os
@@ -23,7 +24,15 @@ NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 CELL_SECONDS = 900
 
 
-def main(paths):
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebooks", nargs="*", type=Path, metavar="NOTEBOOK", help="all if none")
+    parser.add_argument("--normalise", action="store_true", help="only bring the files into their form")
+    chosen = parser.parse_args(arguments)
+    every = [*sorted(NOTEBOOKS.glob("[0-9]*.ipynb")), *sorted(NOTEBOOKS.glob("app/*.ipynb"))]
+    paths = [path.resolve() for path in chosen.notebooks] or every
+    if chosen.normalise:
+        return [save(normalised(nbformat.read(path, as_version=4)), path) for path in paths]
     start = time.monotonic()
     for number, path in enumerate(paths, 1):
         print(f"{number}/{len(paths)} {path.name}", end="", flush=True)
@@ -38,10 +47,9 @@ def run(path):
     start = time.monotonic()
     execute(notebook, path)
     seconds = time.monotonic() - start
-    normalise(notebook)
+    notebook = normalised(notebook)
     notebook.metadata["made_with"] = stamp(notebook)
-    nbformat.validate(notebook)
-    write(path, (nbformat.writes(notebook).rstrip("\n") + "\n").encode())
+    save(notebook, path)
     for figure in readme_figures(notebook):
         write(path.parent / "figures" / "series.png", figure)
     return seconds
@@ -67,7 +75,8 @@ def execute(notebook, path):
         sys.exit(f"\nCode cell {number} of {path.name} failed; the file is as it was.\n\n{error}")
 
 
-def normalise(notebook):
+def normalised(notebook):
+    """The notebook in place, without what would differ from run to run for no reason; checks folded."""
     notebook.metadata.kernelspec = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     notebook.metadata.pop("widgets", None)
     notebook.metadata.get("language_info", {}).pop("version", None)
@@ -77,6 +86,12 @@ def normalise(notebook):
             cell.metadata.jupyter = {"source_hidden": True}
         if cell.cell_type == "code":
             cell.outputs = [output for output in map(without_bar, cell.outputs) if output.get("text") != ""]
+    return notebook
+
+
+def save(notebook, path):
+    nbformat.validate(notebook)
+    write(path, (nbformat.writes(notebook).rstrip("\n") + "\n").encode())
 
 
 def without_bar(output):
@@ -111,5 +126,4 @@ def write(path, content):
 
 
 if __name__ == "__main__":
-    every = [*sorted(NOTEBOOKS.glob("[0-9]*.ipynb")), *sorted(NOTEBOOKS.glob("app/*.ipynb"))]
-    main([Path(name).resolve() for name in sys.argv[1:]] or every)
+    main()

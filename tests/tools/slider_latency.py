@@ -6,6 +6,7 @@ and is then gone, as it would have every message between page and kernel sent to
 a keyboard (Input.dispatchKeyEvent).
 """
 
+import argparse
 import asyncio
 import itertools
 import json
@@ -16,7 +17,6 @@ import tempfile
 from pathlib import Path
 
 import nbformat
-from chromium import executable
 from playwright.sync_api import sync_playwright
 from programs import serving
 from tornado.httpclient import AsyncHTTPClient
@@ -131,4 +131,6 @@ async def press(host, presses):
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presses", type=int, default=40, help="of a key, on each slider (default: %(default)s)")
+    main(parser.parse_args().presses)
