@@ -7,7 +7,7 @@ import io
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 MODEL_COLORS = {  # Okabe and Ito's palette, told apart by colour-blind readers too
     "clean VGG": "#0072B2",
@@ -216,32 +216,6 @@ def cost(arms, *, ylabel):
     axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    return _finish(fig)
-
-
-def verdicts(rows):
-    """Models by attacks: a line for each model and seed, a point with its interval for each attack.
-
-    `rows` is {(model, seed): {attack: (accuracy, low, high)}}, drawn from the top; the attacks' order is that of their
-    first appearance. The axis begins at the ten percent below the lowest interval.
-    """
-    left = np.floor(10 * min(low for found in rows.values() for _, low, _ in found.values())) / 10
-    attacks = list(dict.fromkeys(attack for found in rows.values() for attack in found))
-    looks = dict(zip(attacks, zip((*ARM_COLORS, "#009E73"), "osD^v")))
-    fig, ax = plt.subplots(figsize=(7.2, 0.9 + 0.32 * len(rows)), layout="constrained")
-    for line, found in enumerate(rows.values()):
-        for attack, (value, low, high) in found.items():
-            color, marker = looks[attack]
-            error = [[max(0, value - low)], [max(0, high - value)]]
-            ax.errorbar(value, line, xerr=error, fmt=marker, color=color, markersize=5, capsize=2, linewidth=1)
-    handles = [ax.plot([], [], marker, color=color, label=attack)[0] for attack, (color, marker) in looks.items()]
-    ends = left - 0.02 * (1 - left), 1 + 0.02 * (1 - left)
-    ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=ends, xlabel="test accuracy, 95% intervals")
-    ax.set_yticks(range(len(rows)), [f"{model}, seed {seed}" for model, seed in rows], fontsize=9)
-    ax.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))  # whole percents, as its labels are
-    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.grid(axis="x", linewidth=0.4, alpha=0.6)
-    fig.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return _finish(fig)
 
 

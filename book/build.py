@@ -12,6 +12,7 @@ from sphinx.cmd.build import main as sphinx
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 REFERENCE = re.compile(r"- (?P<authors>.+?): \*(?P<title>.+?)\*, (?P<year>\d{4})\. (?P<id>(?:arXiv|doi):\S+)")
+INTERVAL = re.compile(r"(\[[\d.]+,) (?=[\d.]+\])")  # [97.3, 98.9], which no line should break
 ADDRESSES = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
 
 
@@ -30,8 +31,13 @@ def assemble(source):
     shutil.copytree(ROOT / "notebooks" / "figures", source / "notebooks" / "figures")
     for notebook in notebooks():
         shutil.copy(notebook, source / "notebooks")
-    for page in [ROOT / "README.md", *HERE.glob("*.md")]:
-        shutil.copy(page, source)
+    (source / "tests" / "benchmarks").mkdir(parents=True)
+    for measured in ("table.md", "figure.png"):
+        shutil.copy(ROOT / "tests" / "benchmarks" / measured, source / "tests" / "benchmarks")
+    shutil.copy(ROOT / "README.md", source)
+    for page in HERE.glob("*.md"):
+        text = page.read_text(encoding="utf-8").replace("../", "")  # on the site it lies one folder higher
+        (source / page.name).write_text(INTERVAL.sub("\\1\N{NO-BREAK SPACE}", text), encoding="utf-8")
     for make in MADE:
         make(source)
 

@@ -16,10 +16,10 @@ DOWNLOAD = "The notebook behind this page, executed: {{download}}`{0} <{0}>`. It
 project = "Adversarial robustness"
 html_title = "Adversarial robustness"
 extensions = ["myst_nb"]
-exclude_patterns = ["README.md"]  # parts of it are included in the first page
+exclude_patterns = ["README.md", "tests/**"]  # parts of them are included in pages
 nb_execution_mode = "off"
 nb_code_prompt_show = "Check of the sentences above"
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["deflist", "dollarmath"]
 
 html_theme = "sphinx_book_theme"
 html_theme_options = {

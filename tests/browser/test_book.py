@@ -136,8 +136,22 @@ def test_the_title_page_lists_every_notebook_with_its_question(site, pages):
     assert all("?" in row.find_all("td")[1].text for row in rows)
 
 
+def test_what_the_front_page_leaves_out_is_a_page(site, pages):
+    for name in ("instructor", "install", "your_model", "results", "benchmark", "command_line", "several_processes"):
+        assert pages[site / "index.html"].select_one(f"nav a[href='{name}.html']"), name
+    assert len(pages[site / "benchmark.html"].select("table")) == 4  # the leads, and a table for each machine
+    text = pages[site / "results.html"].text
+    assert "APGD-CE and APGD-T" in text and "made by" not in text  # the marks around the table are not shown
+
+
+def test_the_glossary_is_in_order_and_names_no_term_twice(site, pages):
+    terms = [tag.text for tag in pages[site / "glossary.html"].select(".bd-article dt")]
+    assert len(terms) > 15 and terms == sorted(terms, key=str.casefold)
+    assert len({term.casefold() for term in terms}) == len(terms)
+
+
 def test_every_paper_that_is_cited_is_on_the_page_of_references(site, pages):
-    sources = [ROOT / "README.md", *NOTEBOOKS]
+    sources = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md")), *NOTEBOOKS]
     papers = re.compile(r"arXiv:\d{4}\.\d{4,5}|doi:10\.[\w./-]+\w")
     ends = [path.read_text(encoding="utf-8").rsplit("## References", 1)[-1] for path in sources]
     cited = {number for text in ends for number in papers.findall(text)}

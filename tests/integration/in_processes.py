@@ -7,7 +7,6 @@ writes FOLDER/RANK.pt from each process.
 
 import atexit
 import contextlib
-import json
 import os
 import sys
 from functools import partial
@@ -173,9 +172,9 @@ def rows(folder):
     results.DEFENCES = {"FGSM": ("fgsm", dict(depth=11, width=0.05, batch_size=12, epochs=1))}
     results.ATTACKS, results.PART = {"clean": (None, None), "PGD": (partial(pgd, steps=2), 13)}, 8
     for _ in range(2):  # the second time everything is there already
-        results.main(["--file", str(folder / "rows.json")])
+        results.main(["--folder", str(folder / "rows")])
     files = sorted(path.name.split("-")[0] for path in folder.rglob("*") if path.is_file())
-    return dict(rows=json.loads((folder / "rows.json").read_text()), files=files)
+    return dict(rows=results.load(folder / "rows"), files=files)
 
 
 def main(folder):

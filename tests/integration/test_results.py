@@ -2,10 +2,12 @@
 
 import importlib
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -52,12 +54,16 @@ def few_digits(monkeypatch, tmp_path, networks):
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "results" / "robustness.json"
+    return tmp_path / "results" / "rows"
 
 
 def run(path, *arguments):
-    results.main(["--file", str(path), *arguments])
-    return json.loads(path.read_text())
+    results.main(["--folder", str(path), *arguments])
+    return results.load(path)
+
+
+def contents(path):
+    return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
 def test_one_row_for_each_model_and_attack_with_all_that_it_owes(path):
@@ -83,7 +89,7 @@ def test_the_command_of_a_row_measures_it_again(path, tmp_path, monkeypatch):
     program, *arguments = shlex.split(row["command"])[1:]
     assert program == "tests/tools/results.py"
     monkeypatch.setenv("ADVUTILS_CACHE", str(tmp_path / "another"))  # neither the weights nor a part is there
-    again = run(tmp_path / "again.json", *arguments)[0]
+    again = run(tmp_path / "again", *arguments)[0]
     unlike = {key for key in row if row[key] != again[key]}
     assert unlike <= {"date", "train_seconds"}
 
@@ -93,7 +99,7 @@ def test_nothing_that_was_measured_once_is_passed_off_as_new(path, tmp_path, mon
     run(path, *chosen)
     assert not list((tmp_path / "cache" / "results").iterdir())
     monkeypatch.setattr(results, "survivors", lambda model, loader, attack, *, eps: torch.zeros(len(loader.dataset)))
-    path.unlink()
+    shutil.rmtree(path)
     assert run(path, *chosen)[0]["accuracy"] == 0
 
 
@@ -115,17 +121,47 @@ def test_a_row_names_every_machine_that_had_a_part_in_it(path, monkeypatch):
     assert run(path, *chosen)[0]["machine"] == "one; other"
 
 
+def test_each_row_is_a_file_whose_name_says_what_it_measured(path):
+    run(path, "--model", "clean", "--attack", "clean", "--attack", "PGD", "--seed", "3")
+    assert sorted(contents(path)) == ["mnist--clean--clean--seed-3.json", "mnist--clean--pgd--seed-3.json"]
+    row = dict(dataset="fashion-mnist", model="PGD-3, contrast, width 1/4", attack="APGD-CE and APGD-T", seed=11)
+    assert results.file_name(row) == "fashion-mnist--pgd-3-contrast-width-1-4--apgd-ce-and-apgd-t--seed-11.json"
+
+
+def test_no_two_rows_have_one_file(monkeypatch):
+    for name, value in SERIES.items():
+        monkeypatch.setattr(results, name, value)
+    rows = [
+        dict(dataset=dataset, model=model, attack=attack, seed=seed)
+        for dataset in results.EPS
+        for model in results.models_of(dataset)
+        for attack in results.ATTACKS
+        for seed in (0, 1, 10)
+    ]
+    assert len({results.file_name(row) for row in rows}) == len(rows) > 300
+
+
 def test_two_commands_that_end_at_once_both_keep_their_row(path):
+    """Each waits, its file written, until the other's is written too; only then are both moved to their places."""
     first, second = run(path, "--model", "clean", "--attack", "clean", "--attack", "FGSM")
-    path.unlink()
-    with ThreadPoolExecutor(1) as other:
-        with results.changing(path):
-            waiting = other.submit(results.add, second, path)
-            with pytest.raises(TimeoutError):
-                waiting.result(timeout=0.3)
-            results.atomic_write(path, json.dumps([first]).encode())
-        waiting.result(timeout=60)
+    shutil.rmtree(path)
+    both, replace = threading.Barrier(2, timeout=60), os.replace
+
+    def together(*names):
+        both.wait()
+        replace(*names)
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(os, "replace", together)
+        list(pool.map(partial(results.add, folder=path), [first, second]))
     assert results.load(path) == [first, second]
+    assert len(contents(path)) == 2  # nothing temporary is left
+
+
+def test_a_row_that_is_measured_again_replaces_its_file(path):
+    (row,) = run(path, "--model", "clean", "--attack", "clean")
+    results.add(row | dict(date="2030-01-01"), path)
+    assert results.load(path) == [row | dict(date="2030-01-01")]
 
 
 def test_what_is_there_is_not_measured_again(path, monkeypatch):
@@ -178,10 +214,10 @@ def test_rows_of_other_code_are_refused_then_dropped_on_request(path, monkeypatc
     run(path, "--model", "clean", "--attack", "FGSM")
     other = dict(results.DEFENCES, clean=("clean", results.DEFENCES["clean"][1] | dict(epochs=2)))
     monkeypatch.setattr(results, "DEFENCES", other)
-    before = path.read_text()
+    before = contents(path)
     with pytest.raises(SystemExit, match="never mixed"):
         run(path, "--model", "FGSM", "--attack", "FGSM")
-    assert path.read_text() == before
+    assert contents(path) == before
     results.main(["--file", str(path), "--list"])
     assert capsys.readouterr().out.splitlines()[-1].startswith("stale")
     rows = run(path, "--renew", "--model", "FGSM", "--attack", "FGSM")
@@ -301,18 +337,33 @@ def test_the_cifar_recipe_runs_on_a_small_made_set(path, monkeypatch):
     assert results.recipe("cifar10", "FGSM")[1]["depth"] == 16 and results.recipe("mnist", "FGSM")[1]["depth"] == 11
 
 
-# the page that is made of the rows
+# the figure and the page that are made of the rows
+
+
+def test_the_figure_draws_each_interval_from_the_top_on_a_common_axis():
+    found = {("a", 0): {"FGSM": (0.9, 0.88, 0.91), "PGD": (0.75, 0.72, 0.78)}, ("b", 1): {"PGD": (0.95, 0.94, 0.96)}}
+    figure = results.verdicts(found)
+    (ax,) = figure.axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a, seed 0", "b, seed 1"]
+    assert ax.yaxis_inverted() and ax.get_xlim() == pytest.approx((0.694, 1.006))
+    drawn = [bar.get_segments()[0][:, 0].tolist() for bars in ax.containers for bar in bars[2]]
+    assert drawn == [pytest.approx([0.88, 0.91]), pytest.approx([0.72, 0.78]), pytest.approx([0.94, 0.96])]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["FGSM", "PGD"]
+    points = [bars[0] for bars in ax.containers]
+    assert points[1].get_marker() == points[2].get_marker() != points[0].get_marker()
+    assert results.plots.png(figure).startswith(b"\x89PNG")
 
 
 @pytest.fixture
 def home(tmp_path):
-    (tmp_path / "README.md").write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
+    (tmp_path / "book").mkdir()
+    (tmp_path / results.PAGE).write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
     return tmp_path
 
 
 def test_the_table_says_what_the_rows_say(path):
     text = results.table(run(path, "--seed", "0", "--seed", "1"))
-    rows = json.loads(path.read_text())
+    rows = results.load(path)
     for row in rows:
         assert f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]" in text
         assert row["machine"] in text and row["date"] in text
@@ -336,7 +387,7 @@ def test_publish_changes_what_is_between_the_marks_and_nothing_else(path, home):
     rows = run(path, "--model", "clean")
     for _ in range(2):
         results.publish(path, home)
-        text = (home / "README.md").read_text()
+        text = (home / results.PAGE).read_text()
         assert text == f"before\n{results.BEGIN}\n\n{results.table(rows)}\n\n{results.END}\nafter\n"
     assert (home / results.FIGURE).read_bytes().startswith(b"\x89PNG")
 
@@ -345,10 +396,10 @@ def test_nothing_is_published_without_rows_or_marks(path, home):
     with pytest.raises(SystemExit, match="no rows yet"):
         results.publish(path, home)
     run(path, "--model", "clean", "--attack", "clean")
-    (home / "README.md").write_text("no marks")
+    (home / results.PAGE).write_text("no marks")
     with pytest.raises(SystemExit, match="once each"):
         results.publish(path, home)
-    assert (home / "README.md").read_text() == "no marks"
+    assert (home / results.PAGE).read_text() == "no marks"
 
 
 def test_stale_rows_are_not_published(path, monkeypatch):
@@ -366,24 +417,26 @@ def test_stale_rows_are_dropped_before_a_publication_if_asked(path, home, monkey
     monkeypatch.setattr(results, "measure", None)
     monkeypatch.setattr(results, "publish", partial(results.publish, home=home))
     rows = run(path, "--publish", "--renew")
-    assert [row["model"] for row in rows] == ["FGSM"] and results.table(rows) in (home / "README.md").read_text()
+    assert [row["model"] for row in rows] == ["FGSM"] and results.table(rows) in (home / results.PAGE).read_text()
 
 
-def test_the_readme_holds_the_table_of_the_committed_rows():
-    readme = (results.HOME / "README.md").read_text(encoding="utf-8")
-    between = readme.split(results.BEGIN)[1].split(results.END)[0].strip()
+def test_the_page_holds_the_table_and_the_figure_of_the_committed_rows(monkeypatch):
+    for name, value in SERIES.items():
+        monkeypatch.setattr(results, name, value)
+    page = (results.HOME / results.PAGE).read_text(encoding="utf-8")
+    between = page.split(results.BEGIN)[1].split(results.END)[0].strip()
     assert between == results.table(results.load())
-    assert results.FIGURE in readme and (results.HOME / results.FIGURE).exists()
+    assert f"](../{results.FIGURE})" in page and (results.HOME / results.FIGURE).exists()
 
 
 def test_the_committed_rows_are_of_this_version_and_name_their_commit(monkeypatch):
     for name, value in SERIES.items():
         monkeypatch.setattr(results, name, value)
     rows = results.load()
-    assert len(rows) > 20 and [results.key(row) for row in results.stale(rows)] == []
+    assert len(rows) > 20 and [results.file_name(row) for row in results.stale(rows)] == []
     commits = [row["commit"] for row in rows]
     assert [commit for commit in commits if not re.match(r"[0-9a-f]{7,12}\b", commit) or "dirty" in commit] == []
-    assert len({results.key(row) for row in rows}) == len(rows)
+    assert sorted(map(results.file_name, rows)) == sorted(contents(results.ROWS))
 
 
 def test_a_model_whose_name_would_not_be_true_on_a_data_set_is_refused(path, monkeypatch, capsys):

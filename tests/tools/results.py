@@ -5,15 +5,16 @@
 
     python tests/tools/results.py --publish
 
-Every row of the file it writes says how it was measured, and by which command it, and its weights, can be had again.
+Every row is a JSON file of its own in notebooks/results/rows/. It says how it was measured, and by which command the
+row and its weights can be made again.
 """
 
 import argparse
 import collections
-import contextlib
 import datetime
 import hashlib
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -21,10 +22,13 @@ import warnings
 from functools import partial
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
 import torch
-from filelock import FileLock
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch.utils.data import TensorDataset
 
+from advutils import plots
 from advutils.attacks import VERSIONS as ATTACK_VERSIONS
 from advutils.attacks.auto import autoattack
 from advutils.attacks.gradient import fgsm, pgd
@@ -36,8 +40,8 @@ from advutils.utils import distributed
 from advutils.utils.storage import atomic_write, cache_dir
 
 HOME = Path(__file__).resolve().parents[2]
-FILE = HOME / "notebooks" / "results" / "robustness.json"
-FIGURE = "notebooks/figures/robustness.png"
+ROWS = HOME / "notebooks" / "results" / "rows"
+PAGE, FIGURE = "book/results.md", "notebooks/figures/robustness.png"
 BEGIN, END = "<!-- made by `make results ARGS=--publish` -->", "<!-- end of what was made -->"
 EPS = {"mnist": 0.3, "fashion-mnist": 0.1, "cifar10": 8 / 255, "mnist-5k": 0.3}
 SMALL = dict(depth=11, width=0.125, batch_size=128, lr=4e-3)
@@ -78,7 +82,7 @@ def measure(dataset, model, attack, seed, *, progress=True):
         progress: show the training's bar, and a line for each part.
 
     Returns:
-        dict, as it stands in the file.
+        dict, as it stands in its file.
     """
     name, settings = recipe(dataset, model)
     eps, (run, n) = EPS[dataset], ATTACKS[attack]
@@ -121,7 +125,7 @@ def measure(dataset, model, attack, seed, *, progress=True):
         images=history.images[-1],
         forwards=history.forwards[-1],
         backwards=history.backwards[-1],
-        command=command(dataset, model, attack, seed),
+        command=command(dataset, model, attack, seed, distributed.world_size()),
         machine="; ".join(where),
         processes=distributed.world_size(),
         date=datetime.date.today().isoformat(),
@@ -170,38 +174,34 @@ def commit():
         return "unknown"
 
 
-def command(dataset, model, attack, seed):
+def command(dataset, model, attack, seed, several):
+    """What measures a row, with its network trained in so many processes."""
     chosen = dict(dataset=dataset, model=model, attack=attack, seed=str(seed))
-    several = distributed.world_size()
     launcher = "python" if several == 1 else f"torchrun --nproc-per-node {several}"
     options = " ".join(f"--{key} {shlex.quote(value)}" for key, value in chosen.items())
     return f"{launcher} tests/tools/results.py {options}"
 
 
-def load(path=FILE):
-    """The rows of a results file; none where there is no file yet."""
-    return json.loads(Path(path).read_text(encoding="utf-8")) if Path(path).exists() else []
+def load(folder=ROWS):
+    """The rows of a folder, in the order of the table; none where there is no folder yet."""
+    return sorted((json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).glob("*.json")), key=place)
 
 
-def add(row, path=FILE):
-    """Put a row into the file, in the order of `key`; it replaces the row that measured the same."""
-    with changing(path):
-        rows = [other for other in load(path) if key(other) != key(row)] + [row]
-        atomic_write(path, (json.dumps(sorted(rows, key=key), indent=1) + "\n").encode())
+def add(row, folder=ROWS):
+    """Write the row into its file; it replaces the row that measured the same."""
+    atomic_write(Path(folder) / file_name(row), (json.dumps(row, indent=1) + "\n").encode())
 
 
-@contextlib.contextmanager
-def changing(path):
-    """Nobody else changes the file inside the block: two commands may measure at once, and end at once."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        yield
+def file_name(row):
+    """What a row measured, as the name of its file."""
+    parts = row["dataset"], row["model"], row["attack"], f"seed {row['seed']}"
+    return "--".join(re.sub("[^a-z0-9]+", "-", part.lower()).strip("-") for part in parts) + ".json"
 
 
-def key(row):
-    places = [list(EPS), list(DEFENCES), list(ATTACKS)]
-    named = (row["dataset"], row["model"], row["attack"])
-    return *(place.index(name) if name in place else len(place) for place, name in zip(places, named)), row["seed"]
+def place(row):
+    """Where a row stands in the table: by data set, model and attack as they are listed above, then by seed."""
+    listed = zip((list(EPS), list(DEFENCES), list(ATTACKS)), (row["dataset"], row["model"], row["attack"]))
+    return *(names.index(name) if name in names else len(names) for names, name in listed), row["seed"]
 
 
 def stale(rows):
@@ -231,7 +231,8 @@ def table(rows):
         parts += [
             f"**{dataset}**, l_inf {eps:.4g}; {'; '.join(machines)}; {dates[0]}"
             + (f" to {dates[-1]}" if len(dates) > 1 else "")
-            + f". Each row has its command in `notebooks/results/robustness.json`, as `{here[-1]['command']}`.",
+            + ". Each row is a file in `notebooks/results/rows`; this command measures the last one anew: "
+            + f"`{command(dataset, *(here[-1][key] for key in ('model', 'attack', 'seed', 'processes')))}`.",
             "\n".join(
                 [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
                 + [
@@ -270,23 +271,49 @@ def _cost(row):
     return f"{row['train_seconds'] / 60:.0f} min, {passes:.1f} M passes"
 
 
-def publish(path=FILE, home=HOME):
-    """Write the table into the README, between its two marks, and the figure beside the notebooks' others."""
-    from advutils import plots
+def verdicts(rows):
+    """A figure of models by attacks: a line for each model and seed, a point with its interval for each attack.
 
-    rows, readme = load(path), home / "README.md"
+    `rows` is {(model, seed): {attack: (accuracy, low, high)}}, drawn from the top; the attacks' order is that of their
+    first appearance. The axis begins at the ten percent below the lowest interval.
+    """
+    left = np.floor(10 * min(low for found in rows.values() for _, low, _ in found.values())) / 10
+    attacks = list(dict.fromkeys(attack for found in rows.values() for attack in found))
+    looks = dict(zip(attacks, zip((*plots.ARM_COLORS, "#009E73"), "osD^v")))
+    fig, ax = plt.subplots(figsize=(7.2, 0.9 + 0.32 * len(rows)), layout="constrained")
+    for line, found in enumerate(rows.values()):
+        for attack, (value, low, high) in found.items():
+            color, marker = looks[attack]
+            error = [[max(0, value - low)], [max(0, high - value)]]
+            ax.errorbar(value, line, xerr=error, fmt=marker, color=color, markersize=5, capsize=2, linewidth=1)
+    handles = [ax.plot([], [], marker, color=color, label=attack)[0] for attack, (color, marker) in looks.items()]
+    ends = left - 0.02 * (1 - left), 1 + 0.02 * (1 - left)
+    ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=ends, xlabel="test accuracy, 95% intervals")
+    ax.set_yticks(range(len(rows)), [f"{model}, seed {seed}" for model, seed in rows], fontsize=9)
+    ax.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))  # whole percents, as its labels are
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.grid(axis="x", linewidth=0.4, alpha=0.6)
+    fig.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(alpha=0.25)
+    return fig
+
+
+def publish(folder=ROWS, home=HOME):
+    """Write the table into its page of the book, between the two marks, and the figure beside the notebooks' others."""
+    rows, page = load(folder), home / PAGE
     if not rows:
-        sys.exit(f"{path} holds no rows yet, so there is nothing to publish.")
-    text = readme.read_text(encoding="utf-8")
+        sys.exit(f"{folder} holds no rows yet, so there is nothing to publish.")
+    text = page.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        sys.exit(f"{readme} must hold the lines '{BEGIN}' and '{END}' once each; the table goes between them.")
+        sys.exit(f"{page} must hold the lines '{BEGIN}' and '{END}' once each; the table goes between them.")
     found = {}
     for row in (row for row in rows if row["dataset"] == rows[0]["dataset"]):
         record = row["accuracy"], row["low"], row["high"]
         found.setdefault((row["model"], row["seed"]), {})[f"{row['attack']}, n = {row['n']:,}"] = record
-    atomic_write(home / FIGURE, plots.png(plots.verdicts(found)))
+    atomic_write(home / FIGURE, plots.png(verdicts(found)))
     before, rest = text.split(BEGIN)
-    atomic_write(readme, f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{rest.split(END)[1]}".encode())
+    atomic_write(page, f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{rest.split(END)[1]}".encode())
 
 
 def main(arguments=None):
@@ -298,16 +325,16 @@ def main(arguments=None):
     parser.add_argument("--model", choices=DEFENCES, action="append", help="may be repeated; all if left out")
     parser.add_argument("--attack", choices=ATTACKS, action="append", help="may be repeated; all if left out")
     parser.add_argument("--seed", type=int, action="append", help="may be repeated; 0 if left out")
-    parser.add_argument("--file", type=Path, default=FILE, help="where the rows are kept (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=ROWS, help="where the rows are kept (default: %(default)s)")
     parser.add_argument("--list", action="store_true", help="show what is there and what is stale, and measure nothing")
     parser.add_argument("--renew", action="store_true", help="drop the rows of other versions or settings")
-    parser.add_argument("--publish", action="store_true", help="make the README's table and figure from the file")
+    parser.add_argument("--publish", action="store_true", help="make the table and the figure of the book")
     chosen = parser.parse_args(arguments)
     if unknown := set(chosen.model or ()) - set(models_of(chosen.dataset)):
         parser.error(f"--model: got {', '.join(sorted(unknown))} on {chosen.dataset}; accepts one of "
                      f"{', '.join(models_of(chosen.dataset))}")  # fmt: skip
     distributed.init_process_group()
-    rows = distributed.broadcast(load(chosen.file))
+    rows = distributed.broadcast(load(chosen.folder))
     old = stale(rows)
     if chosen.list:
         for row in rows:
@@ -315,27 +342,24 @@ def main(arguments=None):
             age = "stale  " if row in old else "current"
             print(f"{age} {row['dataset']}, {row['model']}, seed {row['seed']}, {row['attack']}: {record}")
         return
-    if chosen.publish and not old:
-        return publish(chosen.file)
     if old and not chosen.renew:
         sys.exit(
-            f"{chosen.file} holds {len(old)} rows of another version, recipe, attack or radius, and rows are never "
+            f"{chosen.folder} holds {len(old)} rows of another version, recipe, attack or radius, and rows are never "
             "mixed: --list shows them, --renew drops them and measures on."
         )
-    rows = [row for row in rows if row not in old]
-    if old and distributed.is_main_process():
-        with changing(chosen.file):
-            atomic_write(chosen.file, (json.dumps(rows, indent=1) + "\n").encode())
+    if distributed.is_main_process():
+        for row in old:
+            (chosen.folder / file_name(row)).unlink(missing_ok=True)
     if chosen.publish:
-        return publish(chosen.file)
-    done = [key(row) for row in rows if row["processes"] == distributed.world_size()]
+        return publish(chosen.folder)
+    done = {file_name(row) for row in rows if row not in old and row["processes"] == distributed.world_size()}
     for seed in chosen.seed or [0]:
         for model in chosen.model or models_of(chosen.dataset):
             for attack in chosen.attack or ATTACKS:
-                if key(dict(dataset=chosen.dataset, model=model, attack=attack, seed=seed)) not in done:
+                if file_name(dict(dataset=chosen.dataset, model=model, attack=attack, seed=seed)) not in done:
                     row = measure(chosen.dataset, model, attack, seed)
                     if distributed.is_main_process():
-                        add(row, chosen.file)
+                        add(row, chosen.folder)
                         parts_of(row["identity"]).unlink(missing_ok=True)
 
 

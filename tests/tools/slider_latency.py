@@ -18,6 +18,7 @@ from pathlib import Path
 
 import nbformat
 from playwright.sync_api import sync_playwright
+from chromium import executable
 from programs import serving
 from tornado.httpclient import AsyncHTTPClient
 from tornado.websocket import websocket_connect
