@@ -17,8 +17,8 @@ import tempfile
 from pathlib import Path
 
 import nbformat
-from playwright.sync_api import sync_playwright
 from chromium import executable
+from playwright.sync_api import sync_playwright
 from programs import serving
 from tornado.httpclient import AsyncHTTPClient
 from tornado.websocket import websocket_connect
