@@ -238,7 +238,7 @@ def test_make_run_writes_what_does_not_change_from_run_to_run(tmp_path, capsys):
     path = tmp_path / "01_tiny.ipynb"
     saved(path, DRAW, SLIDER.format(3), bar("print('careful', file=sys.stderr); print(2)"), "Image(figure('a'))")
     ids = [cell.id for cell in nbformat.read(path, as_version=4).cells]
-    run_notebooks.main([path])
+    run_notebooks.main([str(path)])
     after = nbformat.read(path, as_version=4)
     assert [cell.id for cell in after.cells] == ids
     assert [cell.execution_count for cell in after.cells] == [1, 2, 3, 4]
@@ -257,6 +257,6 @@ def test_make_run_stops_at_an_error_and_leaves_the_file(tmp_path):
     with pytest.raises(
         SystemExit, match=r"Code cell 2 of 01_tiny.ipynb failed(?s:.*)assert 1 > 2, 'a claim'(?s:.*)AssertionError"
     ):
-        run_notebooks.main([path])
+        run_notebooks.main([str(path)])
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["01_tiny.ipynb"]

@@ -11,6 +11,7 @@ says that the measurement is stale.
 
 import argparse
 import datetime
+import itertools
 import json
 import time
 from functools import partial
@@ -19,14 +20,17 @@ import torch
 
 from advutils import (
     accuracy,
+    accuracy_vs_eps,
     adversarial,
     fgsm,
+    fit,
     grey,
     initialised,
     input_gradient,
     load_data,
     make_loader,
     margin,
+    mixed,
     n_fgsm,
     pgd,
     random_fgsm,
@@ -36,6 +40,7 @@ from advutils import (
     square,
     trained,
     vgg,
+    worst_case,
 )
 from advutils.attacks import VERSIONS as ATTACK_VERSIONS
 from advutils.pretrained import VERSIONS as RECIPE_VERSIONS
@@ -119,6 +124,55 @@ def single_step_cures():
 def random_start_at_04():
     """Notebook 7: training from a random start at 0.4, twelve epochs, five seeds, every half epoch."""
     return [_watched_training(random_fgsm, seed, eps=0.4, epochs=12, every=57) for seed in range(5)]
+
+
+@measurement("mixed-fgsm", "fgsm", "pgd")
+def full_mnist():
+    """The defended VGG's recipe on full MNIST, two epochs: clean, FGSM and PGD accuracy on the way and at the end."""
+    train, val = split(load_data("mnist", train=True), 0.1, seed=0)
+    x, y = split(val, 1 / 12, seed=0)[1].tensors  # 500 digits
+    attacks = {"clean": None, "FGSM": fgsm, "PGD": partial(pgd, steps=10)}
+    log = {name: [] for name in ("step", *attacks)}
+    steps = itertools.count()
+
+    def watched(model, batch, labels, *, eps):
+        if (step := next(steps)) % 150 == 0:
+            log["step"].append(step)
+            for name, attack in attacks.items():
+                log[name].append(accuracy(model, [(x, y)], attack, eps=None if attack is None else eps).value)
+        return mixed(model, batch, labels, eps=eps)
+
+    model = initialised(partial(vgg, 16, width=0.25, in_channels=1), seed=0)
+    batches = make_loader(train, batch_size=32, shuffle=True, seed=0)
+    held = make_loader(val, batch_size=500)
+    fit(model, batches, held, epochs=2, lr=3e-3, objective=watched, eps=0.1, augment=shift, seed=0, progress=False)
+    test = make_loader(load_data("mnist", train=False), batch_size=250)
+    kept = {name: accuracy(model, test, attack, eps=attack and 0.1) for name, attack in attacks.items()}
+    return {"log": log, "watched": len(x), "train": len(train), "test": kept}
+
+
+@measurement("clean", "mixed-fgsm", "fgsm", "pgd")
+def reattack():
+    """Notebook 5 on all 1,000 test digits: FGSM and PGD at six radii, and at 0.1 and 0.2 stronger PGD; l_2 as well."""
+    loader = make_loader(load_data("mnist-5k", train=False), batch_size=250)
+    nets = {"clean VGG": trained("clean"), "defended VGG": trained("mixed-fgsm-0.1")}
+    eps_values, ten = [0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3], partial(pgd, steps=10)
+    curves, l2 = {}, {}
+    for name, net in nets.items():
+        curves[f"{name}, FGSM"] = accuracy_vs_eps(net, loader, fgsm, eps_values)
+        curves[f"{name}, PGD"] = [accuracy(net, loader), *accuracy_vs_eps(net, loader, ten, eps_values[1:])]
+        l2[name] = accuracy_vs_eps(net, loader, partial(pgd, steps=20, norm="l2"), [1, 2, 3])
+    tried = {
+        "FGSM": fgsm,
+        "PGD, 10 steps": ten,
+        "PGD, 50 steps": partial(pgd, steps=50),
+        "PGD, 10 steps, 5 starts": partial(pgd, steps=10, restarts=5),
+    }
+    stronger = {}
+    for eps in (0.1, 0.2):
+        found = worst_case(nets["defended VGG"], loader, tried, eps=eps)
+        stronger[f"{eps}"] = {"alone": found.individual, "together": found.cumulative}
+    return {"eps_values": eps_values, "curves": curves, "stronger": stronger, "l2": {"eps_values": [1, 2, 3], **l2}}
 
 
 def _marks(kept):
