@@ -218,7 +218,7 @@ def test_rows_of_other_code_are_refused_then_dropped_on_request(path, monkeypatc
     with pytest.raises(SystemExit, match="never mixed"):
         run(path, "--model", "FGSM", "--attack", "FGSM")
     assert contents(path) == before
-    results.main(["--file", str(path), "--list"])
+    results.main(["--folder", str(path), "--list"])
     assert capsys.readouterr().out.splitlines()[-1].startswith("stale")
     rows = run(path, "--renew", "--model", "FGSM", "--attack", "FGSM")
     assert [row["model"] for row in rows] == ["FGSM"]

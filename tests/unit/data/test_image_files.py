@@ -327,7 +327,7 @@ def test_images_of_many_sizes_need_one(workers, tmp_path):
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     code = """
 import json, psutil, sys
-from advutils.files import ImageFiles, image_loader
+from advutils.utils.images import ImageFiles, image_loader
 process, data = psutil.Process(), ImageFiles(sys.argv[1], size=64)
 print(json.dumps([process.memory_info().rss for _ in image_loader(data, batch_size=10)]))
 """
