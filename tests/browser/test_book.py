@@ -221,7 +221,7 @@ def open_each_page(page, address, pages, site):
     for name in (path.relative_to(site).as_posix() for path in pages):
         page.goto(f"{address}/{name}")
         if page.locator(".math").count():
-            page.wait_for_selector("mjx-container svg", checkpoint="attached")
+            page.wait_for_selector("mjx-container svg", state="attached")
             page.evaluate("MathJax.startup.promise")
         yield name
 
