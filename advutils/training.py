@@ -133,8 +133,8 @@ def fit(
                     eval_attacks={label: describe(attack) for label, attack in eval_attacks.items()},
                     augment=describe(augment), seed=int(seed), batch_size=loaders.batch_size_of(train),
                     processes=distributed.world_size(), data=loaders.fingerprint(train))  # fmt: skip
-    run = Run(model, objective, augment, settings, accelerator, classes)
-    saved = Checkpoint(checkpoint, run.settings, run.parts(), loaders.shuffler(train))
+    run = Run(model, objective, augment, settings, accelerator, classes, loaders.draws_anew(train))
+    file = Checkpoint(checkpoint, run.settings, run.parts(), loaders.shuffler(train))
     clean_sets = dict(train=loaders.spread(train, len(val.dataset)), val=val)  # type: ignore[arg-type]
     attacked_set = loaders.spread(val, ATTACKED)
     quiet = not (progress and distributed.is_main_process())
@@ -142,7 +142,7 @@ def fit(
     reestimated = 0 if ema_decay is None else REESTIMATED
     with bar, ledger(model) as passes, record_inputs(model, reestimated) as recent, torch.random.fork_rng():
         torch.manual_seed(seed)
-        history = run.resume(saved, passes)
+        history = run.resume(file, passes)
         bar.update(len(history.val_loss) * len(batches))
         for epoch in range(len(history.val_loss), epochs):
             recent.clear()
@@ -151,7 +151,7 @@ def fit(
             with passes.paused():
                 bar.set_postfix_str(validate(run, candidate, clean_sets, attacked_set, eval_attacks, history))
             run.keep_if_best(candidate, history)
-            run.save(saved, history)
+            run.save(file, history)
     model.load_state_dict(run.best)
     model.eval()
     return history
@@ -165,7 +165,7 @@ def train_epoch(run, batches, history, passes, epoch, bar):
     images = history.images[-1] * distributed.is_main_process() if history.images else 0
     before = history.seconds[-1] if history.seconds else 0.0
     run.network.train()
-    new, started = epoch == 0 or loaders.draws_anew(batches), time.perf_counter()
+    new, started = epoch == 0 or run.draws_anew, time.perf_counter()
     for number, (x, y) in enumerate(loaders.on_device(batches, run.model, run.classes), epoch * len(batches) + 1):
         if new:
             run.model.train_hashes = torch.cat([run.model.train_hashes, image_hashes(x)])
@@ -216,9 +216,9 @@ def validate(run, candidate, clean_sets, attacked_set, eval_attacks, history):
 class Run:
     """What changes while a network is trained: its weights, optimizer, schedule and averaged weights, and the best."""
 
-    def __init__(self, model, objective, augment, settings, accelerator, classes):
+    def __init__(self, model, objective, augment, settings, accelerator, classes, draws_anew):
         self.model, self.objective, self.augment = model, objective, augment
-        self.classes, self.best = classes, {}
+        self.classes, self.draws_anew, self.best = classes, draws_anew, {}
         shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
         self.settings = settings | dict(network=shapes, layers=repr(model))
         self.network, self.backward = model, torch.Tensor.backward
@@ -239,12 +239,12 @@ class Run:
         parts = dict(model=self.model, optimizer=self.optimizer, schedule=self.schedule, ema=self.ema)
         return {name: part for name, part in parts.items() if part is not None}
 
-    def resume(self, saved, passes):
+    def resume(self, checkpoint, passes):
         """The history so far, with everything put back where it was; a new one where nothing was saved yet."""
-        values = saved.restore()
+        values = checkpoint.restore()
         if values is None:
             self.model.train_hashes, history = getattr(self.model, "train_hashes", NO_HASHES), History()
-            self.save(saved, history)
+            self.save(checkpoint, history)
             return history
         self.model.train_hashes, self.best = values["train_hashes"], values["best"]
         history = History(**values["history"])
@@ -252,9 +252,9 @@ class Run:
             passes.forwards, passes.backwards = history.forwards[-1], history.backwards[-1]
         return history
 
-    def save(self, saved, history):
+    def save(self, checkpoint, history):
         """Write the checkpoint, if there is to be one."""
-        saved.save(best=self.best, train_hashes=self.model.train_hashes, history=vars(history))
+        checkpoint.save(best=self.best, train_hashes=self.model.train_hashes, history=vars(history))
 
     def candidate(self, recent):
         """The network whose weights are measured now: the trained one, or the average of its weights so far."""

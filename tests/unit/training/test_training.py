@@ -498,6 +498,30 @@ def test_images_that_come_in_a_later_epoch_only_are_remembered_too():
     assert torch.equal(model.train_hashes, image_hashes(images(24)).unique())
 
 
+def test_they_are_noticed_too_where_several_processes_cut_the_batches(monkeypatch):
+    """What serves one process's part of each batch has no `drop_last` of its own."""
+
+    def split(loader):
+        return DataLoader(loader.dataset, batch_sampler=Cuts(loader.batch_sampler))
+
+    monkeypatch.setattr(training.distributed, "split_batches", split)
+    left_out = DataLoader(dataset(24), batch_size=20, shuffle=True, drop_last=True)
+    model = conv_net()
+    fit(model, left_out, loader(8, seed=1), epochs=8, lr=0.01, progress=False)
+    assert torch.equal(model.train_hashes, image_hashes(images(24)).unique())
+
+
+class Cuts:
+    def __init__(self, batches):
+        self.cut_from = batches
+
+    def __len__(self):
+        return len(self.cut_from)
+
+    def __iter__(self):
+        return iter(self.cut_from)
+
+
 def test_the_loader_puts_its_batches_together_as_it_does_elsewhere():
     x, y = batch(24)
     levels = TensorDataset((255 * x).byte(), y)
