@@ -8,9 +8,10 @@ A cell's tag chooses the rule:
                3% or 2 units of their last digit (2 images, of a count); pictures by their pixels, which may lie up
                to 2 pixels beside where they were. A p-value follows from the counts beside it, the ok or LOOK of a
                checklist from its line.
-    trained    what was trained on this machine: the same words and as many numbers, each finite; pictures as many and
-               about as large. Another processor, or another number of threads, trains other weights: what such a cell
-               claims is held by an assert in the notebook.
+    trained    what was trained on this machine, or where a random search on it ended: the same words and as many
+               numbers, each finite; pictures as many and about as large. Another processor, or another number of
+               threads, trains other weights and finds other squares: what such a cell claims is held by an assert in
+               the notebook.
 
 nbval alone passes a cell that was never executed, and any picture.
 """
