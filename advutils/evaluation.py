@@ -58,9 +58,10 @@ def accuracy(model: nn.Module, loader: Loader, attack: Attack | None = None, *, 
     Args:
         model: nn.Module that maps images to logits (N, K).
         loader: batches (x, y) of images in [0, 1] and labels; moved to the model's device.
-        attack: None for clean accuracy, or any callable `(model, x, y, *, eps) -> x_adv`. What it states by `@attack(...)`
-            is used: one that `draws` gets a fresh generator for each batch, seeded with the batch's index, so that the
-            result repeats; one with `early_exit` is asked for it, unless that is bound. Its ball is that of its `norm`.
+        attack: None for clean accuracy, or any callable `(model, x, y, *, eps) -> x_adv`. What an attack states by
+            `@attack(...)` is used: one that `draws` gets a fresh generator for each batch, seeded with the batch's
+            index, so that the result repeats; one with `early_exit` is asked for it, unless that is bound. Its ball is
+            that of its `norm`.
         eps: the attack's radius in pixel units, 0 to 1; given exactly when an attack is.
 
     Returns:
