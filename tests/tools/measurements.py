@@ -14,14 +14,20 @@ import datetime
 import itertools
 import json
 import time
+import warnings
 from functools import partial
 
 import torch
+from torch.utils.data import TensorDataset
 
 from advutils import (
     accuracy,
     accuracy_vs_eps,
     adversarial,
+    checklist,
+    clean,
+    cw,
+    dlr,
     fgsm,
     fit,
     grey,
@@ -38,11 +44,15 @@ from advutils import (
     shift,
     split,
     square,
+    survivors,
+    targeted,
+    trades,
     trained,
     vgg,
     worst_case,
 )
 from advutils.attacks import VERSIONS as ATTACK_VERSIONS
+from advutils.attacks import autoattack as auto_attack
 from advutils.pretrained import VERSIONS as RECIPE_VERSIONS
 from advutils.pretrained import machine
 from advutils.utils.measurements import MEASUREMENTS
@@ -175,9 +185,328 @@ def reattack():
     return {"eps_values": eps_values, "curves": curves, "stronger": stronger, "l2": {"eps_values": [1, 2, 3], **l2}}
 
 
+def _every_fifth_digit():
+    """Every fifth test digit, 200 in all, as a loader; the notebook's 100 are every other one of these."""
+    x, y = load_data("mnist-5k", train=False)[::5]
+    return make_loader(TensorDataset(x, y), batch_size=100)
+
+
 def _marks(kept):
     """A record of survivors as text: 1 for an image that is still read correctly, 0 for one that is not."""
     return "".join(str(int(one)) for one in kept)
+
+
+def _trained_small(objective, seed, *, epochs, lr, nudge=0.0):
+    """A small VGG of notebook 4's tests, trained; `nudge` is added to one of its first weights. And its history."""
+    train_set, val_set = split(load_data("mnist-5k", train=True), 0.1, seed=0)
+    net = initialised(partial(vgg, 11, width=0.125, in_channels=1), seed=seed)
+    with torch.no_grad():
+        next(net.parameters())[0, 0, 0, 0] += nudge
+    batches, held = make_loader(train_set, batch_size=32, shuffle=True, seed=seed), make_loader(val_set, batch_size=500)
+    settings = dict(epochs=epochs, lr=lr, objective=objective, augment=shift, seed=seed, progress=False)
+    return net, fit(net, batches, held, **settings)
+
+
+def _twice(model, x, y):
+    """Notebook 4's control: each batch joined with a copy of itself."""
+    return clean(model, torch.cat([x, x]), torch.cat([y, y]))
+
+
+@measurement("mixed-fgsm", "fgsm")
+def adversarial_training_fair_test():
+    """Notebook 4: clean and mixed-minibatch training at equal epochs and at equal passes, own rates, five seeds."""
+    with_fgsm = partial(mixed, eps=0.1)
+    arms = [("clean", clean, epochs) for epochs in (1, 2, 3, 6)]
+    arms += [("mixed with FGSM", with_fgsm, epochs) for epochs in (1, 2)] + [("mixed with itself", _twice, 2)]
+    rates, choosing, seeds = (1e-3, 3e-3, 1e-2, 3e-2), (100, 101), range(5)
+    digits = make_loader(load_data("mnist-5k", train=False), batch_size=250)
+    mnist = make_loader(load_data("mnist", train=False), batch_size=500)
+    rows = []
+    for name, objective, epochs in arms:
+        losses = {}
+        for lr in rates:
+            tried = [_trained_small(objective, seed, epochs=epochs, lr=lr)[1].val_loss[-1] for seed in choosing]
+            losses[lr] = sum(tried) / len(tried)
+        lr = min(losses, key=losses.get)
+        row = dict(arm=name, epochs=epochs, lr=lr, val_loss=losses, clean=[], FGSM=[], seconds=[])
+        for seed in seeds:
+            net, history = _trained_small(objective, seed, epochs=epochs, lr=lr)
+            row["clean"].append(accuracy(net, mnist).value)
+            row["FGSM"].append(accuracy(net, digits, fgsm, eps=0.1).value)
+            row["seconds"].append(round(history.seconds[-1], 1))
+        rows.append(row | dict(forwards=history.forwards[-1], backwards=history.backwards[-1]))
+    return rows
+
+
+@measurement("fgsm")
+def rounding_test():
+    """Notebook 4: one training three times: as it is, with one weight moved by 1e-7, on doubled batches; five seeds."""
+    mnist = make_loader(load_data("mnist", train=False), batch_size=500)
+    tried = {"again": (clean, 0.0), "one weight + 1e-7": (clean, 1e-7), "mixed with itself": (_twice, 0.0)}
+    found = {name: [] for name in tried}
+    for seed in range(5):
+        first, history = _trained_small(clean, seed, epochs=2, lr=1e-2)
+        right = survivors(first, mnist)
+        for name, (objective, nudge) in tried.items():
+            other, other_history = _trained_small(objective, seed, epochs=2, lr=1e-2, nudge=nudge)
+            gaps = [b - a for a, b in zip(history.val_accuracy, other_history.val_accuracy)]
+            moved = max((a - b).abs().max().item() for a, b in zip(other.parameters(), first.parameters()))
+            also = survivors(other, mnist)
+            change = dict(seed=seed, val_gaps=gaps, weights=moved, flipped=(right ^ also).sum().item())
+            change |= dict(test=right.double().mean().item(), test_other=also.double().mean().item())
+            found[name].append(change)
+    return found
+
+
+def _mixed_training(depth, width):
+    """Notebook 4's recipe with five seeds, under FGSM and PGD after each epoch and at its end."""
+    train_set, val_set = split(load_data("mnist-5k", train=True), 0.1, seed=0)
+    held, ten = make_loader(val_set, batch_size=500), partial(pgd, steps=10)
+    digits = make_loader(load_data("mnist-5k", train=False), batch_size=250)
+    runs = []
+    for seed in range(5):
+        net = initialised(partial(vgg, depth, width=width, in_channels=1), seed=seed)
+        batches = make_loader(train_set, batch_size=32, shuffle=True, seed=seed)
+        settings = dict(lr=3e-3, objective=mixed, eps=0.1, augment=shift, seed=seed, progress=False)
+        history = fit(net, batches, held, epochs=5, eval_attacks={"FGSM": fgsm, "PGD": ten}, **settings)
+        test = {"clean": accuracy(net, digits).value, "FGSM": accuracy(net, digits, fgsm, eps=0.1).value}
+        test["PGD"] = accuracy(net, digits, ten, eps=0.1).value
+        runs.append(
+            dict(
+                seed=seed, val_accuracy=history.val_accuracy, robust_val_accuracy=history.robust_val_accuracy, test=test
+            )
+        )
+        runs[-1] |= dict(best_epoch=history.best_epoch, seconds=round(history.seconds[-1]))
+    return runs
+
+
+@measurement("mixed-fgsm", "fgsm", "pgd")
+def mixed_training_by_epoch():
+    """Notebook 4: the training of the defended VGG with five seeds, under FGSM and PGD by epoch and at its end."""
+    return _mixed_training(16, 0.25)
+
+
+@measurement("mixed-fgsm", "fgsm", "pgd")
+def mixed_training_small():
+    """Notebook 4: the same as `mixed_training_by_epoch` for the small VGG that a reader trains."""
+    return _mixed_training(11, 0.125)
+
+
+@measurement("mixed-fgsm", "fgsm", "pgd", "targeted")
+def attack_strength():
+    """Notebook 6: which of 200 digits the defended VGG keeps as PGD gets more steps, more starts or other settings."""
+    net, loader = trained("mixed-fgsm-0.1"), _every_fifth_digit()
+    eps, twenty = 0.15, partial(pgd, steps=20)
+
+    def kept(attack, radius=eps):
+        return _marks(survivors(net, loader, attack, eps=radius))
+
+    steps = {str(count): kept(partial(pgd, steps=count)) for count in (1, 2, 5, 10, 20, 40, 80)}
+    x, y = loader.dataset.tensors
+    starts, left = [], torch.arange(len(x))
+    for start in range(1, 51):  # an image that fell is not attacked again
+        attack = partial(twenty, generator=torch.Generator().manual_seed(start))
+        left = left[survivors(net, [(x[left], y[left])], attack, eps=eps)]
+        starts.append(len(left))
+    fifty = torch.isin(torch.arange(len(x)), left)
+    variants = {
+        "step of eps / 100": kept(partial(twenty, step_size=eps / 100)),
+        "no random start": kept(partial(twenty, random_start=False)),
+        "momentum 1": kept(partial(twenty, momentum=1.0)),
+        "cw loss": kept(partial(twenty, loss=cw)),
+        "DLR loss": kept(partial(twenty, loss=dlr)),
+        "aimed at 9 classes": kept(partial(targeted, attack=partial(twenty, loss=cw), n_target_classes=9)),
+    }
+    aimed = partial(targeted, attack=partial(pgd, steps=10, loss=cw), n_target_classes=3)
+    attacks = {"FGSM": fgsm, "PGD": twenty, "DLR": partial(twenty, loss=dlr), "aimed": aimed}
+    radii = {
+        str(radius): {name: kept(attack, radius) for name, attack in attacks.items()}
+        for radius in (0, 0.05, 0.1, 0.15, 0.2)
+    }
+    return {"steps": steps, "starts": starts, "50 starts": _marks(fifty), "variants": variants, "radii": radii}
+
+
+@measurement("mixed-fgsm", "fgsm", "pgd", "autoattack")
+def autoattack():
+    """Notebook 6: which of 200 digits the defended VGG keeps at 0.15 under PGD-40 and each attack of AutoAttack."""
+    net, loader = trained("mixed-fgsm-0.1"), _every_fifth_digit()
+    attacks = {"clean": None, "FGSM": fgsm, "PGD-40": partial(pgd, steps=40)}
+    names = {"APGD-CE": "apgd-ce", "APGD-T": "apgd-t", "FAB-T": "fab-t", "Square": "square"}
+    attacks |= {label: partial(auto_attack, attacks_to_run=[name], flags=[]) for label, name in names.items()}
+    records, seconds = {}, {}
+    for label, attack in attacks.items():
+        began = time.monotonic()
+        records[label] = _marks(survivors(net, loader, attack, eps=attack and 0.15))
+        seconds[label] = round(time.monotonic() - began)
+    records["AutoAttack"] = _marks(all(four) for four in zip(*([m == "1" for m in records[name]] for name in names)))
+    return {"records": records, "seconds": seconds}
+
+
+class _Rounded(torch.nn.Module):
+    """Notebook 6's rounding to black and white; with `straight` its backward pass is the identity's (BPDA)."""
+
+    def __init__(self, straight):
+        super().__init__()
+        self.straight = straight
+
+    def forward(self, x):
+        return x + (x.round() - x).detach() if self.straight else x.round()
+
+
+class _Scaled(torch.nn.Module):
+    """Notebook 6's factor behind the logits."""
+
+    def forward(self, z):
+        return 10_000 * z
+
+
+@measurement("mixed-fgsm", "fgsm", "pgd", "targeted", "square", "random_noise")
+def hidden_gradients():
+    """Notebook 6: its two toy defences under PGD, the attacks made for them, noise and Square with 1,000 queries."""
+    net, loader = trained("mixed-fgsm-0.1"), _every_fifth_digit()
+    loud = torch.nn.Sequential(net, _Scaled())
+    black, twin = (torch.nn.Sequential(_Rounded(straight), net) for straight in (False, True))
+    blind = {"noise": random_noise, "Square": partial(square, n_queries=1000)}
+
+    def bpda(model, x, y, *, eps, generator=None):
+        return pgd(twin, x, y, eps=eps, steps=100, early_exit=True, generator=generator)
+
+    def kept(model, attacks, eps):
+        return {name: _marks(survivors(model, loader, attack, eps=eps)) for name, attack in attacks.items()}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of zero gradients, which are the subject
+        plain = {"PGD": partial(pgd, steps=20)}
+        records = {"saturated, 0.15": kept(loud, plain | {"DLR": partial(pgd, steps=20, loss=dlr)} | blind, 0.15)}
+        for radius in (0.15, 0.3, 0.45):
+            records[f"binarised, {radius}"] = kept(black, plain | {"BPDA": bpda} | blind, radius)
+        half = make_loader(TensorDataset(*loader.dataset[::2]), batch_size=100)
+        lists = {}
+        for name, model in {"as it was": net, "binarised input": black}.items():
+            found = checklist(model, half, eps=0.15, steps=20, n_queries=1000)
+            lists[name] = {"lines": str(found).splitlines(), "kept": _marks(found.worst.robust)}
+    return {"records": records, "checklists": lists}
+
+
+METHODS = {  # of notebook 8: the objective, and its passes for one image, forward and backward together
+    "FGSM": (partial(adversarial, attack=fgsm), 4),
+    "random start": (random_fgsm, 4),
+    "N-FGSM": (n_fgsm, 4),
+    "PGD-3": (partial(adversarial, attack=partial(pgd, steps=3)), 8),
+    "TRADES-3": (partial(trades, steps=3, beta=6.0), 11),
+}
+
+
+def _train_for_passes(name, seed, lr, *, passes=88, eps=0.2, **changed):
+    """One training of notebook 8 for so many passes an image, and which of 500 test digits its best epoch keeps."""
+    objective, price = METHODS[name]
+    objective = partial(objective, **changed)
+    train_set, val_set = split(load_data("mnist-5k", train=True), 0.1, seed=0)
+    held_out = make_loader(TensorDataset(*val_set[::2]), batch_size=200)
+    loader = make_loader(TensorDataset(*load_data("mnist-5k", train=False)[::2]), batch_size=250)
+    net = initialised(partial(vgg, 11, width=0.125, in_channels=1), seed=seed)
+    batches = make_loader(train_set, batch_size=32, shuffle=True, seed=seed)
+    settings = dict(epochs=passes // price, lr=lr, augment=shift, seed=seed, progress=False)
+    watch = {"PGD": partial(pgd, steps=10)}
+    history = fit(net, batches, held_out, objective=objective, eps=eps, eval_attacks=watch, **settings)
+    spent = [(f + b) / len(train_set) for f, b in zip(history.forwards, history.backwards)]
+    run = dict(
+        method=name,
+        seed=seed,
+        lr=lr,
+        passes=spent,
+        PGD=history.robust_val_accuracy["PGD"],
+        best_epoch=history.best_epoch,
+    )
+    strong = survivors(net, loader, partial(pgd, steps=40), eps=eps)
+    run |= dict(clean=_marks(survivors(net, loader)), strong=_marks(strong))
+    run |= dict(val_clean=history.val_accuracy, seconds=round(history.seconds[-1])) | changed
+    print(run["method"], lr, seed, run["PGD"], run["strong"].count("1"), run["seconds"], flush=True)
+    return run
+
+
+def _equal_passes(seed):
+    return [_train_for_passes(name, seed, lr) for name in METHODS for lr in (3e-3, 1e-2)]
+
+
+@measurement("fgsm", "pgd")
+def equal_passes_seed_0():
+    """Notebook 8: five ways of training at 0.2, 88 passes an image each, two learning rates, seed 0."""
+    return _equal_passes(0)
+
+
+@measurement("fgsm", "pgd")
+def equal_passes_seed_1():
+    """Notebook 8: the same as `equal_passes_seed_0` with seed 1."""
+    return _equal_passes(1)
+
+
+@measurement("fgsm", "pgd")
+def trades_beta():
+    """Notebook 8: TRADES with beta 1, as `equal_passes_seed_0` has it with beta 6, two seeds."""
+    return [_train_for_passes("TRADES-3", seed, 3e-3, beta=1.0) for seed in (0, 1)]
+
+
+@measurement("pgd")
+def robust_overfitting():
+    """Notebook 8: PGD-3 training at 0.2 on 1,000 digits, 60 epochs, the learning rate a tenth after 30; two seeds."""
+    train_set, val_set = split(load_data("mnist-5k", train=True), 0.1, seed=0)
+    held_out = val_set
+    few = TensorDataset(*train_set[:: len(train_set) // 1000])
+    few = TensorDataset(*few[:1000])
+    seen, ten = TensorDataset(*few[::5]), partial(pgd, steps=10, early_exit=True)
+    runs = []
+    for seed in (0, 1):
+        net = initialised(partial(vgg, 11, width=0.125, in_channels=1), seed=seed)
+        batches = make_loader(few, batch_size=32, shuffle=True, seed=seed)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=5e-4)
+        torch.manual_seed(seed)
+        run = dict(seed=seed, epoch=[], lr=[], training=[], validation=[], clean_validation=[])
+        for epoch in range(1, 61):
+            optimizer.param_groups[0]["lr"] = lr = 3e-3 if epoch <= 30 else 3e-4
+            for images, labels in batches:
+                optimizer.zero_grad()
+                adversarial(net.train(), images, labels, eps=0.2, attack=partial(pgd, steps=3)).backward()
+                optimizer.step()
+            if epoch % 2 == 0:
+                shares = [_robust_share(net.eval(), *part.tensors, ten) for part in (seen, held_out)]
+                clean = accuracy(net, [held_out.tensors]).value
+                for key, value in zip(list(run)[1:], (epoch, lr, *shares, clean)):
+                    run[key].append(round(value, 4))
+                print(seed, epoch, shares, clean, flush=True)
+        runs.append(run)
+    return runs
+
+
+def _robust_share(net, x, y, attack):
+    """Robust accuracy at 0.2 without the question whether the network was trained on these images."""
+    x_adv = attack(net, x, y, eps=0.2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return (net(x_adv).argmax(1) == y).float().mean().item()
+
+
+@measurement("random-fgsm", "fgsm", "pgd", "targeted", "square", "autoattack")
+def steep_network():
+    """Notebook 8: what a steep first layer leaves at 0.3, two seeds; the checklist and AutoAttack for the first one."""
+    small, digits = dict(depth=11, width=0.125, progress=False), load_data("mnist-5k", train=False)
+    loader = make_loader(TensorDataset(*digits[::2]), batch_size=250)
+    trainings = []
+    for contrast in (None, 10):
+        for seed in (0, 1):
+            net = trained("random-fgsm-0.3", contrast=contrast, seed=seed, **small)
+            clean, strong = (survivors(net, loader, a, eps=a and 0.3) for a in (None, partial(pgd, steps=40)))
+            trainings.append(dict(contrast=contrast, seed=seed, clean=_marks(clean), strong=_marks(strong)))
+            print(contrast, seed, clean.sum(), strong.sum(), flush=True)
+    steep = trained("random-fgsm-0.3", contrast=10, **small)
+    found = checklist(
+        steep, make_loader(TensorDataset(*digits[::5]), batch_size=100), eps=0.3, steps=20, n_queries=1000
+    )
+    print(found, flush=True)
+    kept = {label: record.value for label, record in found.worst.individual.items()}
+    handful = make_loader(TensorDataset(*digits[::10]), batch_size=100)
+    records = {"PGD-40": partial(pgd, steps=40), "AutoAttack": auto_attack}
+    records = {label: _marks(survivors(steep, handful, attack, eps=0.3)) for label, attack in records.items()}
+    return {"trainings": trainings, "checklist": str(found).splitlines(), "alone": kept, "records": records}
 
 
 def _spread_digits(n):

@@ -12,15 +12,16 @@ from pathlib import Path
 from advutils import accuracy, fgsm, load_data, load_weights, make_loader, pgd, save_weights, trained
 from advutils.pretrained import PUBLISHED, file_name, machine
 
-COLLAPSE = dict(depth=11, width=0.125)
+SMALL = dict(depth=11, width=0.125)
 NETWORKS = [  # name for `trained`, and its settings
     ("clean", {}),
     ("clean", dict(seed=1)),  # the second VGG of notebook 9
     ("clean-small-cnn", {}),
     ("outsider-small-cnn", {}),
     ("mixed-fgsm-0.1", {}),
-    ("fgsm-0.2", COLLAPSE | dict(eps_warmup=0)),  # notebook 7: before the collapse
-    ("fgsm-last-0.2", COLLAPSE),  # and after it, of the same training
+    ("fgsm-0.2", SMALL | dict(eps_warmup=0)),  # notebook 7: before the collapse
+    ("fgsm-last-0.2", SMALL),  # and after it, of the same training
+    ("random-fgsm-0.3", SMALL | dict(contrast=10)),  # notebook 8: a steep first layer
 ]
 JUDGES = {"clean": None, "FGSM 0.1": fgsm, "PGD 0.1": partial(pgd, steps=10)}
 LARGEST = 12e6  # bytes, of all files together
