@@ -11,6 +11,7 @@ says that the measurement is stale.
 
 import argparse
 import datetime
+import io
 import itertools
 import json
 import time
@@ -18,6 +19,7 @@ import warnings
 from functools import partial
 
 import torch
+from PIL import Image
 from torch.utils.data import TensorDataset
 
 from advutils import (
@@ -30,6 +32,7 @@ from advutils import (
     dlr,
     fgsm,
     fit,
+    fuse_batch_norm,
     grey,
     initialised,
     input_gradient,
@@ -39,9 +42,11 @@ from advutils import (
     mixed,
     n_fgsm,
     pgd,
+    project,
     random_fgsm,
     random_noise,
     shift,
+    small_cnn,
     split,
     square,
     survivors,
@@ -55,6 +60,7 @@ from advutils.attacks import VERSIONS as ATTACK_VERSIONS
 from advutils.attacks import autoattack as auto_attack
 from advutils.pretrained import VERSIONS as RECIPE_VERSIONS
 from advutils.pretrained import machine
+from advutils.utils.images import read_image, to_levels
 from advutils.utils.measurements import MEASUREMENTS
 
 MEASURED = {}  # name: (function, recipes and attacks that it hangs on)
@@ -398,7 +404,13 @@ def hidden_gradients():
     return {"records": records, "checklists": lists}
 
 
+def _clean(model, x, y, *, eps):
+    """The clean objective, for a comparison in which all others get a radius."""
+    return clean(model, x, y)
+
+
 METHODS = {  # of notebook 8: the objective, and its passes for one image, forward and backward together
+    "clean": (_clean, 2),
     "FGSM": (partial(adversarial, attack=fgsm), 4),
     "random start": (random_fgsm, 4),
     "N-FGSM": (n_fgsm, 4),
@@ -436,7 +448,7 @@ def _train_for_passes(name, seed, lr, *, passes=88, eps=0.2, **changed):
 
 
 def _equal_passes(seed):
-    return [_train_for_passes(name, seed, lr) for name in METHODS for lr in (3e-3, 1e-2)]
+    return [_train_for_passes(name, seed, lr) for name in METHODS if name != "clean" for lr in (3e-3, 1e-2)]
 
 
 @measurement("fgsm", "pgd")
@@ -449,6 +461,12 @@ def equal_passes_seed_0():
 def equal_passes_seed_1():
     """Notebook 8: the same as `equal_passes_seed_0` with seed 1."""
     return _equal_passes(1)
+
+
+@measurement("clean", "pgd")
+def equal_passes_clean():
+    """Notebook 8: clean training for as many passes as `equal_passes_seed_0`, learning rate 0.003, two seeds."""
+    return [_train_for_passes("clean", seed, 3e-3) for seed in (0, 1)]
 
 
 @measurement("fgsm", "pgd")
@@ -648,6 +666,231 @@ def white_box():
             start = dict(generator=torch.Generator().manual_seed(0)) if attack is strong else {}
             with torch.no_grad():
                 found[name][label] = _marks(target(attack(target, x, y, eps=0.2, **start)).argmax(1) == y)
+    return found
+
+
+LABELLED_SQUARES = (  # notebook 10's letters for the squares of 32 pixels of scikit-learn's two photographs
+    """
+ssssssssssssssssssss
+ssssss.sssssssssssss
+sssss.rr.sssssssssss
+sss.rrrrr.ssssssssss
+.ss.wwwww.ssssssss..
+.s.rrrrrrr.ssssss.tt
+t..wwwwwww........tt
+t..wwwwwww........tt
+..rrrrrrrr.......ttt
+...wwwwwww.....ttttt
+t....wwwww..tttttttt
+tttttt.rr..ttttttttt
+tttttttt...ttttttttt""",
+    """
+llllllllllllllllllll
+llllllllllllllllllll
+llllllll...lllllllll
+llllll..ffff.lllllll
+lllll.fffffff.llllll
+lllll.fffffff.llllll
+lllll.fffffff.llllll
+lllll.fffffff.llllll
+lllll.fffffff.llllll
+lllll.fffffff.llllll
+llllll.fffff.lllllll
+lllllll......lllllll
+lllllllll.fff.llll.l""",
+)
+
+
+def _photo_patches():
+    """Notebook 10's patches: (images, labels) to train on and (images, labels) to test on, as on a chess board."""
+    from sklearn.datasets import load_sample_images
+
+    found = [([], []), ([], [])]
+    for photo, letters in zip(load_sample_images().images, LABELLED_SQUARES):
+        pixels = torch.tensor(photo).permute(2, 0, 1).float() / 255
+        for row, line in enumerate(letters.split()):
+            for column, letter in enumerate(line):
+                if letter != ".":
+                    images, labels = found[(row + column) % 2]
+                    images.append(pixels[:, 32 * row : 32 * row + 32, 32 * column : 32 * column + 32])
+                    labels.append("srwtfl".index(letter))
+    return [(torch.stack(images), torch.tensor(labels)) for images, labels in found]
+
+
+def _vary(x):
+    """Notebook 10's augmentation: mirrored or not, paler, brighter or darker."""
+    x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
+    grey_image = x.mean(1, keepdim=True)
+    x = grey_image + torch.rand(len(x), 1, 1, 1) * (x - grey_image)
+    return (x + 0.6 * torch.rand(len(x), 1, 1, 1) - 0.3).clamp(0, 1)
+
+
+def _jpeg(images, quality):
+    """Each image written as a JPEG file in memory and read again."""
+    again = []
+    for levels in (255 * images).round().byte():
+        file = io.BytesIO()
+        Image.fromarray(levels.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=quality)
+        again.append(read_image(file.getvalue(), channels=3))
+    return torch.stack(again)
+
+
+def _jpeg_copy(x, quality):
+    """A JPEG that has a gradient: rounding is softened, round(a) + (a - round(a))^3 (Shin and Song, 2017)."""
+    file, k = io.BytesIO(), torch.arange(8.0)
+    Image.new("RGB", (8, 8)).save(file, "JPEG", quality=quality)
+    tables = Image.open(file).quantization
+    waves = torch.cos(torch.pi * (2 * k + 1) * k[:, None] / 16) / 2
+    waves[0] /= 2**0.5
+    to_ycc = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+    ycc = torch.einsum("kc,nchw->nkhw", to_ycc, 255 * x)
+    parts = []
+    for part, table in zip((ycc[:, :1] - 128, torch.nn.functional.avg_pool2d(ycc[:, 1:], 2)), tables.values()):
+        n, c, h, w = part.shape
+        blocks = part.reshape(n, c, h // 8, 8, w // 8, 8).transpose(3, 4)
+        steps = torch.tensor(table, dtype=torch.float32).view(8, 8)
+        amplitudes = waves @ blocks @ waves.T / steps
+        whole = amplitudes.detach().round()
+        blocks = waves.T @ ((whole + (amplitudes - whole) ** 3) * steps) @ waves
+        parts.append(blocks.transpose(3, 4).reshape(n, c, h, w))
+    colour = torch.nn.functional.interpolate(parts[1], scale_factor=2, mode="bilinear")
+    ycc = torch.cat([parts[0] + 128, colour], 1)
+    return (torch.einsum("kc,nchw->nkhw", torch.linalg.inv(to_ycc), ycc) / 255).clamp(0, 1)
+
+
+class _ReadsJpeg(torch.nn.Module):
+    """Forward, the network behind a real JPEG file; backward, through a stand-in for the file."""
+
+    def __init__(self, network, quality, stand_in):
+        super().__init__()
+        self.network, self.quality, self.stand_in = network, quality, stand_in
+
+    def forward(self, x):
+        copy = self.stand_in(x)
+        return self.network(copy + (_jpeg(x.detach(), self.quality) - copy).detach())
+
+
+def _averaged_pgd(model, x, y, *, eps, steps, draws, noise, generator):
+    """Notebook 10's EOT: steps of two grey levels along the gradient averaged over images with a little noise."""
+    x_adv = x
+    for _ in range(steps):
+        gradient = torch.zeros_like(x)
+        for _ in range(draws):
+            shaken = x_adv + noise * torch.randn(x.shape, generator=generator)
+            gradient += input_gradient(model, shaken.clamp(0, 1), y)
+        x_adv = project(x_adv + 2 / 255 * gradient.sign(), x, eps)
+    return x_adv
+
+
+def _photo_network(seed):
+    """A network of notebook 10, trained."""
+    train_x, train_y = _photo_patches()[0]
+    net = initialised(partial(vgg, 11, width=0.125, in_channels=3, num_classes=6), seed=seed)
+    batches = make_loader(TensorDataset(train_x, train_y), batch_size=32, shuffle=True, seed=seed)
+    own = make_loader(TensorDataset(train_x, train_y), batch_size=500)  # no choice hangs on it
+    fit(net, batches, own, epochs=20, lr=3e-3, augment=_vary, seed=seed, progress=False)
+    return fuse_batch_norm(net)
+
+
+def _photographs(seed):
+    """What a network of notebook 10 reads behind JPEG after attacks at 8/255 that know of it or do not."""
+    net, (x, y), eps = _photo_network(seed), _photo_patches()[1], 8 / 255
+    plain = partial(pgd, eps=eps, steps=50, step_size=2 / 255, random_start=False)
+    waves = {quality: _ReadsJpeg(net, quality, partial(_jpeg_copy, quality=quality)) for quality in (75, 25)}
+    averaged = partial(_averaged_pgd, eps=eps, steps=50, draws=4, noise=4 / 255)
+    attacks = {
+        "clean": lambda: x,
+        "noise": lambda: random_noise(net, x, y, eps=eps, generator=torch.Generator().manual_seed(0)),
+        "PGD that stops": lambda: plain(net, x, y, early_exit=True),
+        "PGD": lambda: plain(net, x, y),
+        "identity": lambda: plain(_ReadsJpeg(net, 75, torch.clone), x, y),
+        "waves": lambda: plain(waves[75], x, y),
+        "averaged": lambda: averaged(waves[75], x, y, generator=torch.Generator().manual_seed(0)),
+        "averaged, 25": lambda: averaged(waves[25], x, y, generator=torch.Generator().manual_seed(0)),
+    }
+    marks = {"labels": "".join(str(int(label)) for label in y)}
+    for label, attack in attacks.items():
+        images = attack()
+        files = {"PNG": to_levels(images, x) / 255}
+        files |= {f"JPEG {quality}": _jpeg(files["PNG"], quality) for quality in (95, 75, 50, 25)}
+        with torch.no_grad():
+            marks[label] = {file: _marks(net(pixels).argmax(1) == y) for file, pixels in files.items()}
+        shares = {file: round(text.count("1") / len(y), 3) for file, text in marks[label].items()}
+        print(seed, label, shares, flush=True)
+    return marks
+
+
+@measurement("pgd", "random_noise")
+def photographs_0():
+    """Notebook 10: what the network of seed 0 reads behind JPEG, after attacks at 8/255."""
+    return _photographs(0)
+
+
+@measurement("pgd", "random_noise")
+def photographs_1():
+    """Notebook 10: `photographs_0` with seed 1."""
+    return _photographs(1)
+
+
+@measurement("pgd", "random_noise")
+def photographs_2():
+    """Notebook 10: `photographs_0` with seed 2."""
+    return _photographs(2)
+
+
+class _AnyQuality(torch.nn.Module):
+    """A network behind JPEG files whose quality, 25 to 95, is drawn anew for each batch."""
+
+    def __init__(self, network, generator):
+        super().__init__()
+        self.network, self.generator = network, generator
+
+    def forward(self, x):
+        quality = int(torch.randint(25, 96, (), generator=self.generator))
+        return _ReadsJpeg(self.network, quality, partial(_jpeg_copy, quality=quality))(x)
+
+
+@measurement("pgd")
+def photographs_unknown_quality():
+    """Notebook 10: the averaged attack where the quality is unknown, on the networks of seeds 0 to 2."""
+    found, (x, y) = [], _photo_patches()[1]
+    for seed in range(3):
+        net, draws = _photo_network(seed), torch.Generator().manual_seed(0)
+        model = _AnyQuality(net, torch.Generator().manual_seed(1))
+        images = _averaged_pgd(model, x, y, eps=8 / 255, steps=50, draws=4, noise=4 / 255, generator=draws)
+        files = {"PNG": to_levels(images, x) / 255}
+        files |= {f"JPEG {quality}": _jpeg(files["PNG"], quality) for quality in (95, 75, 50, 25)}
+        with torch.no_grad():
+            found.append({file: _marks(net(pixels).argmax(1) == y) for file, pixels in files.items()})
+        print(seed, {file: round(text.count("1") / len(y), 3) for file, text in found[-1].items()}, flush=True)
+    return found
+
+
+@measurement("fgsm", "pgd")
+def training_cost():
+    """Notebook 11: seconds an image, in a rehearsal and in a training, of three networks under four objectives."""
+    train_set, val_set = split(load_data("mnist-5k", train=True), 0.1, seed=0)
+    val = make_loader(TensorDataset(*val_set[::8]), batch_size=50)
+    networks = {"small CNN": small_cnn, "VGG-11, 1/8 wide": partial(vgg, 11, width=0.125)}
+    networks["VGG-11, 1/4 wide"] = partial(vgg, 11, width=0.25)
+    objectives = {"plain": clean, "mixed FGSM": partial(mixed, eps=0.1)}
+    for steps in (3, 10):
+        objectives[f"PGD-{steps}"] = partial(adversarial, eps=0.1, attack=partial(pgd, steps=steps))
+
+    def seconds(build, objective, n, epochs):
+        chosen = torch.linspace(0, len(train_set) - 1, n).long()
+        batches = make_loader(TensorDataset(*train_set[chosen]), batch_size=50, shuffle=True, seed=0)
+        how = dict(epochs=epochs, lr=1e-3, objective=objective, augment=shift, progress=False)
+        return fit(initialised(build, seed=0), batches, val, **how).seconds
+
+    found = []
+    for repeat in range(2):
+        for (network, build), (name, objective) in itertools.product(networks.items(), objectives.items()):
+            warm_up, both = seconds(build, objective, 400, 2)
+            row = dict(network=network, objective=name, rehearsed=(both - warm_up) / 400)
+            row["trained"] = seconds(build, objective, 2000, 1)[0] / 2000
+            found.append(row | dict(repeat=repeat))
+            print(found[-1], flush=True)
     return found
 
 
