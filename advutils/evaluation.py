@@ -204,8 +204,8 @@ def mcnemar(first: torch.Tensor, second: torch.Tensor) -> McNemar:
         first, second: bool tensors (n,) of the same images in the same order, as `survivors` returns.
 
     Returns:
-        Paired(only_first, only_second, p_value): the two-sided probability of so uneven a split, were the disagreements
-        a fair coin's.
+        McNemar(only_first, only_second, p_value): the two-sided probability of so uneven a split, were the
+        disagreements a fair coin's.
 
     Raises:
         ValueError: two records of different length.

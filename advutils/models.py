@@ -132,10 +132,8 @@ def small_cnn(*, in_channels: int = 1, num_classes: int = 10) -> nn.Sequential:
 
     Taught in 02_fgsm_attack.ipynb.
     """
-    in_channels, num_classes = (
-        validation.count(in_channels, "in_channels"),
-        validation.count(num_classes, "num_classes"),
-    )
+    in_channels = validation.count(in_channels, "in_channels")
+    num_classes = validation.count(num_classes, "num_classes")
     layers = [
         Normalize(),
         nn.Conv2d(in_channels, 32, 3), nn.ReLU(),

@@ -94,7 +94,10 @@ def logits(z, rows):
 def differentiable(model):
     """Raise where the model's weights were made under torch.inference_mode: PyTorch derives nothing through them."""
     if any(
-        weight.is_inference() for part in parts(model) for weight in part._parameters.values() if weight is not None
+        weight.is_inference()
+        for part in submodules(model)
+        for weight in part._parameters.values()
+        if weight is not None
     ):
         raise ValueError(
             "model: got weights that were made under torch.inference_mode; accepts others (copy.deepcopy(model), "
@@ -261,19 +264,19 @@ def unseen(keys, seen_keys):
 def device_of(model):
     """The device of the model's first parameter or, if it has none, buffer; None when it has neither."""
     for kind in ("_parameters", "_buffers"):  # an attack comes here at each call: to the first, not to a list of all
-        for part in parts(model):
+        for part in submodules(model):
             for tensor in getattr(part, kind).values():
                 if tensor is not None:
                     return tensor.device
     return None
 
 
-def parts(module):
+def submodules(module):
     """The module and all that are in it, one that is shared more than once: `modules()` takes twice as long."""
     yield module
     for part in module._modules.values():
         if part is not None:
-            yield from parts(part)
+            yield from submodules(part)
 
 
 def _was_half(z):
