@@ -63,7 +63,7 @@ def checklist(model: nn.Module, loader: Loader, *, eps: float, steps: int = 40, 
             is more than Square may find.
         eps: radius of the l_inf ball in pixel units, 0 to 1.
         steps: of PGD; it is also run with twice as many.
-        queries: of the Square attack.
+        n_queries: of the Square attack.
 
     Returns:
         Checklist(checks, worst); print it. `passed` is True when no line says LOOK.
@@ -75,11 +75,8 @@ def checklist(model: nn.Module, loader: Loader, *, eps: float, steps: int = 40, 
     Carlini et al., 2019, arXiv:1902.06705; Athalye et al., 2018, arXiv:1802.00420, section 3.1; Croce and Hein, 2020,
     arXiv:2003.01690. Taught in 06_strong_attacks.ipynb.
     """
-    eps, steps, n_queries = (
-        validation.eps(eps),
-        validation.count(steps, "steps"),
-        validation.count(n_queries, "n_queries"),
-    )
+    eps, steps = validation.eps(eps), validation.count(steps, "steps")
+    n_queries = validation.count(n_queries, "n_queries")
     attacks = {
         "FGSM": fgsm,
         f"PGD-{steps}": partial(pgd, steps=steps),
@@ -93,19 +90,12 @@ def checklist(model: nn.Module, loader: Loader, *, eps: float, steps: int = 40, 
     x, y = (torch.cat(parts) for parts in zip(*(validation.pair(batch, "loader") for batch in loader)))
     device = validation.device_of(model) or x.device
     batches = make_loader(TensorDataset(x, y), batch_size=500)
-    with eval_mode(model), torch.no_grad():
-        first, again = (logits_of(model, x[:500].to(device)) for _ in range(2))
-        alone = torch.cat([logits_of(model, image[None].to(device)) for image in x[:ALONE]])
-    apart = (first - again).abs().max().item()
-    size = first[:ALONE].abs().amax().clamp_min(1e-12)
-    neighbours = ((first[:ALONE] - alone).abs().amax() / size).item()
+    apart, neighbours = _repeats(model, x[:500].to(device))
     blind = torch.cat([_blind(model, *(part.to(device) for part in batch)) for batch in batches]).float().mean().item()
     leaked = mcnemar(survivors(model, batches, fgsm, eps=eps), survivors(model, batches, _fgsm_on_predicted, eps=eps))
     black_box = worst.cumulative["targeted"].value - worst.cumulative["Square"].value
-    half, everywhere_grey = (
-        survivors(model, batches, attacks[f"PGD-{steps}"], eps=0.5),
-        _grey_share(model, x, y, device),
-    )
+    half = survivors(model, batches, attacks[f"PGD-{steps}"], eps=0.5)
+    everywhere_grey = _grey_share(model, x, y, device)
 
     def points(share):
         return f"{100 * share:.1f}%"
@@ -132,6 +122,15 @@ def checklist(model: nn.Module, loader: Loader, *, eps: float, steps: int = 40, 
         ],
         worst,
     )
+
+
+def _repeats(model, x):
+    """How far apart the answers are when asked twice, and, relative to their size, when asked one by one."""
+    with eval_mode(model), torch.no_grad():
+        first, again = logits_of(model, x), logits_of(model, x)
+        alone = torch.cat([logits_of(model, image[None]) for image in x[:ALONE]])
+    size = first[:ALONE].abs().amax().clamp_min(1e-12)
+    return (first - again).abs().max().item(), ((first[:ALONE] - alone).abs().amax() / size).item()
 
 
 def _blind(model, x, y):

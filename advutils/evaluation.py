@@ -11,13 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from advutils.attacks.base import WARNED, bound_to, norm_of, traits_of
+from advutils.attacks.base import WARNED
 from advutils.attacks.black_box import grey
 from advutils.utils import distributed, validation
 from advutils.utils.contracts import Attack, Loader
 from advutils.utils.fusion import fuse_batch_norm
 from advutils.utils.hashes import NO_HASHES, image_hashes, train_hashes_of
 from advutils.utils.inference import eval_mode, logits_of
+from advutils.utils.traits import bound_to, hurried, norm_of, seeded, traits_of
 
 
 class Accuracy(NamedTuple):
@@ -204,8 +205,8 @@ def mcnemar(first: torch.Tensor, second: torch.Tensor) -> McNemar:
         first, second: bool tensors (n,) of the same images in the same order, as `survivors` returns.
 
     Returns:
-        Paired(only_first, only_second, p_value): the two-sided probability of so uneven a split, were the disagreements
-        a fair coin's.
+        McNemar(only_first, only_second, p_value): the two-sided probability of so uneven a split, were the
+        disagreements a fair coin's.
 
     Raises:
         ValueError: two records of different length.
@@ -247,21 +248,19 @@ def _sweep(model, loader, attack, eps_values, *, keyed=False):
     """Tensors (n,): the `image_hashes`, if asked for or needed, and for each eps which images survive."""
     validation.module(model)
     WARNED.clear()
-    attack, norm = _hurried(attack), norm_of(attack)
+    attack, norm = hurried(attack), norm_of(attack)
     eps_values = [validation.eps(eps, norm=norm) for eps in eps_values]
     found, train_hashes = {}, train_hashes_of(model)
     with eval_mode(model):
         network = fuse_batch_norm(model)
         for index, batch in distributed.shard_batches(loader):
-            x, y = validation.pair(batch, "loader")
-            validation.images(x, "loader's images")
-            validation.labels(y, x, "loader's labels")
+            x, y = validation.batch(batch)
             device = validation.device_of(model) or x.device
             found[index] = [image_hashes(x) if keyed or len(train_hashes) else NO_HASHES]
             x, y = x.to(device), y.to(device)
             for eps, (x_adv, logits) in zip(eps_values, _attacked(attack, network, x, y, eps_values, index)):
                 if attack is not None:
-                    _check_attacked(x_adv, x, eps, norm)
+                    validation.attacked(x_adv, x, eps, norm)
                 if logits is None:
                     logits = _logits(network, x_adv)
                 validation.classes(y, logits.shape[1])
@@ -282,30 +281,6 @@ def _attacked(attack, model, x, y, eps_values, index):
     if sweep is not None and not bound_to(attack):
         return sweep(model, x, y, eps_values)
     return ((seeded(attack, index)(model, x.clone(), y, eps=eps), None) for eps in eps_values)
-
-
-def seeded(attack, seed):
-    """The attack with a fresh generator of that seed, if it draws and none is bound to it yet."""
-    if not traits_of(attack).draws or bound_to(attack).get("generator") is not None:
-        return attack
-    return partial(attack, generator=torch.Generator().manual_seed(seed))
-
-
-def _hurried(attack):
-    """The attack with early exit, if it has one: what is fooled once is fooled, so its images need no more passes."""
-    if attack is None or not traits_of(attack).early_exit or "early_exit" in bound_to(attack):
-        return attack
-    return partial(attack, early_exit=True)
-
-
-def _check_attacked(x_adv, x, eps, norm):
-    validation.images(x_adv, "attack's images")
-    if x_adv.shape != x.shape:
-        raise ValueError(f"attack: got images of shape {tuple(x_adv.shape)} from it; accepts {tuple(x.shape)}")
-    delta = (x_adv - x).flatten(1)
-    distance = (delta.abs().amax() if norm == "linf" else delta.norm(dim=1).max() / (1 + 1e-6)).item()
-    if distance > eps + 1e-6:
-        raise ValueError(f"attack: got images {distance:.6g} away from x; accepts at most eps = {eps:g}")
 
 
 def _logits(model, x):

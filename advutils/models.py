@@ -106,14 +106,8 @@ def vgg(
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out")
-    config = dict(
-        architecture="vgg",
-        depth=depth,
-        width=width,
-        in_channels=in_channels,
-        num_classes=num_classes,
-        contrast=contrast,
-    )
+    config = dict(architecture="vgg", depth=depth, width=width, in_channels=in_channels, num_classes=num_classes)
+    config["contrast"] = contrast
     return _finish(nn.Sequential(*layers), config)
 
 
@@ -132,10 +126,8 @@ def small_cnn(*, in_channels: int = 1, num_classes: int = 10) -> nn.Sequential:
 
     Taught in 02_fgsm_attack.ipynb.
     """
-    in_channels, num_classes = (
-        validation.count(in_channels, "in_channels"),
-        validation.count(num_classes, "num_classes"),
-    )
+    in_channels = validation.count(in_channels, "in_channels")
+    num_classes = validation.count(num_classes, "num_classes")
     layers = [
         Normalize(),
         nn.Conv2d(in_channels, 32, 3), nn.ReLU(),
@@ -144,9 +136,8 @@ def small_cnn(*, in_channels: int = 1, num_classes: int = 10) -> nn.Sequential:
         nn.Linear(64 * 12 * 12, 128), nn.ReLU(), nn.Dropout(0.5),
         nn.Linear(128, num_classes),
     ]  # fmt: skip
-    return _finish(
-        nn.Sequential(*layers), dict(architecture="small_cnn", in_channels=in_channels, num_classes=num_classes)
-    )
+    config = dict(architecture="small_cnn", in_channels=in_channels, num_classes=num_classes)
+    return _finish(nn.Sequential(*layers), config)
 
 
 def _finish(model, config):

@@ -133,11 +133,8 @@ def trades(
 
     Zhang et al., 2019, arXiv:1901.08573. Taught in 08_robust_training.ipynb.
     """
-    eps, beta, steps = (
-        validation.eps(eps),
-        validation.positive(beta, "beta", zero=True),
-        validation.count(steps, "steps"),
-    )
+    eps, beta = validation.eps(eps), validation.positive(beta, "beta", zero=True)
+    steps = validation.count(steps, "steps")
     step_size = 2.5 * eps / steps if step_size is None else validation.positive(step_size, "step_size")
     validation.images(x)
     twin = fuse_batch_norm(model)

@@ -76,10 +76,7 @@ def gallery(images, titles=None, *, rows=None, wrong=None, columns=5):
         columns: images in a row.
     """
     n = len(images)
-    height = -(-n // columns)
-    fig, axes = plt.subplots(
-        height, columns, figsize=(1.35 * columns, 1.5 * height), layout="constrained", squeeze=False
-    )
+    fig, axes = _grid(n, columns, 1.35, 1.5)
     for i, ax in enumerate(axes.flat):
         ax.set(xticks=[], yticks=[])
         if i >= n or images[i] is None:
@@ -115,13 +112,7 @@ def equation(x, delta, x_adv, titles, *, scale):
 
 def signed(maps, titles, *, limit=None, columns=5):
     """Signed maps (N, C, H, W) on one diverging scale, symmetric about zero, the same for all."""
-    fig, axes = plt.subplots(
-        -(-len(maps) // columns),
-        columns,
-        figsize=(1.5 * columns, 1.75 * -(-len(maps) // columns)),
-        layout="constrained",
-        squeeze=False,
-    )
+    fig, axes = _grid(len(maps), columns, 1.5, 1.75)
     limit = limit or float(max(abs(m).max() for m in maps)) or 1.0
     for ax in axes.flat:
         ax.axis("off")
@@ -230,6 +221,13 @@ def png(figure):
 def units(eps):
     """One radius in the three units that tutorials use."""
     return f"epsilon = {eps:.3f} of the pixel range = {255 * eps:.1f}/255 = {2 * eps:.3f} on inputs in [-1, 1]"
+
+
+def _grid(n, columns, width, height):
+    """A figure of n cells or a few more, each so many inches wide and high, with `columns` of them in a row."""
+    rows = -(-n // columns)
+    size = (width * columns, height * rows)
+    return plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
 
 
 def _image(ax, image):

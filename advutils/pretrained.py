@@ -97,17 +97,33 @@ def trained(
     published = PUBLISHED / path.name
     for known in () if retrain else (published, path):
         if distributed.broadcast(known.exists()):
-            saved = load_weights(model, known)
-            if saved["recipe"] != json.loads(json.dumps(model.recipe)):
-                raise ValueError(f"{known}: got a file of other settings under this name; delete it and call again")
-            model.history = History(**saved["history"])
-            return model.eval()
+            return _saved(model, known)
     writable(path.parent)
+    unfinished = path.with_suffix(".checkpoint.pt")
+    model.history = _train(model, kind, data, eps, unfinished, progress)
+    if distributed.is_main_process():
+        if not retrain:
+            save_weights(model, path, recipe=model.recipe, history=vars(model.history), machine=machine())
+        unfinished.unlink(missing_ok=True)  # another program that trained the same may have been first
+    return model
+
+
+def _saved(model, path):
+    """The model with the weights and history of a file; raises for a file of other settings."""
+    saved = load_weights(model, path)
+    if saved["recipe"] != json.loads(json.dumps(model.recipe)):
+        raise ValueError(f"{path}: got a file of other settings under this name; delete it and call again")
+    model.history = History(**saved["history"])
+    return model.eval()
+
+
+def _train(model, kind, data, eps, checkpoint, progress):
+    """Train the model by its recipe; the `History`."""
+    recipe = model.recipe
     train, val = split(data, 0.1, seed=0)
     if kind.startswith("outsider"):
         train = val
-    unfinished = path.with_suffix(".checkpoint.pt")
-    model.history = fit(
+    return fit(
         model,
         make_loader(train, batch_size=recipe["batch_size"], shuffle=True, seed=recipe["seed"]),
         make_loader(val, batch_size=500),
@@ -118,17 +134,12 @@ def trained(
         eps_warmup=recipe.get("eps_warmup", 0),
         ema_decay=recipe.get("ema_decay"),
         eval_attacks=EVAL_ATTACKS if "eps_warmup" in recipe else None,
-        checkpoint=unfinished,
+        checkpoint=checkpoint,
         augment=shift,
         seed=recipe["seed"],
         accelerator=distributed.accelerator(),
         progress=progress,
     )
-    if distributed.is_main_process():
-        if not retrain:
-            save_weights(model, path, recipe=model.recipe, history=vars(model.history), machine=machine())
-        unfinished.unlink(missing_ok=True)  # another program that trained the same may have been first
-    return model
 
 
 def file_name(settings):

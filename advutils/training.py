@@ -5,7 +5,6 @@ import copy
 import dataclasses
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -16,13 +15,12 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from advutils.attacks.base import norm_of
 from advutils.evaluation import accuracy, describe
 from advutils.objectives import clean
-from advutils.utils import distributed, loaders, validation
+from advutils.utils import distributed, fit_arguments, loaders, validation
 from advutils.utils.checkpoint import Checkpoint
 from advutils.utils.contracts import Attack, Objective
-from advutils.utils.fusion import of_ledger
+from advutils.utils.fusion import of_ledger, record_inputs
 from advutils.utils.hashes import NO_HASHES, image_hashes
 from advutils.utils.inference import eval_mode, logits_of
 
@@ -123,7 +121,7 @@ def fit(
     """
     epochs, lr, eval_attacks = validation.count(epochs, "epochs"), validation.positive(lr, "lr"), eval_attacks or {}
     ema_decay = None if ema_decay is None else validation.share(ema_decay, "ema_decay")
-    eps, classes = _check(model, train, val, epochs, eps, eps_warmup, eval_attacks, objective)
+    eps, classes = fit_arguments.check(model, train, val, epochs, eps, eps_warmup, eval_attacks, objective)
     if accelerator is None and distributed.world_size() > 1:
         several = distributed.world_size()
         raise ValueError(f"accelerator: got None in {several} processes; accepts an accelerate.Accelerator")
@@ -303,22 +301,6 @@ def ledger(model: nn.Module) -> Iterator[Ledger]:
         hook.remove()
 
 
-@contextlib.contextmanager
-def record_inputs(model, n):
-    """The last n batches that went through the model in train mode inside the block, as a running deque."""
-    recent = deque(maxlen=n)
-
-    def remember(module, inputs):
-        if module.training and n:
-            recent.append(inputs[0].detach().clone())  # before a model works in place on it
-
-    hook = model.register_forward_pre_hook(of_ledger(remember))
-    try:
-        yield recent
-    finally:
-        hook.remove()
-
-
 def _warm(decay):
     """The running average of that decay, which forgets faster at first, as the first weights are random."""
     return lambda average, new, n: average.lerp(new, 1 - min(decay, (1 + int(n)) / (10 + int(n))))
@@ -335,29 +317,3 @@ def _loss_and_accuracy(model, batches):
             n += len(y)
     loss, right, n = distributed.all_reduce_sum(loss, right, n)
     return loss / n, right / n
-
-
-def _check(model, train, val, epochs, eps, eps_warmup, eval_attacks, objective):
-    """Raise for bad arguments; eps as a float, and the number of classes, from a first look at the model's logits."""
-    validation.module(model)
-    for loader, name in ((train, "train"), (val, "val")):
-        validation.loader(loader, name)
-        validation.whole(loader, name)
-    if eps is None and (eval_attacks or eps_warmup):
-        needs = "eval_attacks" if eval_attacks else "eps_warmup"
-        raise ValueError(f"eps: got None with {needs}; accepts the radius that this needs")
-    if not 0 <= eps_warmup <= epochs:
-        raise ValueError(f"eps_warmup: got {eps_warmup!r}; accepts 0 to {epochs}, the number of epochs")
-    if not isinstance(eval_attacks, dict):
-        raise TypeError(f"eval_attacks: got {type(eval_attacks).__name__}; accepts None or a dict of attacks by label")
-    for attack in eval_attacks.values():
-        validation.attack(attack)
-    if eps is not None:
-        norms = {norm_of(function) for function in (objective, *eval_attacks.values())}
-        eps = validation.eps(eps, norm="l2" if norms == {"l2"} else "linf")
-    x, _ = loaders.spread(val, 2)[0]
-    validation.images(x, "loader's images")
-    with eval_mode(model), torch.no_grad():
-        logits = logits_of(model, x.to(validation.device_of(model)))
-    validation.logits(logits, len(x))
-    return eps, logits.shape[1]

@@ -69,15 +69,9 @@ def autoattack(
     try:
         with torch.random.fork_rng(), torch.inference_mode(False), _unmoved(model), eval_mode(model) as model:
             x, y = x.detach().clone(), y.clone()
-            judge = pyautoattack.AutoAttack(
-                _Asked(model),
-                attacks=attacks_to_run,
-                device=x.device,
-                eps=eps,
-                norm={"linf": "Linf", "l2": "L2"}[norm],
-                seed=seed,
-                version="custom" if attacks_to_run else "standard",
-            )
+            version = "custom" if attacks_to_run else "standard"
+            options = dict(eps=eps, norm={"linf": "Linf", "l2": "L2"}[norm], seed=seed, version=version)
+            judge = pyautoattack.AutoAttack(_Asked(model), attacks=attacks_to_run, device=x.device, **options)
             judge.apgd.n_restarts = judge.fab.n_restarts = 1  # as in the standard version
             judge.apgd_targeted.n_target_classes = judge.fab.n_target_classes = min(9, logits.shape[1] - 1)
             x_adv, _ = judge.run_standard_evaluation(x, y, batch_size=batch_size)

@@ -35,6 +35,15 @@ def parser():
         epilog="Many processes: torchrun --nproc-per-node 2 -m advutils train ... (accelerate launch works as well).",
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    data, attacked = data_options(), attacked_options()
+    add_train(commands.add_parser("train", parents=[data], help="train a model and save its weights"))
+    add_evaluate(commands.add_parser("evaluate", parents=[data, attacked], help="measure clean and robust accuracy"))
+    add_attack(commands.add_parser("attack", parents=[data, attacked], help="write adversarial images"))
+    return top
+
+
+def data_options():
+    """What every command can be told about its data."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--data",
@@ -49,6 +58,11 @@ def parser():
     common.add_argument("--workers", type=int, default=0, help="processes that read images ahead (default: none)")
     common.add_argument("--limit", type=int, help="only so many images, spread over the data")
     common.add_argument("--traceback", action="store_true", help="on an error, show where it came from")
+    return common
+
+
+def attacked_options():
+    """What the commands that attack a model need: the model, and how far."""
     attacked = argparse.ArgumentParser(add_help=False)
     attacked.add_argument(
         "--model",
@@ -58,8 +72,10 @@ def parser():
         "module:factory, your own function that returns a model",
     )
     attacked.add_argument("--eps", type=number, default=0.1, help="radius in pixel units, 0.1 or 8/255 (default: 0.1)")
+    return attacked
 
-    train = commands.add_parser("train", parents=[common], help="train a model and save its weights")
+
+def add_train(train):
     train.add_argument("--out", type=Path, required=True, help="the file to write, ending in .safetensors")
     train.add_argument("--architecture", choices=BUILDERS, default="vgg", help="(default: %(default)s)")
     train.add_argument("--depth", type=int, choices=(11, 13, 16, 19), default=16, help="of the VGG (default: 16)")
@@ -77,7 +93,8 @@ def parser():
     train.add_argument("--sync-batchnorm", action="store_true", help="batch norm over all processes; needs GPUs")
     train.set_defaults(run=train_command)
 
-    evaluate = commands.add_parser("evaluate", parents=[common, attacked], help="measure clean and robust accuracy")
+
+def add_evaluate(evaluate):
     evaluate.add_argument(
         "--attack",
         action="append",
@@ -89,7 +106,8 @@ def parser():
     evaluate.add_argument("--out", type=Path, help="a JSON file to write")
     evaluate.set_defaults(run=evaluate_command)
 
-    attack = commands.add_parser("attack", parents=[common, attacked], help="write adversarial images")
+
+def add_attack(attack):
     attack.add_argument("--attack", default="pgd", metavar="ATTACK", help="as for `evaluate` (default: %(default)s)")
     attack.add_argument("--target", type=int, help="the class that the images are to be taken for")
     attack.add_argument(
@@ -100,4 +118,3 @@ def parser():
     )
     attack.add_argument("--out", type=Path, required=True, help="the folder to write; another attack's is refused")
     attack.set_defaults(run=attack_command)
-    return top

@@ -12,10 +12,11 @@ import torch
 
 from advutils.cli import common
 from advutils.data import device
-from advutils.evaluation import describe, predict, seeded, wilson
+from advutils.evaluation import describe, predict, wilson
 from advutils.utils import distributed
 from advutils.utils.images import read_image, to_levels, write_png
 from advutils.utils.storage import atomic_write
+from advutils.utils.traits import seeded
 
 KINDS = ("clean", "adversarial")  # folders that `attack` writes
 COLUMNS = ("file", "label", "labelled_by", "clean_prediction", "adversarial_prediction", "linf", "l2", "success")
@@ -23,15 +24,7 @@ COLUMNS = ("file", "label", "labelled_by", "clean_prediction", "adversarial_pred
 
 def attack_command(chosen):
     attack = common.attack_of(chosen.attack)
-    sources = [Path(chosen.data)] if Path(chosen.data).exists() else map(Path, glob.glob(chosen.data))
-    for source in (path.resolve() for path in sources):
-        if source.is_dir() and chosen.out.resolve().is_relative_to(source):
-            raise ValueError(
-                f"--out: got {str(chosen.out)!r}, a folder inside --data, where its images would be read as data the "
-                "next time; accepts one outside"
-            )
-        if any(source.is_relative_to((chosen.out / kind).resolve()) for kind in KINDS):
-            raise ValueError(f"--out: got {str(chosen.out)!r}, where it would overwrite --data; accepts another folder")
+    _keep_apart(chosen)
     model, suits = common.model_of(chosen.model)
     data = common.data_of(chosen, suits, train=False)
     if chosen.target is not None and "target" not in inspect.signature(attack).parameters:
@@ -69,14 +62,30 @@ def attack_command(chosen):
         found[index] = _reread(chosen, model, names, label, clean, labelled)
     rows = [row for part in distributed.all_gather(found).values() for row in part]
     if distributed.is_main_process():
-        sheet = io.StringIO()
-        writer = csv.DictWriter(sheet, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        names_as_on_disk = sheet.getvalue().encode("utf-8", "surrogateescape")
-        atomic_write(chosen.out / "attack.csv", names_as_on_disk)
+        _write_sheet(chosen.out / "attack.csv", rows)
     goal = "taken for the target" if chosen.target is not None else f"no longer read as the {labelled}'s label"
     common.say(f"{chosen.out}: {wilson(torch.tensor([row['success'] for row in rows]))} of the files are {goal}")
+
+
+def _keep_apart(chosen):
+    """Raise where the folder to write and the data to read lie in each other."""
+    sources = [Path(chosen.data)] if Path(chosen.data).exists() else map(Path, glob.glob(chosen.data))
+    for source in (path.resolve() for path in sources):
+        if source.is_dir() and chosen.out.resolve().is_relative_to(source):
+            raise ValueError(
+                f"--out: got {str(chosen.out)!r}, a folder inside --data, where its images would be read as data the "
+                "next time; accepts one outside"
+            )
+        if any(source.is_relative_to((chosen.out / kind).resolve()) for kind in KINDS):
+            raise ValueError(f"--out: got {str(chosen.out)!r}, where it would overwrite --data; accepts another folder")
+
+
+def _write_sheet(path, rows):
+    sheet = io.StringIO()
+    writer = csv.DictWriter(sheet, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    atomic_write(path, sheet.getvalue().encode("utf-8", "surrogateescape"))  # names as on the disk
 
 
 def _claim(out, about):

@@ -21,23 +21,9 @@ from advutils.utils.weights import save_weights
 
 
 def train_command(chosen):
-    if chosen.out.suffix != ".safetensors":
-        raise ValueError(f"--out: got {str(chosen.out)!r}; accepts a name that ends in .safetensors")
-    writable(chosen.out.absolute().parent)
-    if (chosen.objective == "clean") != (chosen.eps is None):
-        raise ValueError(
-            f"--eps: got {chosen.eps} with --objective {chosen.objective}; accepts a radius for all but clean"
-        )
-    if chosen.steps is not None and chosen.objective not in ("adversarial", "trades"):
-        raise ValueError(
-            f"--steps: got {chosen.steps} with --objective {chosen.objective}; accepts adversarial, trades"
-        )
+    check_options(chosen)
     data = common.data_of(chosen, {}, train=True)
-    if isinstance(data, TensorDataset):
-        train, val = split(data, 0.1, seed=0)
-    else:
-        shuffled = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
-        val, train = (common.subset(data, part) for part in shuffled.tensor_split([max(1, len(data) // 10)]))
+    train, val = held_out(data)
     labels = data.tensors[1] if isinstance(data, TensorDataset) else torch.tensor(common.labels_of(data))
     if labels.min() < 0:
         raise ValueError(
@@ -47,17 +33,7 @@ def train_command(chosen):
     shape = dict(in_channels=data[0][0].shape[0], num_classes=max(int(labels.max()) + 1, len(names)))
     if shape["num_classes"] < 2:
         raise ValueError(f"--data: got {chosen.data!r} with {some(names or ['0'])}; accepts at least two classes")
-    if chosen.architecture == "vgg":
-        shape |= dict(depth=chosen.depth, width=chosen.width, contrast=chosen.contrast)
-    model = initialised(partial(common.BUILDERS[chosen.architecture], **shape), seed=chosen.seed).to(device())
-    if chosen.sync_batchnorm:
-        if not torch.cuda.is_available():
-            raise ValueError("--sync-batchnorm: got it without a GPU; PyTorch has it for GPUs only")
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    objective = OBJECTIVES[chosen.objective]
-    if chosen.steps is not None:
-        inner = dict(attack=partial(attacks.pgd, steps=chosen.steps))
-        objective = partial(objective, **(inner if chosen.objective == "adversarial" else dict(steps=chosen.steps)))
+    model = new_model(chosen, shape)
     recipe = {
         key: str(value) if isinstance(value, Path) else value
         for key, value in vars(chosen).items()
@@ -72,7 +48,7 @@ def train_command(chosen):
         common.loader_of(val, chosen, batch_size=min(500, 4 * chosen.batch_size)),
         epochs=chosen.epochs,
         lr=chosen.lr,
-        objective=objective,
+        objective=objective_of(chosen),
         eps=chosen.eps,
         eps_warmup=chosen.eps_warmup,
         ema_decay=chosen.ema_decay,
@@ -91,3 +67,49 @@ def train_command(chosen):
         f"{chosen.out}: validation accuracy {history.val_accuracy[kept]:.1%}{robust} after epoch {history.best_epoch} "
         f"of {chosen.epochs}, {history.seconds[-1]:.0f} s"
     )
+
+
+def check_options(chosen):
+    """Raise for options that contradict each other, before anything is read."""
+    if chosen.out.suffix != ".safetensors":
+        raise ValueError(f"--out: got {str(chosen.out)!r}; accepts a name that ends in .safetensors")
+    writable(chosen.out.absolute().parent)
+    if (chosen.objective == "clean") != (chosen.eps is None):
+        raise ValueError(
+            f"--eps: got {chosen.eps} with --objective {chosen.objective}; accepts a radius for all but clean"
+        )
+    if chosen.steps is not None and chosen.objective not in ("adversarial", "trades"):
+        raise ValueError(
+            f"--steps: got {chosen.steps} with --objective {chosen.objective}; accepts adversarial, trades"
+        )
+
+
+def held_out(data):
+    """The images to train on, and a tenth to validate on."""
+    if isinstance(data, TensorDataset):
+        return split(data, 0.1, seed=0)
+    shuffled = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+    val, train = (common.subset(data, part) for part in shuffled.tensor_split([max(1, len(data) // 10)]))
+    return train, val
+
+
+def new_model(chosen, shape):
+    """The untrained model that was asked for, on its device."""
+    if chosen.architecture == "vgg":
+        shape |= dict(depth=chosen.depth, width=chosen.width, contrast=chosen.contrast)
+    model = initialised(partial(common.BUILDERS[chosen.architecture], **shape), seed=chosen.seed).to(device())
+    if chosen.sync_batchnorm:
+        if not torch.cuda.is_available():
+            raise ValueError("--sync-batchnorm: got it without a GPU; PyTorch has it for GPUs only")
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model
+
+
+def objective_of(chosen):
+    """The objective, with the steps of its attack bound where they were given."""
+    objective = OBJECTIVES[chosen.objective]
+    if chosen.steps is None:
+        return objective
+    if chosen.objective == "trades":
+        return partial(objective, steps=chosen.steps)
+    return partial(objective, attack=partial(attacks.pgd, steps=chosen.steps))

@@ -1,6 +1,8 @@
 """Batch norm folded into the convolution before it, in networks where that provably changes nothing."""
 
+import contextlib
 import copy
+from collections import deque
 
 import torch
 from torch import nn
@@ -76,3 +78,19 @@ def _folded(convolution, norm):
         )
     twin._parameters = dict(weight=weight.requires_grad_(False), bias=bias.requires_grad_(False))
     return twin
+
+
+@contextlib.contextmanager
+def record_inputs(model, n):
+    """The last n batches that went through the model in train mode inside the block, as a running deque."""
+    recent = deque(maxlen=n)
+
+    def remember(module, inputs):
+        if module.training and n:
+            recent.append(inputs[0].detach().clone())  # before a model works in place on it
+
+    hook = model.register_forward_pre_hook(of_ledger(remember))
+    try:
+        yield recent
+    finally:
+        hook.remove()

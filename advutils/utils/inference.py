@@ -15,9 +15,7 @@ PRECISIONS = (torch.float16, torch.bfloat16, torch.float64)  # of models that ta
 @contextlib.contextmanager
 def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
     """Eval mode inside the block, of the `bare` model; on the way out, by an error too, each module as it was."""
-    modes = [
-        (module, getattr(module, "training", False)) for module in validation.parts(model)
-    ]  # frozen ones have none
+    modes = [(part, getattr(part, "training", False)) for part in validation.submodules(model)]  # frozen: no mode
     try:
         if any(training for _, training in modes):
             with contextlib.suppress(NotImplementedError):  # an exported one stays in the mode of its export
@@ -42,8 +40,7 @@ def logits_of(model, x):
 
     A model whose weights are all in half or all in double precision gets images in that precision.
     """
-    weights = (p for part in validation.parts(model) for p in part._parameters.values() if p is not None and p.ndim)
-    dtypes = {p.dtype for p in weights if p.is_floating_point()}
+    dtypes = {p.dtype for p in validation.weights_of(model) if p.ndim and p.is_floating_point()}
     alone = dtypes.pop() if len(dtypes) == 1 else x.dtype
     z = model(x.to(alone if alone in PRECISIONS else x.dtype, copy=True))
     half = isinstance(z, torch.Tensor) and z.dtype in (torch.float16, torch.bfloat16)

@@ -29,10 +29,7 @@ def shuffler(loader):
 def on_device(loader, model, classes):
     """The loader's batches, checked, on the model's device."""
     device = validation.device_of(model)
-    for batch in loader:
-        x, y = validation.pair(batch, "loader")
-        validation.images(x, "loader's images")
-        validation.labels(y, x, "loader's labels")
+    for x, y in map(validation.batch, loader):
         validation.classes(y, classes, "loader's labels")
         yield x.to(device), y.to(device)
 

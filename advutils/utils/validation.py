@@ -9,7 +9,7 @@ import re
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 
 def images(x, name="x"):
@@ -56,6 +56,14 @@ def pair(batch, name):
     return batch
 
 
+def batch(value):
+    """A loader's batch (x, y); raise unless it is one of images and labels."""
+    x, y = pair(value, "loader")
+    images(x, "loader's images")
+    labels(y, x, "loader's labels")
+    return x, y
+
+
 def module(model):
     """Raise unless `model` is a torch.nn.Module."""
     if not isinstance(model, nn.Module):
@@ -93,9 +101,7 @@ def logits(z, rows):
 
 def differentiable(model):
     """Raise where the model's weights were made under torch.inference_mode: PyTorch derives nothing through them."""
-    if any(
-        weight.is_inference() for part in parts(model) for weight in part._parameters.values() if weight is not None
-    ):
+    if any(weight.is_inference() for weight in weights_of(model)):
         raise ValueError(
             "model: got weights that were made under torch.inference_mode; accepts others (copy.deepcopy(model), "
             "called outside of it, makes them so)"
@@ -170,6 +176,25 @@ def attack(value):
     """Raise unless `value` can be called as an attack."""
     if not callable(value):
         raise TypeError(f"attack: got {_kind(value)}; accepts a callable (model, x, y, *, eps) -> x_adv")
+
+
+def attacked(x_adv, x, eps, norm):
+    """Raise unless an attack's images are images of the ball around x."""
+    images(x_adv, "attack's images")
+    if x_adv.shape != x.shape:
+        raise ValueError(f"attack: got images of shape {tuple(x_adv.shape)} from it; accepts {tuple(x.shape)}")
+    delta = (x_adv - x).flatten(1)
+    distance = (delta.abs().amax() if norm == "linf" else delta.norm(dim=1).max() / (1 + 1e-6)).item()
+    if distance > eps + 1e-6:
+        raise ValueError(f"attack: got images {distance:.6g} away from x; accepts at most eps = {eps:g}")
+
+
+def dataset(value):
+    """Raise unless `value` is a TensorDataset of at least one image, with labels."""
+    if not isinstance(value, TensorDataset) or len(value.tensors) != 2:
+        raise TypeError(f"dataset: got {type(value).__name__}; accepts a TensorDataset of images and labels")
+    if len(value) == 0:
+        raise ValueError("dataset: got no images; accepts at least one")
 
 
 def loader(value, name):
@@ -261,19 +286,24 @@ def unseen(keys, seen_keys):
 def device_of(model):
     """The device of the model's first parameter or, if it has none, buffer; None when it has neither."""
     for kind in ("_parameters", "_buffers"):  # an attack comes here at each call: to the first, not to a list of all
-        for part in parts(model):
+        for part in submodules(model):
             for tensor in getattr(part, kind).values():
                 if tensor is not None:
                     return tensor.device
     return None
 
 
-def parts(module):
+def submodules(module):
     """The module and all that are in it, one that is shared more than once: `modules()` takes twice as long."""
     yield module
     for part in module._modules.values():
         if part is not None:
-            yield from parts(part)
+            yield from submodules(part)
+
+
+def weights_of(model):
+    """The parameters of the model, one that is shared more than once."""
+    return (weight for part in submodules(model) for weight in part._parameters.values() if weight is not None)
 
 
 def _was_half(z):
