@@ -437,7 +437,7 @@ def _train_for_passes(name, seed, lr, *, passes=88, eps=0.2, **changed):
         seed=seed,
         lr=lr,
         passes=spent,
-        PGD=history.robust_val_accuracy["PGD"],
+        PGD=history.robust_val_accuracy.get("PGD", []),
         best_epoch=history.best_epoch,
     )
     strong = survivors(net, loader, partial(pgd, steps=40), eps=eps)
