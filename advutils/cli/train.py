@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from advutils import attacks
+from advutils.certify import tighten
 from advutils.cli import common
 from advutils.data import device, shift, split
 from advutils.objectives import OBJECTIVES
@@ -49,12 +50,15 @@ def train_command(chosen):
         raise ValueError(f"--data: got {chosen.data!r} with {some(names or ['0'])}; accepts at least two classes")
     if chosen.architecture == "vgg":
         shape |= dict(depth=chosen.depth, width=chosen.width, contrast=chosen.contrast)
-    model = initialised(partial(common.BUILDERS[chosen.architecture], **shape), seed=chosen.seed).to(device())
+    bounded, build = chosen.objective == "ibp", partial(common.BUILDERS[chosen.architecture], **shape)
+    model = initialised((lambda: tighten(build())) if bounded else build, seed=chosen.seed).to(device())
     if chosen.sync_batchnorm:
         if not torch.cuda.is_available():
             raise ValueError("--sync-batchnorm: got it without a GPU; PyTorch has it for GPUs only")
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     objective = OBJECTIVES[chosen.objective]
+    if bounded:
+        objective = partial(objective, full_eps=chosen.eps or None)
     if chosen.steps is not None:
         inner = dict(attack=partial(attacks.pgd, steps=chosen.steps))
         objective = partial(objective, **(inner if chosen.objective == "adversarial" else dict(steps=chosen.steps)))
@@ -76,7 +80,7 @@ def train_command(chosen):
         eps=chosen.eps,
         eps_warmup=chosen.eps_warmup,
         ema_decay=chosen.ema_decay,
-        eval_attacks=EVAL_ATTACKS if chosen.eps else None,
+        eval_attacks=EVAL_ATTACKS if chosen.eps and not bounded else None,  # with bounds, the last epoch is kept
         checkpoint=checkpoint,
         augment=shift if chosen.shift else None,
         seed=chosen.seed,

@@ -42,9 +42,14 @@ def logits_of(model, x):
 
     A model whose weights are all in half or all in double precision gets images in that precision.
     """
+    z = model(x.to(precision_of(model, x), copy=True))
+    half = isinstance(z, torch.Tensor) and z.dtype in (torch.float16, torch.bfloat16)
+    return z.float() if half else z
+
+
+def precision_of(model, x):
+    """The precision in which a model takes the images x: theirs, unless its weights are all in half or in double."""
     weights = (p for part in validation.parts(model) for p in part._parameters.values() if p is not None and p.ndim)
     dtypes = {p.dtype for p in weights if p.is_floating_point()}
     alone = dtypes.pop() if len(dtypes) == 1 else x.dtype
-    z = model(x.to(alone if alone in PRECISIONS else x.dtype, copy=True))
-    half = isinstance(z, torch.Tensor) and z.dtype in (torch.float16, torch.bfloat16)
-    return z.float() if half else z
+    return alone if alone in PRECISIONS else x.dtype
