@@ -250,27 +250,35 @@ def _sweep(model, loader, attack, eps_values, *, keyed=False):
     WARNED.clear()
     attack, norm = hurried(attack), norm_of(attack)
     eps_values = [validation.eps(eps, norm=norm) for eps in eps_values]
-    found, train_hashes = {}, train_hashes_of(model)
+
+    def survive(x, y, index):
+        for eps, (x_adv, logits) in zip(eps_values, _attacked(attack, network, x, y, eps_values, index)):
+            if attack is not None:
+                validation.attacked(x_adv, x, eps, norm)
+            if logits is None:
+                logits = _logits(network, x_adv)
+            validation.classes(y, logits.shape[1])
+            yield logits.argmax(1) == y
+
     with eval_mode(model):
         network = fuse_batch_norm(model)
-        for index, batch in distributed.shard_batches(loader):
-            x, y = validation.batch(batch)
-            device = validation.device_of(model) or x.device
-            found[index] = [image_hashes(x) if keyed or len(train_hashes) else NO_HASHES]
-            x, y = x.to(device), y.to(device)
-            for eps, (x_adv, logits) in zip(eps_values, _attacked(attack, network, x, y, eps_values, index)):
-                if attack is not None:
-                    validation.attacked(x_adv, x, eps, norm)
-                if logits is None:
-                    logits = _logits(network, x_adv)
-                validation.classes(y, logits.shape[1])
-                found[index].append((logits.argmax(1) == y).cpu())
+        return per_image(model, loader, survive, keyed=keyed)
+
+
+def per_image(model, loader, judge, *, keyed=False):
+    """Tensors (n,): the `image_hashes`, if asked for or needed, and each that `judge(x, y, index)` gives."""
+    found, train_hashes = {}, train_hashes_of(model)
+    for index, batch in distributed.shard_batches(loader):
+        x, y = validation.batch(batch)
+        device = validation.device_of(model) or x.device
+        found[index] = [image_hashes(x) if keyed or len(train_hashes) else NO_HASHES]
+        found[index] += [verdict.cpu() for verdict in judge(x.to(device), y.to(device), index)]
     found = distributed.all_gather(found)
     if not found:
         raise ValueError("loader: got no images; accepts at least one")
-    keys, *alive = map(torch.cat, zip(*found.values()))
+    keys, *verdicts = map(torch.cat, zip(*found.values()))
     validation.unseen(keys, train_hashes)
-    return keys, *alive
+    return keys, *verdicts
 
 
 def _attacked(attack, model, x, y, eps_values, index):

@@ -153,7 +153,7 @@ def _divergence(logits, log_p):
     return F.kl_div(logits.log_softmax(1), log_p, reduction="none", log_target=True).sum(1)
 
 
-OBJECTIVES: dict[str, Objective] = {  # by their names
+OBJECTIVES: dict[str, Objective] = {  # by their names; certify.py adds ibp
     "clean": clean,
     "mixed": mixed,
     "adversarial": adversarial,

@@ -82,7 +82,7 @@ def add_train(train):
     train.add_argument("--width", type=float, default=0.25, help="multiplies its channels (default: %(default)s)")
     train.add_argument("--contrast", type=float, help="slope of a contrast layer in place of the normalisation")
     train.add_argument("--objective", choices=OBJECTIVES, default="clean", help="(default: %(default)s)")
-    train.add_argument("--eps", type=number, help="radius of the training attack in pixel units, 0.1 or 8/255")
+    train.add_argument("--eps", type=number, help="radius of the training attack, or of ibp's box, as 0.1 or 8/255")
     train.add_argument("--steps", type=int, help="of the training attack, for adversarial and trades")
     train.add_argument("--epochs", type=int, default=5, help="(default: %(default)s)")
     train.add_argument("--lr", type=float, default=3e-3, help="the highest of the cycle (default: %(default)s)")
@@ -103,6 +103,7 @@ def add_evaluate(evaluate):
         help=f"{', '.join(ATTACKS)}, with options as in pgd:steps=40,restarts=2; may be repeated, and grey is always "
         "among them",
     )
+    evaluate.add_argument("--certify", action="store_true", help="add the share of images that no attack can change")
     evaluate.add_argument("--out", type=Path, help="a JSON file to write")
     evaluate.set_defaults(run=evaluate_command)
 

@@ -3,6 +3,7 @@
 import json
 
 from advutils import attacks
+from advutils.certify import certified
 from advutils.cli import common
 from advutils.evaluation import survivors, wilson, worst_case
 from advutils.utils import distributed
@@ -26,6 +27,8 @@ def evaluate_command(chosen):
         found = {"clean": wilson(survivors(model, loader))}
         if chosen.attack:
             found["grey"] = wilson(survivors(model, loader, attacks.grey, eps=chosen.eps))
+    if chosen.certify:
+        found["certified"] = certified(model, loader, eps=chosen.eps)
     for label, record in found.items():
         common.say(f"{label:40}{record}")
     if chosen.out and distributed.is_main_process():

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from advutils import attacks
+from advutils.certify import tighten
 from advutils.cli import common
 from advutils.data import device, shift, split
 from advutils.objectives import OBJECTIVES
@@ -52,7 +53,7 @@ def train_command(chosen):
         eps=chosen.eps,
         eps_warmup=chosen.eps_warmup,
         ema_decay=chosen.ema_decay,
-        eval_attacks=EVAL_ATTACKS if chosen.eps else None,
+        eval_attacks=EVAL_ATTACKS if chosen.eps and chosen.objective != "ibp" else None,  # ibp keeps the last epoch
         checkpoint=checkpoint,
         augment=shift if chosen.shift else None,
         seed=chosen.seed,
@@ -97,7 +98,9 @@ def new_model(chosen, shape):
     """The untrained model that was asked for, on its device."""
     if chosen.architecture == "vgg":
         shape |= dict(depth=chosen.depth, width=chosen.width, contrast=chosen.contrast)
-    model = initialised(partial(common.BUILDERS[chosen.architecture], **shape), seed=chosen.seed).to(device())
+    build = partial(common.BUILDERS[chosen.architecture], **shape)
+    tight = chosen.objective == "ibp"
+    model = initialised((lambda: tighten(build())) if tight else build, seed=chosen.seed).to(device())
     if chosen.sync_batchnorm:
         if not torch.cuda.is_available():
             raise ValueError("--sync-batchnorm: got it without a GPU; PyTorch has it for GPUs only")
@@ -108,6 +111,8 @@ def new_model(chosen, shape):
 def objective_of(chosen):
     """The objective, with the steps of its attack bound where they were given."""
     objective = OBJECTIVES[chosen.objective]
+    if chosen.objective == "ibp":
+        return partial(objective, full_eps=chosen.eps or None)
     if chosen.steps is None:
         return objective
     if chosen.objective == "trades":

@@ -57,17 +57,28 @@ def of_ledger(hook):
     return hook
 
 
-def _plain(layer):
-    """Whether the layer is exactly of a kind that may be fused, and nobody watches or changes what it does."""
+def count_pass(model, *outputs):
+    """Tell the ledgers of a model of passes through its layers that did not go through it, one for each output."""
+    for hook in model._forward_hooks.values():
+        if getattr(hook, "of_ledger", False):
+            for output in outputs:
+                hook(model, (), output)
+
+
+def unhooked(layer):
+    """Whether the layer does what its class says: nobody watches or changes it, and it has no forward of its own."""
     hooks = [*layer._forward_hooks.values(), *layer._forward_pre_hooks.values(), *layer._backward_hooks.values(),
              *layer._backward_pre_hooks.values()]  # fmt: skip
     return (
-        type(layer) in FUSIBLE
-        and all(getattr(hook, "of_ledger", False) for hook in hooks)
+        all(getattr(hook, "of_ledger", False) for hook in hooks)
         and "forward" not in vars(layer)
         and layer._compiled_call_impl is None
-        and not getattr(layer, "inplace", False)
     )
+
+
+def _plain(layer):
+    """Whether the layer is exactly of a kind that may be fused, is unhooked, and works on a copy."""
+    return type(layer) in FUSIBLE and unhooked(layer) and not getattr(layer, "inplace", False)
 
 
 def _folded(convolution, norm):

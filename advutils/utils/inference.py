@@ -40,8 +40,13 @@ def logits_of(model, x):
 
     A model whose weights are all in half or all in double precision gets images in that precision.
     """
-    dtypes = {p.dtype for p in validation.weights_of(model) if p.ndim and p.is_floating_point()}
-    alone = dtypes.pop() if len(dtypes) == 1 else x.dtype
-    z = model(x.to(alone if alone in PRECISIONS else x.dtype, copy=True))
+    z = model(x.to(precision_of(model, x), copy=True))
     half = isinstance(z, torch.Tensor) and z.dtype in (torch.float16, torch.bfloat16)
     return z.float() if half else z
+
+
+def precision_of(model, x):
+    """The precision in which a model takes the images x: theirs, unless its weights are all in half or in double."""
+    dtypes = {p.dtype for p in validation.weights_of(model) if p.ndim and p.is_floating_point()}
+    alone = dtypes.pop() if len(dtypes) == 1 else x.dtype
+    return alone if alone in PRECISIONS else x.dtype

@@ -20,7 +20,21 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchvision.ops import FrozenBatchNorm2d
 
-from advutils import accuracy_vs_eps, fgsm, fit, initialised, make_loader, pgd, pretrained, survivors, vgg, worst_case
+from advutils import (
+    accuracy_vs_eps,
+    certified,
+    fgsm,
+    fit,
+    ibp,
+    initialised,
+    make_loader,
+    pgd,
+    pretrained,
+    survivors,
+    tighten,
+    vgg,
+    worst_case,
+)
 from advutils.attacks.black_box import random_noise
 from advutils.objectives import adversarial, clean, mixed, random_fgsm
 from advutils.utils import distributed
@@ -68,15 +82,16 @@ def evaluations():
     found["worst case"] = worst_case(model, loaders["a remainder"], ATTACKS, eps=0.1).robust
     shuffled = survivors(model, plain_loader(23, 5, shuffle=True), fgsm, eps=0.1)
     found["shuffled"] = shuffled
+    found["certified"] = torch.tensor(certified(tighten(network()), loaders["a remainder"], eps=0.01))
     return found
 
 
-def one_step(objective):
-    """The weights after one step of plain gradient descent on 16 digits, batch norm frozen."""
+def one_step(objective, norm=FrozenBatchNorm2d):
+    """The weights after one step of plain gradient descent on 16 digits, batch norm frozen or left out."""
     model = network()
     for name, layer in model.named_children():
         if isinstance(layer, nn.BatchNorm2d):
-            setattr(model, name, FrozenBatchNorm2d(layer.num_features))
+            setattr(model, name, norm(layer.num_features))
     train, own = plain_loader(16, 16), distributed.accelerator()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     wrapped, optimizer = own.prepare(model, optimizer) if own else (model, optimizer)
@@ -156,7 +171,7 @@ def talk():
     found = {"attack on the wrapped model": words(lambda: pgd(wrapped, x, y, eps=0.1, steps=5))}
     found["attack on the prepared one"] = words(lambda: pgd(fuse_batch_norm(wrapped), x, y, eps=0.1, steps=5))
     step = {"clean": clean, "PGD-5": partial(adversarial, eps=0.1, attack=partial(pgd, steps=5)),
-            "mixed": partial(mixed, eps=0.1)}  # fmt: skip
+            "mixed": partial(mixed, eps=0.1), "ibp": partial(ibp, eps=0.01)}  # fmt: skip
     wrapped.train()
     for name, objective in step.items():
         for _ in range(3):  # the first two passes of DDP also agree on its buckets
@@ -184,6 +199,7 @@ def main(folder):
     rank = distributed.rank()
     found = dict(evaluations=evaluations(), talk=talk(), count=distributed.world_size())
     found["steps"] = {"clean": one_step(clean), "adversarial": one_step(partial(adversarial, eps=0.1, attack=fgsm))}
+    found["steps"]["ibp"] = one_step(partial(ibp, eps=0.01), nn.Identity)
     found["training"] = training(folder / "whole.safetensors")
     found["continued"] = training(folder / "broken.safetensors", broken_off_at=8)  # in the second epoch
     found["noise"] = noise()

@@ -22,6 +22,7 @@ from torch.utils.data import TensorDataset
 
 from advutils import (
     accuracy,
+    certified,
     cross_entropy,
     fgsm,
     fit,
@@ -87,6 +88,29 @@ def test_training_prints_its_configuration_and_what_it_reached(tmp_path, capsys)
         f"{100 * values[0]:.1f}%" for values in (history["val_accuracy"], *history["robust_val_accuracy"].values())
     ]
     assert "validation accuracy {}, under FGSM {}, under PGD {} after epoch 1 of 1".format(*found) in last
+
+
+def test_a_network_is_trained_with_bounds_and_certified(tmp_path, capsys):
+    out, found = tmp_path / "a.safetensors", tmp_path / "found.json"
+    typed = ["--objective", "ibp", "--eps", "0.02", "--eps-warmup", "1", "--architecture", "small_cnn"]
+    main(["train", "--out", str(out), *TINY, *typed, "--epochs", "2"])
+    assert "validation accuracy" in capsys.readouterr().out
+    model, _ = model_of(str(out))
+    assert load_weights(model, out)["history"]["best_epoch"] == 2  # no attack picks an epoch of a smaller radius
+    main(["evaluate", "--model", str(out), "--attack", "fgsm", "--eps", "1/255", "--certify", "--out", str(found)])
+    rows = json.loads(found.read_text())["accuracy"]
+    loader = make_loader(TensorDataset(*digits(120, train=False)), batch_size=128)
+    assert (
+        rows["certified"] == certified(model, loader, eps=1 / 255)._asdict() and "certified" in capsys.readouterr().out
+    )
+    assert 0 < rows["certified"]["value"] <= rows["all together"]["value"]
+
+
+def test_a_network_without_rules_is_not_certified(tmp_path, monkeypatch):
+    data = shades(tmp_path / "data", ["a", "b"])
+    monkeypatch.setattr(common, "model_of", lambda text: (Mean(2), {}))
+    with pytest.raises(SystemExit, match="model: got Mean; accepts an nn.Sequential"):
+        main(["evaluate", "--model", "its:own", "--data", str(data), "--certify"])
 
 
 def test_the_epoch_that_is_kept_is_the_one_that_pgd_leaves_most(tmp_path, monkeypatch, capsys):

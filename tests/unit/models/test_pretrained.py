@@ -30,6 +30,7 @@ from advutils import (
     save_weights,
     small_cnn,
     split,
+    tighten,
     trained,
     vgg,
 )
@@ -168,6 +169,20 @@ def test_an_entry_of_another_recipe_is_refused(name, entry, trainings):
     with refused("recipe", repr(entry), "'epochs'"):
         get(name, **{entry: 1})
     assert trainings == []
+
+
+def test_a_certified_network_is_trained_beyond_its_radius_from_tightened_weights(trainings, monkeypatch):
+    started, fit = [], module.fit
+    monkeypatch.setattr(
+        module, "fit", lambda model, *a, **k: started.append(copy.deepcopy(model)) or fit(model, *a, **k)
+    )
+    model, again = (get("certified-0.1", epochs=2, eps_warmup=1, beyond=1.5) for _ in range(2))
+    assert len(trainings) == 1 and same(model, again) and model.recipe["beyond"] == 1.5
+    assert same(started[0], initialised(lambda: tighten(small_cnn()), seed=0))
+    given = trainings[0]
+    assert given["eps"] == pytest.approx(0.15) and given["eval_attacks"] is None and given["eps_warmup"] == 1
+    assert describe(given["objective"]) == f"ibp(kappa=0.5, full_eps={given['eps']!r})"
+    assert model.history.best_epoch == 2 and model.history.forwards == [108, 216]  # three an image
 
 
 def test_plain_fgsm_training_can_average_its_weights_too():
