@@ -167,7 +167,9 @@ def test_notebook_8_quotes_the_stored_results_on_all_of_mnist(model, attack):
     values = [100 * row["accuracy"] for row in rows if asked.items() <= row.items()]
     told = f"{min(values):.1f}%" + (f" to {max(values):.1f}%" if len(values) > 1 else "")
     (path,) = (path for path in PATHS if path.name.startswith("08_"))
-    line = {"random start": "random start, usual", "random start, contrast": "random start, steep"}.get(model, "PGD-3")
+    line = {"random start": "random start, usual", "random start, contrast": "random start, steep"}.get(
+        model, "PGD-3, steep"
+    )
     (quoted,) = (
         row
         for cell in cells(json.loads(path.read_text(encoding="utf-8")), "markdown")
