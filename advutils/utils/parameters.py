@@ -87,5 +87,18 @@ RULES: dict[str, Callable] = {
 RULES |= dict.fromkeys(("width", "contrast", "flops_per_second", "bytes_per_second"), _positive)
 RULES |= dict.fromkeys(("seed", "cnn_seed"), partial(_count, least=0))
 RULES |= dict.fromkeys(
-    ("epochs", "own_epochs", "defence_epochs", "passes", "n", "queries", "images", "batch", "threads", "steps"), _count
+    (
+        "epochs",
+        "own_epochs",
+        "defence_epochs",
+        "passes",
+        "n",
+        "queries",
+        "images",
+        "batch",
+        "threads",
+        "steps",
+        "handful",
+    ),
+    _count,
 )
