@@ -20,7 +20,7 @@ from advutils.models import Contrast, Normalize, PadTo
 from advutils.objectives import OBJECTIVES
 from advutils.utils import validation
 from advutils.utils.contracts import Loader
-from advutils.utils.fusion import count_pass, unhooked
+from advutils.utils.hooks import count_pass, unhooked
 from advutils.utils.inference import eval_mode, precision_of, unwrap_model
 
 MISSED = 2e-6  # by which an image may miss its ball, and [0, 1], for all that the package checks; and a rounding
@@ -46,7 +46,7 @@ def interval_bounds(
     Raises:
         TypeError: a layer without a rule, or with hooks; the message names it.
 
-    Gowal et al., 2019, arXiv:1810.12715. Taught in 12_certificates.ipynb.
+    Gowal et al., 2019, arXiv:1810.12715.
     """
     lower, upper = _through(layers_of(model), lower, upper, statistics or {})
     count_pass(unwrap_model(model), lower, upper)
@@ -180,8 +180,6 @@ def margin_bounds(
     Raises:
         TypeError, ValueError: images, labels or a radius that are not as above, a layer without a rule, or a last
             layer that is no nn.Linear with an output for each of at least two classes.
-
-    Taught in 12_certificates.ipynb.
     """
     validation.images(x)
     validation.labels(y, x)
@@ -232,8 +230,6 @@ def certified(model: nn.Module, loader: Loader, *, eps: float) -> Accuracy:
     Raises:
         TypeError, ValueError: an empty loader, a layer without a rule, images that the model was trained on, or what
             `margin_bounds` refuses.
-
-    Taught in 12_certificates.ipynb.
     """
     layers_of(model)
     eps = validation.eps(eps)
@@ -255,8 +251,6 @@ def certified_radius(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, step
 
     Raises:
         TypeError, ValueError: steps below 1, or what `margin_bounds` refuses.
-
-    Taught in 12_certificates.ipynb.
     """
     steps = validation.count(steps, "steps")
     validation.images(x)
@@ -293,7 +287,7 @@ def ibp(
     Raises:
         TypeError, ValueError: a kappa or full_eps that is not as above, or what `margin_bounds` refuses.
 
-    Gowal et al., 2019, arXiv:1810.12715. Taught in 12_certificates.ipynb.
+    Gowal et al., 2019, arXiv:1810.12715.
     """
     eps, weight = validation.eps(eps), validation.share(kappa, "kappa")
     if full_eps is not None:
@@ -337,7 +331,7 @@ def tighten(model: nn.Module) -> nn.Module:
     Raises:
         TypeError: what is no nn.Module.
 
-    Shi et al., 2021, arXiv:2103.17268. Taught in 12_certificates.ipynb.
+    Shi et al., 2021, arXiv:2103.17268.
     """
     validation.module(model)
     for layer in model.modules():

@@ -20,8 +20,8 @@ from advutils.objectives import clean
 from advutils.utils import distributed, fit_arguments, loaders, validation
 from advutils.utils.checkpoint import Checkpoint
 from advutils.utils.contracts import Attack, Objective
-from advutils.utils.fusion import of_ledger, record_inputs
 from advutils.utils.hashes import NO_HASHES, image_hashes
+from advutils.utils.hooks import of_ledger, record_inputs
 from advutils.utils.inference import eval_mode, logits_of
 
 ATTACKED = 1000  # validation images that `eval_attacks` see after each epoch

@@ -79,6 +79,11 @@ def check_options(chosen):
         raise ValueError(
             f"--eps: got {chosen.eps} with --objective {chosen.objective}; accepts a radius for all but clean"
         )
+    if chosen.objective == "ibp" and chosen.architecture == "vgg":
+        raise ValueError(
+            "--architecture: got vgg with --objective ibp; accepts small_cnn, as batch norm widens the bounds of so "
+            "deep a network in each layer, until nothing is learned"
+        )
     if chosen.steps is not None and chosen.objective not in ("adversarial", "trades"):
         raise ValueError(
             f"--steps: got {chosen.steps} with --objective {chosen.objective}; accepts adversarial, trades"

@@ -1,14 +1,13 @@
 """Batch norm folded into the convolution before it, in networks where that provably changes nothing."""
 
-import contextlib
 import copy
-from collections import deque
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from advutils.models import Contrast, Normalize, PadTo
+from advutils.utils.hooks import unhooked
 from advutils.utils.inference import unwrap_model
 
 FUSIBLE = {  # the layers of our own networks, and their like
@@ -51,31 +50,6 @@ def _twin(model):
     return twin
 
 
-def of_ledger(hook):
-    """Mark a hook that only looks at what goes in and out, so that a model with it may still be fused."""
-    hook.of_ledger = True
-    return hook
-
-
-def count_pass(model, *outputs):
-    """Tell the ledgers of a model of passes through its layers that did not go through it, one for each output."""
-    for hook in model._forward_hooks.values():
-        if getattr(hook, "of_ledger", False):
-            for output in outputs:
-                hook(model, (), output)
-
-
-def unhooked(layer):
-    """Whether the layer does what its class says: nobody watches or changes it, and it has no forward of its own."""
-    hooks = [*layer._forward_hooks.values(), *layer._forward_pre_hooks.values(), *layer._backward_hooks.values(),
-             *layer._backward_pre_hooks.values()]  # fmt: skip
-    return (
-        all(getattr(hook, "of_ledger", False) for hook in hooks)
-        and "forward" not in vars(layer)
-        and layer._compiled_call_impl is None
-    )
-
-
 def _plain(layer):
     """Whether the layer is exactly of a kind that may be fused, is unhooked, and works on a copy."""
     return type(layer) in FUSIBLE and unhooked(layer) and not getattr(layer, "inplace", False)
@@ -89,19 +63,3 @@ def _folded(convolution, norm):
         )
     twin._parameters = dict(weight=weight.requires_grad_(False), bias=bias.requires_grad_(False))
     return twin
-
-
-@contextlib.contextmanager
-def record_inputs(model, n):
-    """The last n batches that went through the model in train mode inside the block, as a running deque."""
-    recent = deque(maxlen=n)
-
-    def remember(module, inputs):
-        if module.training and n:
-            recent.append(inputs[0].detach().clone())  # before a model works in place on it
-
-    hook = model.register_forward_pre_hook(of_ledger(remember))
-    try:
-        yield recent
-    finally:
-        hook.remove()

@@ -86,19 +86,6 @@ RULES: dict[str, Callable] = {
 }
 RULES |= dict.fromkeys(("width", "contrast", "flops_per_second", "bytes_per_second"), _positive)
 RULES |= dict.fromkeys(("seed", "cnn_seed"), partial(_count, least=0))
-RULES |= dict.fromkeys(
-    (
-        "epochs",
-        "own_epochs",
-        "defence_epochs",
-        "passes",
-        "n",
-        "queries",
-        "images",
-        "batch",
-        "threads",
-        "steps",
-        "handful",
-    ),
-    _count,
-)
+EPOCHS = ("epochs", "own_epochs", "defence_epochs")
+COUNTS = ("passes", "n", "queries", "images", "batch", "threads", "steps", "handful")
+RULES |= dict.fromkeys(EPOCHS + COUNTS, _count)

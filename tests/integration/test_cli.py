@@ -623,6 +623,7 @@ def test_an_attack_is_read_with_its_options():
         (["train", "--out", "a.safetensors", "--eps", "0.1"], "--eps"),
         (["train", "--out", "a.safetensors", "--data", "nowhere"], "nothing"),
         (["train", "--out", "a.safetensors", "--steps", "3"], "--steps: got 3 with --objective clean"),
+        (["train", "--out", "a.safetensors", "--objective", "ibp", "--eps", "0.1"], "--architecture: got vgg"),
         (["evaluate", "--model", "torch.nn:Flatten", "--attack", "pgd:random_start=no"], "random_start: got 'no'"),
         (["evaluate", "--model", "nowhere_at_all:make"], "No module named 'nowhere_at_all'"),
         (["evaluate", "--model", "torch.nn:Nothing"], "has no attribute 'Nothing'"),

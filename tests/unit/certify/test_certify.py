@@ -146,6 +146,9 @@ def test_the_bounds_of_one_layer_are_reached_at_corners(build):
     ends = model(lower + (upper - lower) * CORNERS).aminmax(dim=0)
     for bound, end in zip(interval_bounds(model, lower, upper), ends):
         torch.testing.assert_close(bound[0], end, rtol=1e-4, atol=1e-5)
+    model, x = drawn(layers, seed=2, bias=1e5), images(400, channels=2, size=2)  # a box of one point holds its rounding
+    (low, high), exact = interval_bounds(model, x, x), copy.deepcopy(model).double()(x.double())
+    assert (low <= exact).all() and (exact <= high).all()
 
 
 def test_every_rule_is_tested():
@@ -186,15 +189,17 @@ def test_another_library_finds_the_same_bounds():
 
 
 def test_what_rounding_decides_is_not_proved():
-    """Large terms that cancel: single and double precision read other classes, though the logits are small."""
-    model, (x, _) = drawn([nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 2)], seed=0, scale=100), batch(200)
-    for layer, sign in ((model[1].weight, 1), (model[1].bias, 1), (model[2].weight.T, -1)):
+    """Single and double precision read other classes: large terms cancel within the network, or between two logits."""
+    inner = drawn([nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 2)], seed=0, scale=100)
+    for layer, sign in ((inner[1].weight, 1), (inner[1].bias, 1), (inner[2].weight.T, -1)):
         layer.data[32:] = sign * layer[torch.arange(31, -1, -1)]
-    model[2].bias.data = torch.tensor([0, 1e-3])
-    single, double = model(x), copy.deepcopy(model).double()(x.double())
-    y = single.argmax(1)
-    wrong = double.argmax(1) != y
-    assert wrong.any() and not (proven(model, x, y, eps=0.0) & wrong).any()
+    outer = drawn([nn.Flatten(), nn.Linear(64, 2)], seed=0, scale=100, bias=0)
+    outer[1].weight.data[1] = outer[1].weight[0].nextafter(torch.tensor([-999.0, 999.0]).repeat(32))
+    inner[2].bias.data, (x, _) = torch.tensor([0, 1e-3]), batch(200)
+    for model in (inner, outer):
+        y = model(x).argmax(1)
+        wrong = copy.deepcopy(model).double()(x.double()).argmax(1) != y
+        assert wrong.any() and not (proven(model, x, y, eps=0.0) & wrong).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -228,6 +233,7 @@ def test_no_attack_breaks_a_proof(bounded):
         assert stays[sure].all() and (eps > 0.1 or sure.float().mean() > 0.3), sure.float().mean()
         served = [(x[:60], y[:60]), (x[60:], y[60:])]
         assert certified(model, served, eps=eps).value == pytest.approx(sure.float().mean().item())
+        assert certified(model, served, eps=eps).value <= accuracy(model, served, pgd, eps=eps).value
 
 
 def test_the_certified_radius_is_the_largest_that_is_proved(bounded):
@@ -236,6 +242,7 @@ def test_the_certified_radius_is_the_largest_that_is_proved(bounded):
         y[0] = (model(x[:1]).argmax(1) + 1) % 10
         radius, rough = certified_radius(model, x, y, steps=12), certified_radius(model, x, y, steps=4)
         assert radius[0] == 0 < radius.max() < 1 and ((rough <= radius) & (radius < rough + 2**-4)).all()
+        assert proven(model, x, y, eps=radius.view(-1, 1, 1, 1))[radius > 0].all()
         assert not proven(model, x, y, eps=(radius + 2**-12).view(-1, 1, 1, 1)).any()
         for eps in (2**-9, 2**-4):
             assert certified(model, [(x, y)], eps=eps).value == pytest.approx((radius >= eps).float().mean().item())
@@ -244,6 +251,9 @@ def test_the_certified_radius_is_the_largest_that_is_proved(bounded):
         for i in range(1, 6):
             x_adv = pgd(model, x[[i]], y[[i]], eps=radius[i].item(), steps=10)
             assert radius[i] == 0 or model(x_adv).argmax(1) == y[i]
+    blind = nn.Sequential(nn.Flatten(), drawn([nn.Linear(784, 10)], seed=0, scale=0)[0])
+    blind[1].bias.data[3] = 1
+    assert certified_radius(blind, x, y * 0 + 3, steps=5).eq(1 - 2**-5).all()  # no attack changes this one
     model, x, y = bounded
     many = certified_radius(model, x.repeat(6, 1, 1, 1), y.repeat(6), steps=3)  # in more than one batch
     assert torch.equal(many, certified_radius(model, x, y, steps=3).repeat(6))
@@ -256,11 +266,17 @@ def test_published_networks_are_never_more_certified_than_robust(name, eps):
     assert certified(model, served, eps=eps).value <= accuracy(model, served, attack, eps=eps).value
 
 
-def test_pixels_a_rounding_outside_of_their_range_stay_in_the_box():
-    model, x = drawn([nn.Flatten(), nn.Linear(8, 2)], seed=0), torch.tensor([-1e-6, 1 + 1e-6] * 4).view(1, 2, 2, 2)
-    for y in ([0], [1]):
-        z = model(x)
-        assert (margin_bounds(model, x, torch.tensor(y), eps=0.0) <= z[:, y] - z).all()
+def test_images_that_miss_ball_or_range_by_a_rounding_are_in_the_box():
+    """What the package takes for an image of the ball, at the slope of a contrast that would show it."""
+    for x, moved in ((0.0, -1e-6), (1.0, 1e-6), (0.5, 1e-6), (0.5, -1e-6)):
+        model, x = (
+            nn.Sequential(Normalize(x, 1e-5), *drawn([nn.Flatten(), nn.Linear(8, 2)], seed=0)),
+            x + 0 * CORNERS[:1],
+        )
+        for y in ([0], [1]):
+            z = model(x + moved)
+            assert (margin_bounds(model, x, torch.tensor(y), eps=0.0) <= z[:, y] - z).all()
+            assert (margin_bounds(model, x + moved, torch.tensor(y), eps=0.0) <= z[:, y] - z).all()
 
 
 @pytest.mark.parametrize("full_eps, weight", [(None, 0.25), (0.1, 0.25), (0.4, 0.625)])
@@ -274,6 +290,7 @@ def test_ibp_is_what_its_paper_writes(full_eps, weight):
     for layer, twin in zip(model, frozen):
         if layer in found:
             twin.running_var, twin.running_mean = (value.detach() for value in found[layer])
+    torch.testing.assert_close(frozen(x), model(x), rtol=1e-4, atol=1e-4)
     bounds = margin_bounds(frozen, x, y, eps=0.2)
     expected = weight * F.cross_entropy(frozen(x), y) + (1 - weight) * F.cross_entropy(-bounds, y)
     options = dict(eps=0.2, kappa=0.25, full_eps=full_eps)

@@ -28,7 +28,7 @@ from advutils import (
     small_cnn,
     vgg,
 )
-from advutils.utils import fusion
+from advutils.utils import hooks
 from advutils.utils.hashes import image_hashes
 
 training = importlib.import_module("advutils.training")
@@ -551,6 +551,6 @@ def test_a_radius_is_a_length_when_all_attacks_are_l2():
 @pytest.mark.parametrize("average, held", [(None, 0), (0.9, 4)])
 def test_batches_are_held_for_averaged_weights_alone(monkeypatch, average, held):
     queues = []
-    monkeypatch.setattr(fusion, "deque", lambda maxlen: queues.append(collections.deque(maxlen=maxlen)) or queues[-1])
+    monkeypatch.setattr(hooks, "deque", lambda maxlen: queues.append(collections.deque(maxlen=maxlen)) or queues[-1])
     fit(conv_net(), loader(16), loader(8, seed=1), epochs=1, lr=0.01, ema_decay=average, progress=False)
     assert [len(queue) for queue in queues] == [held]

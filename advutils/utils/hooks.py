@@ -1,0 +1,45 @@
+"""Hooks that look at what goes through a model, and whether anybody else has put one there."""
+
+import contextlib
+from collections import deque
+
+
+def of_ledger(hook):
+    """Mark a hook that only looks at what goes in and out, so that a model with it may still be fused."""
+    hook.of_ledger = True
+    return hook
+
+
+def count_pass(model, *outputs):
+    """Tell the ledgers of a model of passes through its layers that did not go through it, one for each output."""
+    for hook in model._forward_hooks.values():
+        if getattr(hook, "of_ledger", False):
+            for output in outputs:
+                hook(model, (), output)
+
+
+def unhooked(layer):
+    """Whether the layer does what its class says: nobody watches or changes it, and it has no forward of its own."""
+    hooks = [*layer._forward_hooks.values(), *layer._forward_pre_hooks.values(), *layer._backward_hooks.values(),
+             *layer._backward_pre_hooks.values()]  # fmt: skip
+    return (
+        all(getattr(hook, "of_ledger", False) for hook in hooks)
+        and "forward" not in vars(layer)
+        and layer._compiled_call_impl is None
+    )
+
+
+@contextlib.contextmanager
+def record_inputs(model, n):
+    """The last n batches that went through the model in train mode inside the block, as a running deque."""
+    recent = deque(maxlen=n)
+
+    def remember(module, inputs):
+        if module.training and n:
+            recent.append(inputs[0].detach().clone())  # before a model works in place on it
+
+    hook = model.register_forward_pre_hook(of_ledger(remember))
+    try:
+        yield recent
+    finally:
+        hook.remove()
