@@ -7,6 +7,7 @@ import io
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 
 MODEL_COLORS = {  # Okabe and Ito's palette, told apart by colour-blind readers too
@@ -15,6 +16,7 @@ MODEL_COLORS = {  # Okabe and Ito's palette, told apart by colour-blind readers 
     "defended VGG": "#009E73",
 }
 ATTACK_LINES = {"FGSM": "-", "PGD": "--", "noise": ":", "worst case": "-."}
+ATTACK_MARKERS = {"FGSM": "o", "PGD": "s", "noise": "^", "worst case": "D"}
 SPARE_COLORS = ("#56B4E9", "#D55E00", "#000000", "#CC79A7")
 ARM_COLORS = ("#0072B2", "#D55E00", "#CC79A7", "#000000")
 WRONG, MUTED = "#D55E00", "#666666"
@@ -140,7 +142,8 @@ def sweep(eps_values, results, *, floor=None, trained_at=None):
         bars = np.clip([value - low, high - value], 0, 1)
         look = style(label)
         look["color"] = look["color"] or next(spare)
-        ax.errorbar(eps_values, value, bars, marker="o", markersize=4, capsize=3, label=label, **look)
+        look["marker"] = next((marker for name, marker in ATTACK_MARKERS.items() if name in label), "o")
+        ax.errorbar(eps_values, value, bars, markersize=5, capsize=3, label=label, **look)
     if floor is not None:
         ax.axhline(floor, color=MUTED, linewidth=1)
         ax.annotate("always the same class", (eps_values[0], floor), va="bottom", fontsize=8, color=MUTED)
@@ -181,7 +184,8 @@ def surface(x, y, height, marks, *, xlabel, ylabel, limit=None):
         ax.contour(x, y, height, levels=[0], colors="black", linewidths=1.5)
     for label, at in marks.items():
         ax.plot(*at, "o", color="black", markersize=5, markeredgecolor="white")
-        ax.annotate(label, at, xytext=(5, 5), textcoords="offset points", fontsize=9, weight="bold")
+        readable = dict(fontsize=9, weight="bold", path_effects=[withStroke(linewidth=3, foreground="white")])
+        ax.annotate(label, at, xytext=(5, 5), textcoords="offset points", **readable)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     fig.colorbar(picture, ax=ax, label="margin; below 0 the network is fooled")
     return fig
