@@ -19,7 +19,6 @@ from advutils.evaluation import (
     WorstCase,
     accuracy,
     accuracy_vs_eps,
-    describe,
     mcnemar,
     predict,
     survivors,
@@ -37,6 +36,7 @@ from advutils.utils.inference import eval_mode
 from advutils.utils.measurements import load_measurement
 from advutils.utils.parameters import check_parameters
 from advutils.utils.storage import cache_dir
+from advutils.utils.traits import describe
 from advutils.utils.weights import load_weights, save_weights
 
 __all__ = [

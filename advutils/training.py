@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from advutils.evaluation import accuracy, describe
+from advutils.evaluation import accuracy
 from advutils.objectives import clean
 from advutils.utils import distributed, fit_arguments, loaders, validation
 from advutils.utils.checkpoint import Checkpoint
@@ -23,8 +23,10 @@ from advutils.utils.contracts import Attack, Objective
 from advutils.utils.hashes import NO_HASHES, image_hashes
 from advutils.utils.hooks import of_ledger, record_inputs
 from advutils.utils.inference import eval_mode, logits_of
+from advutils.utils.traits import describe
 
 ATTACKED = 1000  # validation images that `eval_attacks` see after each epoch
+WEIGHT_DECAY = 5e-4  # of AdamW
 REESTIMATED = 32  # batches from which the statistics of batch norm are estimated for averaged weights
 
 
@@ -74,8 +76,8 @@ def fit(
     model: nn.Module, train: DataLoader, val: DataLoader, *, epochs: int, lr: float, objective: Objective = clean,
     eps: float | None = None, eps_warmup: float = 0.0, ema_decay: float | None = None,
     eval_attacks: dict[str, Attack] | None = None, checkpoint: str | os.PathLike | None = None,
-    weight_decay: float = 5e-4, augment: Callable[[torch.Tensor], torch.Tensor] | None = None, seed: int = 0,
-    accelerator: object | None = None, progress: bool = True,
+    augment: Callable[[torch.Tensor], torch.Tensor] | None = None, seed: int = 0, accelerator: object | None = None,
+    progress: bool = True,
 ) -> History:  # fmt: skip
     """Train a model: AdamW under a one-cycle learning rate, one objective, every epoch validated.
 
@@ -98,7 +100,6 @@ def fit(
             each, and a training that finds its own checkpoint there continues, on a CPU or with CUDA to the same
             weights to the bit. Its own: the same arguments and data. Functions are compared by their names and
             arguments, not by their code: after a change to one, give a new path.
-        weight_decay: of AdamW.
         augment: None, or a callable that is given a batch of images and returns one of the same shape.
         seed: of dropout, augmentation and random starts; the caller's own random state is left alone.
         accelerator: None, or an accelerate.Accelerator (any object with its `prepare(model, optimizer)` and
@@ -123,11 +124,10 @@ def fit(
     ema_decay = None if ema_decay is None else validation.share(ema_decay, "ema_decay")
     eps, classes = fit_arguments.check(model, train, val, epochs, eps, eps_warmup, eval_attacks, objective)
     if accelerator is None and distributed.world_size() > 1:
-        several = distributed.world_size()
-        raise ValueError(f"accelerator: got None in {several} processes; accepts an accelerate.Accelerator")
+        raise ValueError("accelerator: got None in several processes; accepts an accelerate.Accelerator")
     batches = distributed.split_batches(train)
     settings = dict(epochs=epochs, lr=lr, objective=describe(objective), eps=eps, eps_warmup=float(eps_warmup),
-                    ema_decay=ema_decay, steps=epochs * len(batches), weight_decay=float(weight_decay),
+                    ema_decay=ema_decay, steps=epochs * len(batches),
                     eval_attacks={label: describe(attack) for label, attack in eval_attacks.items()},
                     augment=describe(augment), seed=int(seed), batch_size=loaders.batch_size_of(train),
                     processes=distributed.world_size(), data=loaders.fingerprint(train))  # fmt: skip
@@ -190,7 +190,7 @@ def step(run, x, y, number, steps_an_epoch):
     run.backward(loss)
     run.optimizer.step()
     run.schedule.step()
-    if run.averages:
+    if run.ema is not None:
         run.ema.update_parameters(run.model)
     return loss.item()
 
@@ -220,17 +220,14 @@ class Run:
         shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
         self.settings = settings | dict(network=shapes, layers=repr(model))
         self.network, self.backward = model, torch.Tensor.backward
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=settings["lr"], weight_decay=settings["weight_decay"]
-        )  # fmt: skip
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=settings["lr"], weight_decay=WEIGHT_DECAY)
         if accelerator is not None:
             self.network, self.optimizer = accelerator.prepare(model, self.optimizer)
             self.backward = accelerator.backward
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, settings["lr"], total_steps=settings["steps"]
-        )  # fmt: skip
-        self.averages = settings["ema_decay"] is not None
-        self.ema = AveragedModel(model, avg_fn=_warm(settings["ema_decay"])) if self.averages else None
+        steps, lr = settings["steps"], settings["lr"]
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, lr, total_steps=steps)
+        decay = settings["ema_decay"]
+        self.ema = None if decay is None else AveragedModel(model, avg_fn=_warm(decay))
 
     def parts(self):
         """What a checkpoint holds, by name."""
@@ -257,7 +254,7 @@ class Run:
     def candidate(self, recent):
         """The network whose weights are measured now: the trained one, or the average of its weights so far."""
         candidate = self.model
-        if self.averages:
+        if self.ema is not None:
             candidate = self.ema.module
             update_bn(recent, candidate)
             candidate.train_hashes = self.model.train_hashes

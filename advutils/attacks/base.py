@@ -7,7 +7,7 @@ import torch
 
 from advutils.attacks.losses import cw
 from advutils.utils import validation
-from advutils.utils.inference import eval_mode, logits_of
+from advutils.utils.inference import eval_mode, logits_of, predict_logits
 from advutils.utils.traits import attack as attack  # the contract in code: its arguments are checked by it
 
 BLIND = (
@@ -37,7 +37,6 @@ class Criterion(NamedTuple):
         if self.target is None:
             return loss_gradient(model, x, self.y, loss)
         gradient, logits = loss_gradient(model, x, self.target, loss, targeted=True)
-        validation.classes(self.y, logits.shape[1])
         return -gradient, logits
 
 
@@ -48,7 +47,6 @@ def loss_gradient(model, x, y, loss, *, targeted=False):
     outside [0, 1]. `targeted` says that y are the labels which an attack wants, so that its warning knows who is left.
     """
     with eval_mode(model) as model, torch.inference_mode(False):  # which also records gradients, under no_grad too
-        validation.differentiable(model)
         x, y = x.detach().clone().requires_grad_(), y.clone()  # copies are free of a caller's inference mode
         z = logits_of(model, x)
         validation.logits(z, len(x))
@@ -71,20 +69,11 @@ def _warn_if_blind(gradient, unfooled):
         warnings.warn_explicit(BLIND, UserWarning, __file__, 1, "advutils", WARNED)
 
 
-def checked_logits(model, x, y):
-    """The model's logits for x; raise unless they are logits that have a column for each label."""
-    z = logits_of(model, x)
-    validation.logits(z, len(x))
-    validation.classes(y, z.shape[1])
-    return z
-
-
 def strongest(model, runs, criterion):
     """Of several attacked versions of the images, for each image the one that comes nearest to what is wanted."""
     if len(runs) == 1:
         return runs[0]
-    with eval_mode(model) as model, torch.no_grad():
-        leads = torch.stack([criterion.lead(logits_of(model, x_adv)) for x_adv in runs])  # (runs, N)
+    leads = torch.stack([criterion.lead(predict_logits(model, x_adv)) for x_adv in runs])  # (runs, N)
     return torch.stack(runs)[leads.argmax(0), torch.arange(leads.shape[1], device=leads.device)]
 
 

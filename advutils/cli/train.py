@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from advutils import attacks
+from advutils.attacks.gradient import pgd
 from advutils.certify import tighten
 from advutils.cli import common
 from advutils.data import device, shift, split
@@ -122,4 +122,4 @@ def objective_of(chosen):
         return objective
     if chosen.objective == "trades":
         return partial(objective, steps=chosen.steps)
-    return partial(objective, attack=partial(attacks.pgd, steps=chosen.steps))
+    return partial(objective, attack=partial(pgd, steps=chosen.steps))

@@ -1,18 +1,15 @@
 """The arguments of `fit`, checked before the first step."""
 
-import torch
-
 from advutils.utils import loaders, validation
-from advutils.utils.inference import eval_mode, logits_of
+from advutils.utils.inference import predict_logits
 from advutils.utils.traits import norm_of
 
 
 def check(model, train, val, epochs, eps, eps_warmup, eval_attacks, objective):
     """Raise for bad arguments; eps as a float, and the number of classes, from a first look at the model's logits."""
     validation.module(model)
-    for loader, name in ((train, "train"), (val, "val")):
-        validation.loader(loader, name)
-        validation.whole(loader, name)
+    loaders.check(train, "train")
+    loaders.check(val, "val")
     if eps is None and (eval_attacks or eps_warmup):
         needs = "eval_attacks" if eval_attacks else "eps_warmup"
         raise ValueError(f"eps: got None with {needs}; accepts the radius that this needs")
@@ -27,7 +24,4 @@ def check(model, train, val, epochs, eps, eps_warmup, eval_attacks, objective):
         eps = validation.eps(eps, norm="l2" if norms == {"l2"} else "linf")
     x, _ = loaders.spread(val, 2)[0]
     validation.images(x, "loader's images")
-    with eval_mode(model), torch.no_grad():
-        logits = logits_of(model, x.to(validation.device_of(model)))
-    validation.logits(logits, len(x))
-    return eps, logits.shape[1]
+    return eps, predict_logits(model, x.to(validation.device_of(model))).shape[1]

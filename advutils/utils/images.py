@@ -15,7 +15,7 @@ from typing import IO
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from advutils.utils import validation
 from advutils.utils.storage import atomic_write
@@ -166,7 +166,7 @@ class ImageFiles(Dataset):
         return len(self.places)
 
     def __getitem__(self, at):
-        if isinstance(at, list):  # a whole batch, as `image_loader` asks for
+        if isinstance(at, list):  # a whole batch, as `index_loader` asks for
             return _batch([self[one] for one in at])
         path, name, start, length = self.places[at]
         with open(path, "rb") as file:
@@ -242,22 +242,6 @@ def read_image(content, name="the image", *, channels=None, background=WHITE):
         ) from error
     levels = torch.from_numpy(np.array(picture)).view(picture.height, picture.width, -1)
     return levels.permute(2, 0, 1).contiguous().float() / 255
-
-
-def image_loader(dataset, *, batch_size, shuffle=False, seed=0, workers=0):
-    """A DataLoader over `ImageFiles`, or any data set of (image, label) that can be asked for any of its images.
-
-    Args:
-        dataset, batch_size, shuffle, seed: as for `make_loader`.
-        workers: processes that read ahead.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    order = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
-    own = torch.Generator().manual_seed(seed)  # so that the global random state is left alone
-    batch_size = validation.count(batch_size, "batch_size")
-    return DataLoader(
-        dataset, batch_size=batch_size, sampler=order, num_workers=workers, generator=own, collate_fn=_batch
-    )
 
 
 def _batch(images):

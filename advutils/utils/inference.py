@@ -14,7 +14,7 @@ PRECISIONS = (torch.float16, torch.bfloat16, torch.float64)  # of models that ta
 
 @contextlib.contextmanager
 def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Eval mode inside the block, of the `bare` model; on the way out, by an error too, each module as it was."""
+    """Eval mode inside the block, of the unwrapped model; on the way out, by an error too, each module as it was."""
     modes = [(part, getattr(part, "training", False)) for part in validation.submodules(model)]  # frozen: no mode
     try:
         if any(training for _, training in modes):
@@ -43,6 +43,16 @@ def logits_of(model, x):
     z = model(x.to(precision_of(model, x), copy=True))
     half = isinstance(z, torch.Tensor) and z.dtype in (torch.float16, torch.bfloat16)
     return z.float() if half else z
+
+
+def predict_logits(model, x, y=None):
+    """The model's checked logits for x, in eval mode, without a gradient; there is a column for each label of y."""
+    with eval_mode(model) as model, torch.no_grad():
+        z = logits_of(model, x)
+    validation.logits(z, len(x))
+    if y is not None:
+        validation.classes(y, z.shape[1])
+    return z
 
 
 def precision_of(model, x):

