@@ -29,8 +29,9 @@ from advutils.exercises.predictions import guess, guess_score
 from advutils.models import Contrast, Normalize, small_cnn, vgg
 from advutils.objectives import adversarial, clean, mixed, n_fgsm, random_fgsm, trades
 from advutils.pretrained import initialised, trained
-from advutils.training import History, fit, ledger
+from advutils.training import History, fit
 from advutils.utils.fusion import fuse_batch_norm
+from advutils.utils.hooks import ledger
 from advutils.utils.images import read_digit
 from advutils.utils.inference import eval_mode
 from advutils.utils.measurements import load_measurement

@@ -116,11 +116,7 @@ def accuracy_vs_eps(model: nn.Module, loader: Loader, attack: Attack, eps_values
     Taught in 02_fgsm_attack.ipynb.
     """
     validation.attack(attack)
-    if not isinstance(eps_values, Iterable):
-        raise TypeError(f"eps_values: got {eps_values!r}; accepts a list of radii in pixel units")
-    eps_values = list(eps_values)
-    if not eps_values:
-        raise ValueError("eps_values: got none; accepts at least one radius in pixel units")
+    eps_values = validation.radii(eps_values, "eps_values")
     return [wilson(alive) for alive in _sweep(model, loader, attack, eps_values)[1:]]
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from advutils.cli.attack import attack_command
 from advutils.cli.common import ACCEPTED, ATTACKS, BACKGROUNDS, BUILDERS, number
 from advutils.cli.evaluate import evaluate_command
-from advutils.cli.train import OBJECTIVES, train_command
+from advutils.cli.train import train_command
+from advutils.objectives import OBJECTIVES
 from advutils.utils import distributed
 
 
@@ -46,10 +47,7 @@ def data_options():
     """What every command can be told about its data."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
-        "--data",
-        default="mnist-5k",
-        metavar="DATA",
-        help=f"{ACCEPTED}, as in 'shards-*.tar' (default: %(default)s)",
+        "--data", default="mnist-5k", metavar="DATA", help=f"{ACCEPTED}, as in 'shards-*.tar' (default: %(default)s)"
     )
     common.add_argument("--size", type=int, help="side in pixels to which images of a folder or tar file are cut")
     common.add_argument("--channels", type=int, choices=(1, 3), help="of such images (default: the model's, else 3)")

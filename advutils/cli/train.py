@@ -8,12 +8,10 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from advutils.attacks.gradient import pgd
 from advutils.certify import tighten
 from advutils.cli import common
 from advutils.data import device, shift, split
-from advutils.objectives import OBJECTIVES
-from advutils.pretrained import EVAL_ATTACKS, initialised
+from advutils.pretrained import EVAL_ATTACKS, initialised, objective_of
 from advutils.training import fit
 from advutils.utils import distributed
 from advutils.utils.images import some
@@ -43,13 +41,15 @@ def train_command(chosen):
     common.say(json.dumps(recipe))
     common.describe_data(data, chosen, "in the order of their names")
     checkpoint = chosen.out.with_suffix(".checkpoint.pt")
+    kind = {"adversarial": "pgd", "ibp": "certified"}.get(chosen.objective, chosen.objective)  # as recipes call them
+    objective = objective_of(kind, {} if chosen.steps is None else dict(steps=chosen.steps), chosen.eps or None)
     history = fit(
         model,
         common.loader_of(train, chosen, batch_size=chosen.batch_size, shuffle=True, seed=chosen.seed),
         common.loader_of(val, chosen, batch_size=min(500, 4 * chosen.batch_size)),
         epochs=chosen.epochs,
         lr=chosen.lr,
-        objective=objective_of(chosen),
+        objective=objective,
         eps=chosen.eps,
         eps_warmup=chosen.eps_warmup,
         ema_decay=chosen.ema_decay,
@@ -111,15 +111,3 @@ def new_model(chosen, shape):
             raise ValueError("--sync-batchnorm: got it without a GPU; PyTorch has it for GPUs only")
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model
-
-
-def objective_of(chosen):
-    """The objective, with the steps of its attack bound where they were given."""
-    objective = OBJECTIVES[chosen.objective]
-    if chosen.objective == "ibp":
-        return partial(objective, full_eps=chosen.eps or None)
-    if chosen.steps is None:
-        return objective
-    if chosen.objective == "trades":
-        return partial(objective, steps=chosen.steps)
-    return partial(objective, attack=partial(pgd, steps=chosen.steps))

@@ -60,11 +60,6 @@ def downloaded(name, train):
                 f"({(str(error).strip() or type(error).__name__).splitlines()[-1]}); 'mnist-5k' works without a network"
             ) from error
         _missing(files)
-    old = root / kinds[name] / "processed"
-    if old.exists():
-        raise ValueError(
-            f"{old}: got files of an old torchvision, unverified, which it would prefer; delete the folder"
-        )
     return kind(root, train=train)
 
 

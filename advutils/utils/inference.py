@@ -15,7 +15,7 @@ PRECISIONS = (torch.float16, torch.bfloat16, torch.float64)  # of models that ta
 @contextlib.contextmanager
 def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
     """Eval mode inside the block, of the unwrapped model; on the way out, by an error too, each module as it was."""
-    modes = [(part, getattr(part, "training", False)) for part in validation.submodules(model)]  # frozen: no mode
+    modes = [(part, getattr(part, "training", False)) for part in model.modules()]  # frozen: no mode
     try:
         if any(training for _, training in modes):
             with contextlib.suppress(NotImplementedError):  # an exported one stays in the mode of its export
@@ -57,6 +57,6 @@ def predict_logits(model, x, y=None):
 
 def precision_of(model, x):
     """The precision in which a model takes the images x: theirs, unless its weights are all in half or in double."""
-    dtypes = {p.dtype for p in validation.weights_of(model) if p.ndim and p.is_floating_point()}
+    dtypes = {p.dtype for p in model.parameters() if p.ndim and p.is_floating_point()}
     alone = dtypes.pop() if len(dtypes) == 1 else x.dtype
     return alone if alone in PRECISIONS else x.dtype

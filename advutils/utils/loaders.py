@@ -29,7 +29,7 @@ def check(loader, name):
         raise TypeError(f"{name}: got {type(loader).__name__}; accepts a DataLoader, as make_loader returns")
     if len(loader) == 0:
         raise ValueError(f"{name}: got an empty loader; accepts one with at least one batch")
-    data, *_, sampler = loader.dataset, *distributed.samplers(loader)
+    data, sampler = loader.dataset, [*distributed.samplers(loader)][-1]
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
         raise TypeError(f"{name}: got a loader of {type(data).__name__}; accepts one of a data set with an index")
     with torch.random.fork_rng():  # a sampler that cuts batches of its own may draw

@@ -3,10 +3,12 @@
 The entries of the package (attacks, evaluation, `fit`) call these, so that the maths elsewhere stays bare.
 """
 
+import itertools
 import math
 import numbers
 import re
 import sys
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -149,6 +151,14 @@ def eps(value, name="eps", *, norm="linf"):
     return share(value, name, hint)
 
 
+def radii(values, name):
+    """Return `values` as a list; raise unless there is at least one. `eps` checks each of them."""
+    listed = list(values) if isinstance(values, Iterable) else []
+    if not listed:
+        raise TypeError(f"{name}: got {values!r}; accepts a list of radii in pixel units, [0, 0.1, 8 / 255]")
+    return listed
+
+
 def typed(text, name):
     """The number that somebody typed as a radius: 0.1, or a fraction, 8/255."""
     match = re.fullmatch(r"\s*([\d.eE+-]+)\s*(?:/\s*([\d.eE+-]+)\s*)?", text)
@@ -183,9 +193,10 @@ def dataset(value):
         raise ValueError("dataset: got no images; accepts at least one")
 
 
-def count(value, name, *, least=1):
-    """Return `value`; raise unless it is a whole number of at least `least`."""
-    return int(_within(value, name, least, math.inf, f"a whole number of at least {least}", numbers.Integral))
+def count(value, name, *, least=1, most=math.inf):
+    """Return `value`; raise unless it is a whole number of at least `least`, and of at most `most`."""
+    accepts = f"a whole number {f'of at least {least}' if most == math.inf else f'from {least} to {most}'}"
+    return int(_within(value, name, least, most, accepts, numbers.Integral))
 
 
 def positive(value, name, *, zero=False):
@@ -204,7 +215,7 @@ def _within(value, name, low, high, accepts, kind=numbers.Real):
     """Return `value`; raise unless it is a number of that kind from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, kind):
         raise TypeError(f"{name}: got {_kind(value)}; accepts {accepts}")
-    if not low <= value <= high:
+    if not low <= (value if isinstance(value, int) else float(value)) <= high:
         raise ValueError(f"{name}: got {value}; accepts {accepts}")
     return value
 
@@ -246,25 +257,8 @@ def unseen(keys, seen_keys):
 
 def device_of(model):
     """The device of the model's first parameter or, if it has none, buffer; None when it has neither."""
-    for kind in ("_parameters", "_buffers"):  # an attack comes here at each call: to the first, not to a list of all
-        for part in submodules(model):
-            for tensor in getattr(part, kind).values():
-                if tensor is not None:
-                    return tensor.device
-    return None
-
-
-def submodules(module):
-    """The module and all that are in it, one that is shared more than once: `modules()` takes twice as long."""
-    yield module
-    for part in module._modules.values():
-        if part is not None:
-            yield from submodules(part)
-
-
-def weights_of(model):
-    """The parameters of the model, one that is shared more than once."""
-    return (weight for part in submodules(model) for weight in part._parameters.values() if weight is not None)
+    first = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return None if first is None else first.device
 
 
 def _was_half(z):

@@ -9,7 +9,6 @@ from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
-import PIL
 import pytest
 import torch
 import torchvision
@@ -482,7 +481,7 @@ def test_an_image_of_a_single_colour_is_refused(colour):
 
 
 def test_a_file_that_is_no_image_is_refused(tmp_path):
-    with pytest.raises(PIL.UnidentifiedImageError):
+    with refused("source", "cannot identify"):
         read_digit(io.BytesIO(b"four"))
     with pytest.raises(FileNotFoundError):
         read_digit(tmp_path / "nowhere.png")
