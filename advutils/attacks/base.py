@@ -37,6 +37,7 @@ class Criterion(NamedTuple):
         if self.target is None:
             return loss_gradient(model, x, self.y, loss)
         gradient, logits = loss_gradient(model, x, self.target, loss, targeted=True)
+        validation.classes(self.y, logits.shape[1])
         return -gradient, logits
 
 
