@@ -2,11 +2,10 @@
 
 import torch
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
 from advutils.utils import validation
 from advutils.utils.downloads import downloaded, mnist_5k
-from advutils.utils.loaders import index_loader
 
 DIGITS = tuple("0123456789")
 CLASSES = {  # of each data set, by number
@@ -95,6 +94,20 @@ def make_loader(dataset: TensorDataset, *, batch_size: int, shuffle: bool = Fals
     """
     validation.dataset(dataset)
     return index_loader(dataset, batch_size, shuffle, seed)
+
+
+def index_loader(dataset, batch_size, shuffle=False, seed=0, workers=0):
+    """A DataLoader that asks its data set for a whole batch at a time, by a list of indices.
+
+    Args:
+        dataset: one that takes such a list; the other arguments are those of `make_loader`.
+        workers: processes that read ahead.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
+    batches = BatchSampler(order, validation.count(batch_size, "batch_size"), drop_last=False)
+    own = torch.Generator()  # so that the global random state is left alone
+    return DataLoader(dataset, sampler=batches, batch_size=None, num_workers=workers, generator=own)
 
 
 def shift(x: torch.Tensor, pixels: int = 2) -> torch.Tensor:

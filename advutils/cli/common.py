@@ -17,12 +17,11 @@ from torch.utils.data import Subset, TensorDataset
 
 from advutils.attacks import ATTACKS
 from advutils.attacks.losses import cross_entropy, cw, dlr
-from advutils.data import CLASSES, DATASETS, device, load_data
+from advutils.data import CLASSES, DATASETS, device, index_loader, load_data
 from advutils.evaluation import predict
 from advutils.models import Normalize, small_cnn, vgg
 from advutils.utils import distributed, validation
 from advutils.utils.images import ImageFiles, ambiguous, in_order, some
-from advutils.utils.loaders import index_loader
 from advutils.utils.weights import load_weights, read_tensors
 
 GIVEN = {"model", "x", "y", "eps", "target", "generator", "flags"}  # what an attack gets from elsewhere

@@ -43,11 +43,8 @@ def ledger(model: nn.Module) -> Iterator[Ledger]:
         if logits.requires_grad:
             logits.register_hook(count_backward)
 
-    hook = model.register_forward_hook(of_ledger(count_forward))
-    try:
+    with model.register_forward_hook(of_ledger(count_forward)):  # a hook's handle removes it
         yield passes
-    finally:
-        hook.remove()
 
 
 def of_ledger(hook):
@@ -84,8 +81,5 @@ def record_inputs(model, n):
         if module.training and n:
             recent.append(inputs[0].detach().clone())  # before a model works in place on it
 
-    hook = model.register_forward_pre_hook(of_ledger(remember))
-    try:
+    with model.register_forward_pre_hook(of_ledger(remember)):
         yield recent
-    finally:
-        hook.remove()

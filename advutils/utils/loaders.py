@@ -1,26 +1,12 @@
 """Loaders looked at and served: examples spread over the data, batches that are checked and on the model's device."""
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, default_collate
+from torch.utils.data import DataLoader, default_collate
 
 from advutils.utils import distributed, validation
 from advutils.utils.hashes import image_hashes
 
 HELD = 2**26  # pixels of images that are kept in memory to be measured after each epoch, 256 MB
-
-
-def index_loader(dataset, batch_size, shuffle=False, seed=0, workers=0):
-    """A DataLoader that asks its data set for a whole batch at a time, by a list of indices.
-
-    Args:
-        dataset: one that takes such a list; the other arguments are those of `make_loader`.
-        workers: processes that read ahead.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    order = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
-    batches = BatchSampler(order, validation.count(batch_size, "batch_size"), drop_last=False)
-    own = torch.Generator()  # so that the global random state is left alone
-    return DataLoader(dataset, sampler=batches, batch_size=None, num_workers=workers, generator=own)
 
 
 def check(loader, name):

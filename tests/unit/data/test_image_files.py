@@ -16,9 +16,9 @@ from PIL import Image
 from torchvision.models import get_model_weights
 
 from advutils import accuracy, fgsm, initialised, vgg
+from advutils.data import index_loader
 from advutils.utils import images
 from advutils.utils.images import ImageFiles, ambiguous, read_image, to_levels, write_png
-from advutils.utils.loaders import index_loader
 
 
 @pytest.fixture
@@ -329,7 +329,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     code = """
 import json, psutil, sys
 from advutils.utils.images import ImageFiles
-from advutils.utils.loaders import index_loader
+from advutils.data import index_loader
 process, data = psutil.Process(), ImageFiles(sys.argv[1], size=64)
 print(json.dumps([process.memory_info().rss for _ in index_loader(data, batch_size=10)]))
 """
