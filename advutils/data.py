@@ -40,10 +40,7 @@ def load_data(name: str, *, train: bool) -> TensorDataset:
     if name == "mnist-5k":
         rest, test = split(mnist_5k(), 0.2, seed=0)
         return rest if train else test
-    data = downloaded(name, train)
-    images, labels = torch.as_tensor(data.data), torch.as_tensor(data.targets)
-    images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-    return TensorDataset(images.float() / 255, labels.long())
+    return downloaded(name, train)
 
 
 def split(dataset: TensorDataset, fraction: float, *, seed: int) -> tuple[TensorDataset, TensorDataset]:

@@ -139,9 +139,8 @@ class WorstCase(NamedTuple):
     def __str__(self):
         wide = max(map(len, self.individual)) + 2
         lines = [f"{'':{wide}}individual   cumulative"]
-        lines += [
-            f"{label:{wide}}{self.individual[label].value:10.1%}   {left}" for label, left in self.cumulative.items()
-        ]
+        for label, left in self.cumulative.items():
+            lines.append(f"{label:{wide}}{self.individual[label].value:10.1%}   {left}")
         return "\n".join(lines)
 
 

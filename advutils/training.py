@@ -207,8 +207,7 @@ class Run:
 
     def parts(self):
         """What a checkpoint holds, by name."""
-        parts = dict(model=self.model, optimizer=self.optimizer, schedule=self.schedule, ema=self.ema)
-        return {name: part for name, part in parts.items() if part is not None}
+        return dict(model=self.model, optimizer=self.optimizer, schedule=self.schedule, ema=self.ema)
 
     def resume(self, checkpoint, passes):
         """The history so far, with everything put back where it was; a new one where nothing was saved yet."""

@@ -41,8 +41,10 @@ def train_command(chosen):
     common.say(json.dumps(recipe))
     common.describe_data(data, chosen, "in the order of their names")
     checkpoint = chosen.out.with_suffix(".checkpoint.pt")
-    kind = {"adversarial": "pgd", "ibp": "certified"}.get(chosen.objective, chosen.objective)  # as recipes call them
-    objective = objective_of(kind, {} if chosen.steps is None else dict(steps=chosen.steps), chosen.eps or None)
+    steps = {} if chosen.steps is None else dict(steps=chosen.steps)
+    objective = objective_of("pgd" if chosen.objective == "adversarial" else chosen.objective, steps)
+    if chosen.objective == "ibp":
+        objective = partial(objective, full_eps=chosen.eps or None)
     history = fit(
         model,
         common.loader_of(train, chosen, batch_size=chosen.batch_size, shuffle=True, seed=chosen.seed),

@@ -39,7 +39,7 @@ def mnist_5k():
 
 
 def downloaded(name, train):
-    """The torchvision data set, from files whose checksums were verified here, downloaded first if any is missing."""
+    """A torchvision data set as tensors, from files whose checksums are verified here; missing ones are downloaded."""
     import torchvision  # it takes as long as torch itself, and few need it
 
     kinds = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}
@@ -60,7 +60,10 @@ def downloaded(name, train):
                 f"({(str(error).strip() or type(error).__name__).splitlines()[-1]}); 'mnist-5k' works without a network"
             ) from error
         _missing(files)
-    return kind(root, train=train)
+    data = kind(root, train=train)
+    images, labels = torch.as_tensor(data.data), torch.as_tensor(data.targets)
+    images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+    return TensorDataset(images.float() / 255, labels.long())
 
 
 def _missing(files):
