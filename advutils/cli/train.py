@@ -41,17 +41,13 @@ def train_command(chosen):
     common.say(json.dumps(recipe))
     common.describe_data(data, chosen, "in the order of their names")
     checkpoint = chosen.out.with_suffix(".checkpoint.pt")
-    steps = {} if chosen.steps is None else dict(steps=chosen.steps)
-    objective = objective_of("pgd" if chosen.objective == "adversarial" else chosen.objective, steps)
-    if chosen.objective == "ibp":
-        objective = partial(objective, full_eps=chosen.eps or None)
     history = fit(
         model,
         common.loader_of(train, chosen, batch_size=chosen.batch_size, shuffle=True, seed=chosen.seed),
         common.loader_of(val, chosen, batch_size=min(500, 4 * chosen.batch_size)),
         epochs=chosen.epochs,
         lr=chosen.lr,
-        objective=objective,
+        objective=chosen_objective(chosen),
         eps=chosen.eps,
         eps_warmup=chosen.eps_warmup,
         ema_decay=chosen.ema_decay,
@@ -113,3 +109,10 @@ def new_model(chosen, shape):
             raise ValueError("--sync-batchnorm: got it without a GPU; PyTorch has it for GPUs only")
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model
+
+
+def chosen_objective(chosen):
+    """The objective, with the steps of its attack bound where they were given."""
+    steps = {} if chosen.steps is None else dict(steps=chosen.steps)
+    objective = objective_of("pgd" if chosen.objective == "adversarial" else chosen.objective, steps)
+    return partial(objective, full_eps=chosen.eps or None) if chosen.objective == "ibp" else objective
