@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from advutils.attacks.base import WARNED
 from advutils.attacks.black_box import grey
 from advutils.utils import distributed, validation
 from advutils.utils.contracts import Attack, Loader
@@ -230,7 +229,7 @@ def wilson(correct: torch.Tensor, z: float = 1.96) -> Accuracy:
 def _sweep(model, loader, attack, eps_values):
     """Tensors (n,): the `image_hashes`, and for each eps which images survive."""
     validation.module(model)
-    WARNED.clear()
+    validation.WARNED.clear()
     attack, norm = hurried(attack), norm_of(attack)
     eps_values = [validation.eps(eps, norm=norm) for eps in eps_values]
 

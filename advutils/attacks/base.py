@@ -1,6 +1,5 @@
 """What every attack shares: what it wants, and the gradient for the pixels. Its contract is in `utils.traits`."""
 
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -9,13 +8,6 @@ from advutils.attacks.losses import cw
 from advutils.utils import validation
 from advutils.utils.inference import eval_mode, logits_of, predict_logits
 from advutils.utils.traits import attack as attack  # the contract in code: its arguments are checked by it
-
-BLIND = (
-    "the gradient is exactly zero for most of the images that are not fooled: attacks that follow it leave them as "
-    "they are, so the model looks more robust than it is (another loss, BPDA or `square` may help: "
-    "06_strong_attacks.ipynb)"
-)
-WARNED: dict = {}  # emptied when a measurement begins, so that each one warns once
 
 
 class Criterion(NamedTuple):
@@ -61,13 +53,8 @@ def loss_gradient(model, x, y, loss, *, targeted=False):
         gradient = torch.autograd.grad(z, x, scaled, allow_unused=True)[0] if z.requires_grad else None
         validation.path(gradient is not None, "model")
         validation.gradient(gradient)
-        _warn_if_blind(gradient, (-1 if targeted else 1) * cw(logits, y).detach() <= 0)
+        validation.warn_if_blind(gradient, (-1 if targeted else 1) * cw(logits, y).detach() <= 0)
         return gradient.ldexp(exponent.view(-1, 1, 1, 1)), logits.detach()
-
-
-def _warn_if_blind(gradient, unfooled):
-    if unfooled.any() and gradient[unfooled].flatten(1).any(1).float().mean() < 0.5:
-        warnings.warn_explicit(BLIND, UserWarning, __file__, 1, "advutils", WARNED)
 
 
 def strongest(model, runs, criterion):

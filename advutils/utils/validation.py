@@ -8,12 +8,19 @@ import math
 import numbers
 import re
 import sys
+import warnings
 from collections.abc import Iterable
 
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+BLIND = (
+    "the gradient is exactly zero for most of the images that are not fooled: attacks that follow it leave them as "
+    "they are, so the model looks more robust than it is (another loss, BPDA or `square` may help: "
+    "06_strong_attacks.ipynb)"
+)
+WARNED: dict = {}  # emptied when a measurement begins, so that each one warns once
 LEAST, MOST = math.ulp(0.0), sys.float_info.max  # the ends of the finite numbers above 0
 
 
@@ -124,6 +131,12 @@ def gradient(found):
             "model: got a gradient that is NaN or infinite in some pixels; accepts a model, and a loss, that can be "
             "differentiated at these images (x.sqrt() cannot at 0, (x + 1e-8).sqrt() can)"
         )
+
+
+def warn_if_blind(gradient, unfooled):
+    """Warn where the gradient is exactly zero for most of the images that are not fooled, bool (N,)."""
+    if unfooled.any() and gradient[unfooled].flatten(1).any(1).float().mean() < 0.5:
+        warnings.warn_explicit(BLIND, UserWarning, __file__, 1, "advutils", WARNED)
 
 
 def loss(value):
