@@ -60,6 +60,9 @@ def downloaded(name, train):
                 f"({(str(error).strip() or type(error).__name__).splitlines()[-1]}); 'mnist-5k' works without a network"
             ) from error
         _missing(files)
+    old = root / kinds[name] / "processed"
+    if old.exists():
+        raise ValueError(f"{old}: got unverified files of an old torchvision, which it prefers; delete the folder")
     data = kind(root, train=train)
     images, labels = torch.as_tensor(data.data), torch.as_tensor(data.targets)
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()

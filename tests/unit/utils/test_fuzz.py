@@ -286,7 +286,7 @@ def read_or_refused(content):
 
 
 def digit_or_refused(content):
-    with contextlib.suppressValueError:
+    with contextlib.suppress(ValueError):
         x = read_digit(io.BytesIO(content))
         assert x.shape == (1, 1, 28, 28) and x.min() >= 0 and x.max() <= 1
 
