@@ -83,6 +83,44 @@ class Curved(Linear):
         return slopes.sum(1).view(x.shape)
 
 
+class Moody(Linear):
+    """A linear model whose logits are half as large in train mode."""
+
+    def forward(self, x):
+        return super().forward(x) * (0.5 if self.training else 1.0)
+
+
+def step_in_eval_mode(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, eps: float) -> torch.Tensor:
+    """An attack on `Linear` that goes the wrong way where the model is in train mode."""
+    way = -1 if model.training else 1
+    return (x + way * eps * model.gradient(x, y).float().sign()).clamp(0, 1)
+
+
+class Masked(Linear):
+    """A random defence: each call blackens about half of the pixels, the same ones in each image of the batch."""
+
+    def forward(self, x, generator):
+        return super().forward(x * self.mask(x, generator))
+
+    def mask(self, x, generator):
+        """The next draw, (1, C, H, W)."""
+        return (torch.rand(x[:1].shape, generator=generator) < 0.5).to(x.dtype)
+
+    def gradient_of_draw(self, x, y, generator):
+        """Of each image's cross-entropy behind the next draw, in double precision."""
+        mask = self.mask(x.double(), generator)
+        return mask * self.gradient(x.double() * mask, y)
+
+
+class Window(nn.Module):
+    """Two classes; class 1 where the first pixel lies between the second and the third."""
+
+    def forward(self, x):
+        pixel, low, high = x.flatten(1)[:, :3].unbind(1)
+        inside = ((pixel > low) & (pixel < high)).float()
+        return torch.stack([-inside, inside - 1], 1)
+
+
 class FirstPixels(nn.Module):
     """The logits of four classes are the first four pixels; in train mode it is always surest of class 0."""
 

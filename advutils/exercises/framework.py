@@ -48,6 +48,14 @@ def expect_like(result: object, like: torch.Tensor, what: str = "images") -> tor
     return result.detach()
 
 
+def expect_images(result: object, like: torch.Tensor) -> torch.Tensor:
+    """The result, which must be images shaped as the others."""
+    images = expect_like(result, like)
+    outside = ((images < 0) | (images > 1)).sum()
+    expect(outside == 0, f"{outside} of {like.numel()} values are no image: they lie below 0 or above 1.")
+    return images
+
+
 class Outcome(NamedTuple):
     """What one run of the tests found: labels of those that passed, {label: symptom} of the others, or why none ran."""
 
@@ -85,7 +93,7 @@ class Guarded:
                 f"Argument {place} is another tensor after your function than before it: whoever called it has lost "
                 "the original.",
             )
-        return result
+        return result.detach() if isinstance(result, torch.Tensor) else result
 
 
 def line_of(error):

@@ -2,12 +2,25 @@
 
 import difflib
 
-from advutils.exercises.check import notebook_01, notebook_02, notebook_05
+from advutils.exercises.check import (
+    notebook_01,
+    notebook_02,
+    notebook_03,
+    notebook_04,
+    notebook_05,
+    notebook_06,
+    notebook_07,
+    notebook_08,
+    notebook_09,
+)
 from advutils.exercises.framework import Choice, Exercise, Prediction
 
+MODULES = (
+    notebook_01, notebook_02, notebook_03, notebook_04, notebook_05, notebook_06, notebook_07, notebook_08, notebook_09,
+)  # fmt: skip
 EXERCISES = {
     value.name: value
-    for module in (notebook_01, notebook_02, notebook_05)
+    for module in MODULES
     for value in vars(module).values()
     if isinstance(value, (Exercise, Prediction, Choice))
 }

@@ -4,7 +4,7 @@ import torch
 
 from advutils.attacks.gradient import pgd as library_pgd
 from advutils.exercises.cases import Case, FirstPixels, lower_label, raise_rival
-from advutils.exercises.framework import Exercise, Prediction, expect, expect_like
+from advutils.exercises.framework import Exercise, Prediction, expect, expect_images
 
 
 def longest_way():
@@ -33,9 +33,7 @@ project = Exercise("project", 5)
 @project.test("the result is a batch of images in [0, 1]")
 def _(mine, case):
     x = case.images()
-    result = expect_like(mine(x + case.uniform(6, 1, 6, 6, low=-0.5, high=0.5), x, 0.1), x)
-    outside = ((result < 0) | (result > 1)).sum()
-    expect(outside == 0, f"{outside} of {x.numel()} values are no image: they lie below 0 or above 1.")
+    expect_images(mine(x + case.uniform(6, 1, 6, 6, low=-0.5, high=0.5), x, 0.1), x)
 
 
 @project.test("no pixel lies farther than epsilon from the image")
@@ -69,9 +67,7 @@ random_start = Exercise("random_start", 5)
 @random_start.test("the result is a batch of images in [0, 1]")
 def _(mine, case):
     x = case.images()
-    start = expect_like(mine(x, 0.2, case.generator), x)
-    outside = ((start < 0) | (start > 1)).sum()
-    expect(outside == 0, f"{outside} of {x.numel()} values are no image: they lie below 0 or above 1.")
+    expect_images(mine(x, 0.2, case.generator), x)
 
 
 @random_start.test("each pixel of each image draws its own number")
@@ -128,9 +124,7 @@ def loss(model, x, y):
 @pgd.test("the result is a batch of images in [0, 1]")
 def _(mine, case):
     x = case.images()
-    x_adv = expect_like(mine(case.curved(), x, case.labels(), 0.2, 0.08, 5), x)
-    outside = ((x_adv < 0) | (x_adv > 1)).sum()
-    expect(outside == 0, f"{outside} of {x.numel()} values are no image: they lie below 0 or above 1.")
+    expect_images(mine(case.curved(), x, case.labels(), 0.2, 0.08, 5), x)
 
 
 @pgd.test("no pixel lies farther than epsilon from the image at the start")
