@@ -116,8 +116,12 @@ def smaller(picture):
 
 
 def stamp(notebook):
-    """What a notebook's outputs were made with: its code cells, and the versions of the recipes that it names."""
-    code = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    """What a notebook's outputs were made with: its code cells, and the versions of the recipes that it names.
+
+    Those of the exercises do not count: `make exercises` writes and runs them by themselves.
+    """
+    cells = (cell for cell in notebook.cells if cell.cell_type == "code")
+    code = "\n\n".join(cell.source for cell in cells if "exercise" not in cell.metadata.get("tags", []))
     kinds = "|".join(sorted(VERSIONS, key=len, reverse=True))
     named = re.findall(rf"""trained\(\s*f?["']({kinds})\b""", code)
     digest = hashlib.sha256(code.encode()).hexdigest()
