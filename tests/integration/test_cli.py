@@ -646,7 +646,7 @@ def test_what_is_wrong_is_said_in_one_line(arguments, words, tmp_path, monkeypat
 def test_images_of_many_sizes_are_not_trained_on(tmp_path):
     data = pets(tmp_path / "data", numbers=range(5), size=(32, 32))
     (data / "cat" / "0.png").write_bytes(encoded(0, size=(40, 32)))
-    with pytest.raises(SystemExit, match="shapes .3, 32, 32. and .3, 32, 40.; accepts images of one size, as .* --size"):
+    with pytest.raises(SystemExit, match="shapes .3, 32, 32. and .3, 32, 40.; accepts images of one size.*--size"):
         main(["train", "--data", str(data), "--out", str(tmp_path / "a.safetensors"), *TINY])
 
 
