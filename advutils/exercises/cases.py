@@ -48,6 +48,8 @@ class Case:
 class Linear(nn.Module):
     """Logits W x. Counts its passes, and those in train mode, in buffers."""
 
+    passes: torch.Tensor
+
     def __init__(self, weight: torch.Tensor):
         super().__init__()
         self.weight = nn.Parameter(weight)
@@ -66,6 +68,8 @@ class Linear(nn.Module):
 
 class Curved(Linear):
     """Logits w (x - c)^2, summed over the pixels: the gradient is another one at each point."""
+
+    centre: torch.Tensor
 
     def __init__(self, weight, centre):
         super().__init__(weight)

@@ -17,6 +17,7 @@ import argparse
 import ast
 import importlib.util
 import inspect
+import json
 import re
 import sys
 import textwrap
@@ -59,7 +60,7 @@ class Source:
     def solution(self):
         """The code that solves it."""
         if self.kind == "predict":
-            return f"check.{self.name}({self.answer!r})"
+            return f"check.{self.name}({json.dumps(self.answer)})"
         return f"{plain(self.function)}\n\n\ncheck.{self.name}(my_{self.name})"
 
     @property

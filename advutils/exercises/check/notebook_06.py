@@ -2,7 +2,6 @@
 
 import torch
 
-from advutils.attacks.base import loss_gradient
 from advutils.attacks.losses import cross_entropy, cw, dlr
 from advutils.exercises.cases import Case, Linear, Masked
 from advutils.exercises.framework import Choice, Exercise, expect, expect_like
@@ -13,7 +12,8 @@ def losses_that_still_climb():
     case = Case(0)
     x, model = case.images(), Linear(1e5 * case.linear().weight.detach())
     y = model(x).argmax(1)  # all of them read correctly
-    climbs = [bool((loss_gradient(model, x, y, loss)[0] != 0).any()) for loss in (cross_entropy, cw, dlr)]
+    x.requires_grad_()
+    climbs = [bool(torch.autograd.grad(loss(model(x), y).sum(), x)[0].any()) for loss in (cross_entropy, cw, dlr)]
     return {(True, False, False): "a", (False, True, False): "b", (False, False, True): "c", (False, True, True): "d"}[
         tuple(climbs)
     ]
@@ -100,9 +100,8 @@ def _(mine, case):
         f"an image with {levels + 1} levels": model.gradient(rounded(x, levels + 1), y),
     }
     scale = truth.abs().max()
-    near = next(
-        (f" It is the gradient at {what}." for what, g in seen.items() if (g - slope).abs().max() < 1e-3 * scale), ""
-    )
+    alike = [what for what, gradient in seen.items() if (gradient - slope).abs().max() < 1e-3 * scale]
+    near = f" It is the gradient at {alike[0]}." if alike else ""
     off = (slope - truth).abs().max() / scale
     expect(off < 1e-3, f"Your gradient is {off:.0%} away from the one at the rounded image, {levels} levels.{near}")
 
@@ -144,9 +143,7 @@ def _(mine, case):
     seen = {
         "Eight draws give what the first one alone gives.": each[0],
         "Eight draws give what the last one alone gives.": each[-1],
-        "Each pixel has a whole number of votes: every draw counts the same, however large its gradient is.": each.sign().mean(
-            0
-        ),
+        "Every draw has one vote for each pixel, however large its gradient is.": each.sign().mean(0),
     }
     near = next((text for text, g in seen.items() if (g - slope).abs().max() < 1e-3), "")
     off = (slope - each.mean(0)).abs().max() / each.mean(0).abs().max()

@@ -24,8 +24,8 @@ passes = Prediction(
         (1, 2): "Each step of PGD asks the network for a new gradient.",
         (5, 8): "A pass forward with its pass backward counts once here.",
     },
-    reason="Three gradients for the attack, and one for the weights: {truth} in place of 1. So one epoch of PGD-3 costs as "
-    "much as four epochs of plain training. Methods are compared at equal cost.",
+    reason="Three gradients for the attack, and one for the weights: {truth} in place of 1. So one epoch of PGD-3 "
+    "costs as much as four epochs of plain training. Methods are compared at equal cost.",
 )  # fmt: skip
 
 

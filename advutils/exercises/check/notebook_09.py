@@ -20,8 +20,8 @@ of_which = Prediction(
         (35.7, 36.3): "36 images were fooled. Out of how many that could be fooled?",
         (60, 63): "That is the share that survived.",
     },
-    reason="36 of the 96 images that were read correctly are fooled: {truth}%. The four that were misread at first cannot "
-    "be fooled. A success rate and an accuracy have different denominators; say which one you print.",
+    reason="36 of the 96 images that were read correctly are fooled: {truth}%. The four that were misread at first "
+    "cannot be fooled. A success rate and an accuracy have different denominators; say which one you print.",
 )  # fmt: skip
 
 
@@ -101,15 +101,13 @@ def _(mine, case):
 def _(mine, case):
     models, x, y = several(case)
     each = torch.stack([model.gradient(x, y) for model in models])
-    moved = (mine(models, x, y, 0.1) - x).sign()
+    moved, votes = (mine(models, x, y, 0.1) - x).sign(), each.sign().sum(0)
 
     def off(direction):
         return (moved != direction.sign())[clear(direction)].sum()
 
     seen = {
-        "They follow the majority of the surrogates, in which a small gradient counts as much as a large one.": each.sign().sum(
-            0
-        ),
+        "They follow the majority of the surrogates: a small gradient counts as much as a large one.": votes,
         "They go the other way.": -each.mean(0),
     }
     near = next((text for text, direction in seen.items() if off(direction) == 0), "")

@@ -2,7 +2,8 @@
 
 import torch
 from exercises import Notebook
-from torch.nn import functional as F
+
+from advutils import cross_entropy
 
 here = Notebook(__file__)
 
@@ -69,7 +70,7 @@ def only_if_all_are_blind(gradient):
     "bpda_gradient",
     r"""BPDA through a quantiser
 
-A defence rounds each pixel to the nearest of a few levels: with 3 levels to 0, 0.5 or 1. Its gradient is zero. Backward pass differentiable approximation (BPDA) uses the rounded image *forward*, and *backward* it does as if nothing had been rounded. Write the gradient that an attack needs, for each image's own cross-entropy (`reduction="sum"`).""",
+A defence rounds each pixel to the nearest of a few levels: with 3 levels to 0, 0.5 or 1. Its gradient is zero. Backward pass differentiable approximation (BPDA) uses the rounded image *forward*, and *backward* it does as if nothing had been rounded. Write the gradient that an attack needs, for each image's own cross-entropy: `cross_entropy(logits, y)` gives one number for each image, and the gradient of their sum holds the gradient of each.""",
     hints=(
         "With $L$ levels, multiply by $L - 1$, round, divide by $L - 1$. What does PyTorch say about the slope of this?",
         "`detach()` hides a part of a formula from the gradient. Write the rounded image as the pixels plus a difference. Which of the two parts do you hide?",
@@ -82,14 +83,14 @@ def my_bpda_gradient(model, x, y, levels):
     pixels = x.clone().requires_grad_()
     rounded = (pixels * (levels - 1)).round() / (levels - 1)
     through = pixels + (rounded - pixels).detach()
-    loss = F.cross_entropy(model(through), y, reduction="sum")
+    loss = cross_entropy(model(through), y).sum()
     return torch.autograd.grad(loss, pixels)[0]
     ### END SOLUTION
 
 
-def gradient_behind(model, x, y, layer, reduction="sum"):
+def gradient_behind(model, x, y, layer):
     pixels = x.clone().requires_grad_()
-    return torch.autograd.grad(F.cross_entropy(model(layer(pixels)), y, reduction=reduction), pixels)[0]
+    return torch.autograd.grad(cross_entropy(model(layer(pixels)), y).sum(), pixels)[0]
 
 
 def straight(pixels, levels):
@@ -113,7 +114,7 @@ def one_level_more(model, x, y, levels):
 
 @here.mistake("bpda_gradient", "times as large in a batch")
 def of_the_mean_loss(model, x, y, levels):
-    return gradient_behind(model, x, y, lambda pixels: straight(pixels, levels), "mean")
+    return gradient_behind(model, x, y, lambda pixels: straight(pixels, levels)) / len(x)
 
 
 @here.mistake("bpda_gradient", "stopped with an error")
@@ -129,7 +130,7 @@ A defence blackens pixels at random, anew at each call: `defence(x, generator)` 
     hints=(
         "You need one gradient for each draw. What do you keep from one draw to the next?",
         "Add up the gradients of the draws, and divide once. Each draw needs its own call of the defence.",
-        'In the loop: `loss = F.cross_entropy(defence(pixels, generator), y, reduction="sum")`, then `total = total + torch.autograd.grad(loss, pixels)[0]`.',
+        "In the loop: `loss = cross_entropy(defence(pixels, generator), y).sum()`, then `total = total + torch.autograd.grad(loss, pixels)[0]`.",
     ),
 )
 def my_eot_gradient(defence, x, y, draws, generator):
@@ -138,7 +139,7 @@ def my_eot_gradient(defence, x, y, draws, generator):
     total = torch.zeros_like(x)
     for _ in range(draws):
         pixels = x.clone().requires_grad_()
-        loss = F.cross_entropy(defence(pixels, generator), y, reduction="sum")
+        loss = cross_entropy(defence(pixels, generator), y).sum()
         total = total + torch.autograd.grad(loss, pixels)[0]
     return total / draws
     ### END SOLUTION
