@@ -36,8 +36,8 @@ from advutils import (
 )
 from advutils.cli import attack as attack_cli
 from advutils.cli import common, main, parser
-from advutils.cli import train as train_cli
 from advutils.cli.common import attack_of, model_of, number
+from advutils.objectives import OBJECTIVES
 from advutils.utils.images import read_image, write_png
 
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
@@ -141,13 +141,13 @@ def test_a_training_goes_on_where_it_was_broken_off(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return clean(model, x, y)
 
-    clean = train_cli.OBJECTIVES["clean"]
+    clean = OBJECTIVES["clean"]
     functools.update_wrapper(breaks_off, clean)  # so it is the same training
-    monkeypatch.setitem(train_cli.OBJECTIVES, "clean", breaks_off)
+    monkeypatch.setitem(OBJECTIVES, "clean", breaks_off)
     with pytest.raises(KeyboardInterrupt):
         train("broken.safetensors")
     assert (tmp_path / "broken.checkpoint.pt").exists()
-    monkeypatch.setitem(train_cli.OBJECTIVES, "clean", clean)
+    monkeypatch.setitem(OBJECTIVES, "clean", clean)
     again = train("broken.safetensors")
     assert all(torch.equal(again[key], value) for key, value in whole.items())
 
@@ -646,7 +646,7 @@ def test_what_is_wrong_is_said_in_one_line(arguments, words, tmp_path, monkeypat
 def test_images_of_many_sizes_are_not_trained_on(tmp_path):
     data = pets(tmp_path / "data", numbers=range(5), size=(32, 32))
     (data / "cat" / "0.png").write_bytes(encoded(0, size=(40, 32)))
-    with pytest.raises(SystemExit, match="images of shapes .3, 32, 32. and .3, 32, 40.; accepts a side in pixels"):
+    with pytest.raises(SystemExit, match="shapes .3, 32, 32. and .3, 32, 40.; accepts images of one size.*--size"):
         main(["train", "--data", str(data), "--out", str(tmp_path / "a.safetensors"), *TINY])
 
 

@@ -59,7 +59,7 @@ from advutils import (
     worst_case,
 )
 from advutils.attacks import VERSIONS as ATTACK_VERSIONS
-from advutils.attacks import autoattack as auto_attack
+from advutils.attacks.auto import autoattack as auto_attack
 from advutils.certify import proven
 from advutils.pretrained import VERSIONS as RECIPE_VERSIONS
 from advutils.pretrained import machine
