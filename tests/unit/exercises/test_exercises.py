@@ -210,6 +210,15 @@ def test_a_changed_argument_and_an_odd_result_are_symptoms(capsys):
     assert "targeted_fgsm" in dir(check)
 
 
+def test_a_picture_is_drawn_of_what_carries_a_gradient_and_an_error_there_is_told(capsys):
+    shown = Exercise("shown", 0, show=lambda mine: mine(torch.ones(2), 1).numpy())
+    shown.tests = add.tests
+    shown(lambda x, n: x.clone().requires_grad_() + n)
+    assert "all 1 tests passed" in capsys.readouterr().out
+    shown(lambda x, n: x + n if x.ndim == 4 else undefined)  # noqa: F821
+    assert "On real digits: NameError" in capsys.readouterr().out
+
+
 def test_an_answer_is_a_number_or_a_letter():
     choice = Choice("which", 0, lambda: "a", {"b": "Think again."}, "Because.")
     assert choice.run("a").right and said(choice.run("b")) == "Think again."
