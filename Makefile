@@ -86,7 +86,7 @@ book: $(READY)  ## build the executed notebooks into a website, book/_build/html
 	.venv/bin/python book/build.py
 
 clean:  ## remove .venv, the website and the tools' caches; your notebooks stay
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis book/_build tests/screenshots
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis book/_build book/lab/node_modules tests/screenshots
 
 # A linked interpreter outlives its target: without this, every command would only say "not found".
 unbroken:
