@@ -21,12 +21,14 @@ export class Attacked {
   image(i, eps, step) {
     if (this.attack === "none") return this.x;
     if (this.attack === "noise") return signStep(this.x, NOISE, eps);
-    if (this.attack === "PGD") {
-      const { eps: radius, images } = this.#paths[i] ?? { images: [] };
-      return radius === eps ? images[Math.min(step, images.length - 1)] : this.x;
-    }
+    if (this.attack === "PGD") return this.#paths[i]?.images[this.taken(eps, step)] ?? this.x;
     this.#gradients[i] ??= direction(this.networks[i], this.x, this);
     return signStep(this.x, this.#gradients[i], eps);
+  }
+
+  /** How many of PGD's first `step` steps at this radius are taken. */
+  taken(eps, step) {
+    return this.#paths[0]?.eps === eps ? Math.min(step, this.#paths[0].images.length - 1) : 0;
   }
 
   /** What the i-th network makes of it: the image x, the class read, the probabilities and the margin. */

@@ -104,8 +104,8 @@ function drag(svg, moved) {
 }
 
 /** Bring the controls to a state. */
-function controls(state, { y, attack, target }) {
-  const { eps, step, strokes, digit, meant } = state;
+function controls(state, attacked) {
+  const { eps, step, strokes, digit, meant } = state, { y, attack, target } = attacked;
   for (const radio of document.querySelectorAll("input[name=digit]")) radio.checked = !strokes && Number(radio.value) === digit;
   for (const radio of document.querySelectorAll("input[name=attack]")) radio.checked = radio.value === attack;
   find("eps").value = eps;
@@ -118,7 +118,7 @@ function controls(state, { y, attack, target }) {
   find("meant").value = meant ?? "";
   find("steps").hidden = attack !== "PGD";
   find("step").value = step;
-  find("taken").textContent = `${step} of ${STEPS}`;
+  find("taken").textContent = `${attacked.taken(eps, step)} of ${STEPS}`;
 }
 
 /** The certificate on the slider, and what it says. */
@@ -132,8 +132,9 @@ function proof(networks, proved) {
 }
 
 /** The whole in words, for those who hear it. */
-function described({ eps, step }, { y, attack, target }, networks, seen, proved) {
-  const how = { none: "no attack", noise: "noise", FGSM: "FGSM", PGD: `PGD, step ${step} of ${STEPS}` }[attack];
+function described({ eps, step }, attacked, networks, seen, proved) {
+  const { y, attack, target } = attacked, taken = attacked.taken(eps, step);
+  const how = { none: "no attack", noise: "noise", FGSM: "FGSM", PGD: `PGD, step ${taken} of ${STEPS}` }[attack];
   const aim = target === null || attack === "none" || attack === "noise" ? "" : ` towards ${target}`;
   const each = networks.map(({ label }, i) => `${label} reads ${seen[i].read}, margin ${signed(seen[i].margin)}` +
     (proved[i] ? `, certified up to ${proved[i].toFixed(3)}` : ""));
