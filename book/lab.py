@@ -51,6 +51,7 @@ def twin(name):
 NETWORKS = {  # from left to right
     "clean VGG": partial(twin, "clean"),
     "defended VGG": partial(twin, "mixed-fgsm-0.1"),
+    "certified network": partial(trained, "certified-0.1", progress=False),
 }
 
 

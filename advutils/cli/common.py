@@ -19,7 +19,7 @@ from advutils import attacks
 from advutils.attacks import ATTACKS
 from advutils.data import CLASSES, DATASETS, device, load_data, make_loader
 from advutils.evaluation import predict
-from advutils.models import Normalize, small_cnn, vgg
+from advutils.models import Normalize, small_cnn, strided_cnn, vgg
 from advutils.utils import distributed, validation
 from advutils.utils.images import ImageFiles, ambiguous, image_loader, in_order, some
 from advutils.utils.weights import load_weights, read_tensors
@@ -32,7 +32,7 @@ WORDS |= {"true": True, "false": False, "none": None}
 
 
 ACCEPTED = f"{', '.join(DATASETS)}, a folder of images, or tar files"
-BUILDERS = {"vgg": vgg, "small_cnn": small_cnn}
+BUILDERS = {"vgg": vgg, "small_cnn": small_cnn, "strided_cnn": strided_cnn}
 BACKGROUNDS = {"white": 255, "black": 0}
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # folders of such names hold no class
 

@@ -9,7 +9,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from advutils import accuracy, fgsm, load_data, load_weights, make_loader, pgd, save_weights, trained
+from advutils import accuracy, certified, fgsm, load_data, load_weights, make_loader, pgd, save_weights, trained
 from advutils.pretrained import PUBLISHED, file_name, machine
 
 SMALL = dict(depth=11, width=0.125)
@@ -22,17 +22,23 @@ NETWORKS = [  # name for `trained`, and its settings
     ("fgsm-0.2", SMALL | dict(eps_warmup=0)),  # notebook 7: before the collapse
     ("fgsm-last-0.2", SMALL),  # and after it, of the same training
     ("random-fgsm-0.3", SMALL | dict(contrast=10)),  # notebook 8: a steep first layer
+    ("certified-0.1", {}),
+    ("certified-0.3", {}),
 ]
 LAB = [("clean", SMALL), ("mixed-fgsm-0.1", SMALL)]  # the narrow twins in the book's laboratory, not in the package
 BOOK = Path(__file__).resolve().parents[2] / "book" / "lab" / "networks"
-JUDGES = {"clean": None, "FGSM 0.1": fgsm, "PGD 0.1": partial(pgd, steps=10)}
+JUDGES = {"clean": None, "FGSM": fgsm, "PGD-10": partial(pgd, steps=10)}  # at 0.1, or the radius in the name
 LARGEST = 12e6  # bytes, of all files together
 
 
-def judged(model):
-    """The accuracy in percent on the 1,000 test digits, without an attack, under FGSM and under PGD."""
+def judged(name, model):
+    """The accuracy in percent on the 1,000 test digits without an attack, under FGSM and PGD; the certified one."""
     test = make_loader(load_data("mnist-5k", train=False), batch_size=250)
-    return [100 * accuracy(model, test, attack, eps=attack and 0.1).value for attack in JUDGES.values()]
+    bounded = name.startswith("certified")
+    eps = float(name.removeprefix("certified-")) if bounded else 0.1
+    records = [accuracy(model, test, attack, eps=attack and eps) for attack in JUDGES.values()]
+    records += [certified(model, test, eps=eps)] if bounded else []
+    return [100 * record.value for record in records]
 
 
 def main(arguments=None):
@@ -43,7 +49,8 @@ def main(arguments=None):
     names = {name for name, _ in NETWORKS} | {"lab"}
     if unknown := set(chosen.names) - names:
         parser.error(f"NAME: got {', '.join(sorted(unknown))}; accepts {', '.join(sorted(names))}")
-    print(f"{'accuracy in percent on 1,000 test digits':54}" + "".join(f"{label:>10}" for label in JUDGES), flush=True)
+    heads = "".join(f"{label:>10}" for label in (*JUDGES, "certified"))
+    print(f"{'accuracy in percent on 1,000 test digits':54}{heads}", flush=True)
     every = [(name, name, settings) for name, settings in NETWORKS] + [("lab", *network) for network in LAB]
     for called, name, settings in every:
         if chosen.names and called not in chosen.names:
@@ -61,7 +68,7 @@ def main(arguments=None):
                 load_weights(shown["published"], path)
             print(path.name, flush=True)
             for label, model in shown.items():
-                print(f"   {label:51}" + "".join(f"{share:10.1f}" for share in judged(model)), flush=True)
+                print(f"   {label:51}" + "".join(f"{share:10.1f}" for share in judged(name, model)), flush=True)
             if chosen.write:
                 path.parent.mkdir(exist_ok=True)
                 path.write_bytes(made.read_bytes())
