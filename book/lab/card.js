@@ -16,14 +16,14 @@ export function card(network, i, parent) {
   });
   difference.canvas.classList.add("difference");
   const tellBars = bars(made("div", "bars", all)), lead = made("p", "margin", article);
-  return ({ x, y, target }, seen, eps) => {
+  return ({ x, y, target }, seen, eps, ground) => {
     const right = seen.read === y, hit = seen.read === target;
     article.classList.toggle("fooled", !right);
-    verdict.replaceChildren(made("span", "sign", null, right ? "✓" : "✗"), " reads ", made("strong", "", null, seen.read));
+    verdict.replaceChildren(made("span", "sign", null, right ? "✓" : "✗"), made("span", "reads", null, " reads "), " ", made("strong", "", null, seen.read));
     made("small", "", verdict, hit ? " the target" : ` ${percent(seen.probabilities[seen.read])}`);
     image(attackedImage.canvas, seen.x);
     attackedImage.canvas.setAttribute("aria-label", `the digit ${y} as the attack on ${network.label} leaves it`);
-    perturbation(difference.canvas, x, seen.x, eps);
+    perturbation(difference.canvas, x, seen.x, eps, ground);
     difference.caption.textContent = `change, ±${eps.toFixed(3)}`;
     difference.canvas.setAttribute("aria-label", `change of each pixel, at most ${eps.toFixed(3)}: red is brighter, blue is darker`);
     tellBars(seen.probabilities, y, seen.read);

@@ -11,9 +11,13 @@ export function image(canvas, levels) {
   show(canvas, Uint8Array.from(levels, (level) => Math.round(255 * level)));
 }
 
+/** The colour of an element's ground. */
+export function groundOf(element) {
+  return getComputedStyle(element).backgroundColor.match(/\d+/g).slice(0, 3).map(Number);
+}
+
 /** A perturbation: blue where a pixel was darkened, red where it was brightened, the ground where nothing changed. */
-export function perturbation(canvas, original, attacked, eps) {
-  const ground = getComputedStyle(canvas).backgroundColor.match(/\d+/g).slice(0, 3).map(Number);
+export function perturbation(canvas, original, attacked, eps, ground) {
   const scale = Array.from({ length: 256 }, (_, place) => {
     const part = place / 127.5 - 1, end = part < 0 ? BLUE : RED;
     return ground.map((level, c) => level + (end[c] - level) * Math.abs(part));
@@ -80,17 +84,17 @@ export function mark(number) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", "0 0 14 14");
   svg.setAttribute("aria-hidden", "true");
-  svg.classList.add("mark", `of-${number}`);
+  svg.classList.add("shape", `of-${number}`);
   drawn(...MARKS[number](7, 7, 5), svg);
   return svg;
 }
 
 /**
- * Margins against epsilon, on the width of the slider below, whose handle is half as wide as `inset`.
+ * Margins against epsilon, as wide as the slider below, half of whose handle is as wide as `inset`.
  * curves: for each network null or a margin for each radius; now: the margins at eps; proved: null or a radius for each.
  */
-export function chart(svg, { labels, radii, curves, now, eps, proved }, inset) {
-  const box = svg.getBoundingClientRect(), wide = box.width, high = box.height, last = radii.at(-1);
+export function chart(svg, { labels, radii, curves, now, eps, proved }, { wide, high, inset }) {
+  const last = radii.at(-1);
   const [least, most] = bounds([...curves.flatMap((values) => values ?? []), ...now]);
   const across = (radius) => inset + ((wide - 2 * inset) * radius) / last;
   const down = (value) => 8 + ((high - 16) * (most - value)) / (most - least);
@@ -98,11 +102,11 @@ export function chart(svg, { labels, radii, curves, now, eps, proved }, inset) {
   svg.replaceChildren();
   drawn("rect", { class: "misread", x: 0, y: down(0), width: wide, height: Math.max(0, high - down(0)) }, svg);
   proved.forEach((radius, i) => radius && drawn("rect", { class: `proved of-${i}`, x: across(0), y: 0, width: across(radius) - across(0), height: down(0) }, svg));
-  ticks(least, most).forEach((value) => {
+  ticks(least, most, high / 30).forEach((value) => {
     drawn("line", { class: value ? "grid" : "zero", x1: 0, x2: wide, y1: down(value), y2: down(value) }, svg);
-    drawn("text", { x: wide - 4, y: down(value) - 4, "text-anchor": "end" }, svg, String(value).replace("-", "−"));
+    if (down(value) > 16) drawn("text", { x: wide - 4, y: down(value) - 4, "text-anchor": "end" }, svg, String(value).replace("-", "−"));
   });
-  drawn("text", { class: "side", x: 6, y: down(0) - 6 }, svg, "read correctly");
+  if (high > 100) drawn("text", { class: "side", x: 6, y: down(0) - 6 }, svg, "read correctly");
   drawn("text", { class: "side", x: 6, y: down(0) + 15 }, svg, "misread");
   drawn("line", { class: "now", x1: across(eps), x2: across(eps), y1: 0, y2: high }, svg);
   curves.forEach((values, i) => {
@@ -122,8 +126,8 @@ function bounds(values) {
   return [least - room, most + room];
 }
 
-function ticks(least, most) {
-  const step = [2, 5, 10, 20, 50, 100, 200, 500].find((size) => (most - least) / size <= 6) ?? 1000;
+function ticks(least, most, count) {
+  const step = [2, 5, 10, 20, 50, 100, 200, 500].find((size) => (most - least) / size <= count) ?? 1000;
   const first = Math.ceil(least / step);
   return Array.from({ length: Math.floor(most / step) - first + 1 }, (_, k) => (first + k) * step);
 }

@@ -112,7 +112,7 @@ export class Network {
   }
 }
 
-const ROUNDING = 1e-4; // a bound counts as positive beyond what single precision may have added to it
+const ROUNDING = 1e-4; // of a bound, in single precision; certified_radius in the package allows for all that there can be
 const batch = (x) => tf.tensor4d(x, [x.length / PIXELS, SIDE, SIDE, 1]);
 
 /** The last layer, of the differences of logits: what raises both of two logits cancels before the bound is taken. */

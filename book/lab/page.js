@@ -3,7 +3,7 @@
 import { ATTACKS, LARGEST, STEPS } from "./attacks.js";
 import { Attacked } from "./attacked.js";
 import { card } from "./card.js";
-import { chart, image, made, mark, signed } from "./drawing.js";
+import { chart, groundOf, image, made, mark, signed } from "./drawing.js";
 import { load } from "./load.js";
 import { PIXELS } from "./network.js";
 import { digitOf, pad } from "./pen.js";
@@ -28,11 +28,12 @@ async function laboratory({ networks, digits }) {
 
   function show() {
     const { eps, step } = state, seen = networks.map((_, i) => attacked.seen(i, eps, step));
-    cards.forEach((tell, i) => tell(attacked, seen[i], eps));
+    const { width: wide, height: high } = find("chart").getBoundingClientRect(), ground = groundOf(find("networks").firstChild);
+    cards.forEach((tell, i) => tell(attacked, seen[i], eps, ground)); // all is measured by now, so the page is laid out once
     controls(state, attacked);
     const proved = networks.map((_, i) => attacked.proved(i)), labels = networks.map(({ label }) => label);
     const now = seen.map(({ margin }) => margin), { curves, radii } = attacked;
-    chart(find("chart"), { labels, radii, curves, now, eps, proved }, INSET);
+    chart(find("chart"), { labels, radii, curves, now, eps, proved }, { wide, high, inset: INSET });
     proof(networks, proved);
     tell(described(state, attacked, networks, seen, proved));
     remember(state);
@@ -127,8 +128,8 @@ function proof(networks, proved) {
   find("proof").hidden = find("proven").hidden = i < 0;
   if (i < 0) return;
   find("proof").style.width = `calc((100% - ${2 * INSET}px) * ${Math.min(1, proved[i] / LARGEST)})`;
-  const words = proved[i] ? `no attack, known or unknown, changes its reading up to epsilon ${proved[i].toFixed(3)}` : "nothing is proved for this digit";
-  find("proven").replaceChildren(mark(i), ` ${networks[i].label}: ${words}`);
+  const words = proved[i] ? `no attack changes it up to ${proved[i].toFixed(3)}` : "nothing is proved for this digit";
+  find("proven").replaceChildren(mark(i), `certified: ${words}`);
 }
 
 /** The whole in words, for those who hear it. */

@@ -3,7 +3,7 @@
 import { LARGEST } from "./attacks.js";
 import { Attacked } from "./attacked.js";
 import { card } from "./card.js";
-import { made } from "./drawing.js";
+import { groundOf, made } from "./drawing.js";
 import { load } from "./load.js";
 import { START, write } from "./state.js";
 
@@ -18,7 +18,7 @@ async function small(place) {
   label.htmlFor = "eps";
   const show = () => {
     const eps = Number(slider.value), seen = networks.map((_, i) => attacked.seen(i, eps));
-    cards.forEach((tell, i) => tell(attacked, seen[i], eps));
+    cards.forEach((tell, i) => tell(attacked, seen[i], eps, groundOf(columns.firstChild)));
     value.textContent = eps.toFixed(3);
     const words = networks.map(({ label }, i) => `${label} reads ${seen[i].read}`).join(", ");
     slider.setAttribute("aria-valuetext", `${eps.toFixed(3)}: ${words}`);
@@ -30,4 +30,4 @@ async function small(place) {
   place.dataset.ready = "";
 }
 
-small(document.querySelector(".lab.small"));
+small(document.querySelector(".lab.first"));
