@@ -473,7 +473,7 @@ def test_the_first_page_opens_with_two_networks_and_a_slider(first_page, visit, 
 
 
 def test_pictures_come_at_once(opened):
-    """In milliseconds of the page's own thread, as others may keep the processor busy; `pytest -s` shows the clock's."""
+    """In milliseconds of the page's own thread, as others may keep the processor busy; `-s` shows the clock's."""
     page = opened("digit=14&attack=FGSM&eps=0.000")
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable", dict(timeDomain="threadTicks"))
