@@ -31,7 +31,7 @@ QUIET_LAB := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "fals
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 HALF = $(shell .venv/bin/python -c 'import os; print(max(1, os.cpu_count() // 2))')
 
-.PHONY: help lab app test lint format latency unit run weights measurements results bench book clean unbroken always
+.PHONY: help lab app test lint format latency unit run exercises weights measurements results bench book lines clean unbroken always
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\): .*## /make \1|/p' Makefile | awk -F'|' '{ printf "%-14s%s\n", $$1, $$2 }'
@@ -73,6 +73,9 @@ weights: $(READY)  ## train the published networks anew and show each beside the
 run: $(READY)  ## execute the notebooks in place: all, or make run NOTEBOOKS=notebooks/03_visualize.ipynb
 	.venv/bin/python tests/tools/run_notebooks.py $(NOTEBOOKS)
 
+exercises: $(READY)  ## write the exercises into the notebooks, and their solutions, from notebooks/solutions/source
+	.venv/bin/python tests/tools/exercises.py $(ARGS)
+
 measurements: $(READY)  ## make anew what takes too long for a notebook (an hour), beside the published values; ARGS=--write
 	.venv/bin/python tests/tools/measurements.py $(ARGS)
 
@@ -84,6 +87,9 @@ bench: $(READY)  ## measure the package beside what one might use in place of it
 
 book: $(READY)  ## build the executed notebooks into a website, book/_build/html, that needs no network
 	.venv/bin/python book/build.py
+
+lines: $(READY)  ## count the package's lines of code, room by room; ARGS=--files
+	.venv/bin/python tests/tools/count_lines.py $(ARGS)
 
 clean:  ## remove .venv, the website and the tools' caches; your notebooks stay
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis book/_build book/lab/node_modules tests/screenshots

@@ -19,7 +19,6 @@ from advutils.evaluation import (
     WorstCase,
     accuracy,
     accuracy_vs_eps,
-    describe,
     mcnemar,
     predict,
     survivors,
@@ -30,13 +29,15 @@ from advutils.exercises.predictions import guess, guess_score
 from advutils.models import Contrast, Normalize, small_cnn, strided_cnn, vgg
 from advutils.objectives import adversarial, clean, mixed, n_fgsm, random_fgsm, trades
 from advutils.pretrained import initialised, trained
-from advutils.training import History, fit, ledger
+from advutils.training import History, fit
 from advutils.utils.fusion import fuse_batch_norm
+from advutils.utils.hooks import ledger
 from advutils.utils.images import read_digit
 from advutils.utils.inference import eval_mode
 from advutils.utils.measurements import load_measurement
 from advutils.utils.parameters import check_parameters
 from advutils.utils.storage import cache_dir
+from advutils.utils.traits import describe
 from advutils.utils.weights import load_weights, save_weights
 
 __all__ = [

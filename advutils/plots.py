@@ -7,6 +7,7 @@ import io
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 
 MODEL_COLORS = {  # Okabe and Ito's palette, told apart by colour-blind readers too
@@ -15,6 +16,7 @@ MODEL_COLORS = {  # Okabe and Ito's palette, told apart by colour-blind readers 
     "defended VGG": "#009E73",
 }
 ATTACK_LINES = {"FGSM": "-", "PGD": "--", "noise": ":", "worst case": "-."}
+ATTACK_MARKERS = {"FGSM": "o", "PGD": "s", "noise": "^", "worst case": "D"}
 SPARE_COLORS = ("#56B4E9", "#D55E00", "#000000", "#CC79A7")
 ARM_COLORS = ("#0072B2", "#D55E00", "#CC79A7", "#000000")
 WRONG, MUTED, PROVED = "#D55E00", "#666666", "#009E73"
@@ -78,7 +80,6 @@ def gallery(images, titles=None, *, rows=None, wrong=None, columns=5):
     n = len(images)
     fig, axes = _grid(n, columns, 1.35, 1.5)
     for i, ax in enumerate(axes.flat):
-        ax.set(xticks=[], yticks=[])
         if i >= n or images[i] is None:
             ax.axis("off")
         else:
@@ -98,22 +99,20 @@ def equation(x, delta, x_adv, titles, *, scale):
 
     `titles` holds a pair of texts for each row, over the clean and over the adversarial image.
     """
-    n = len(x)
-    fig, axes = plt.subplots(n, 3, figsize=(5.4, 1.9 * n), layout="constrained", squeeze=False)
+    fig, axes = _grid(3 * len(x), 3, 1.8, 1.9)
     for i, row in enumerate(axes):
         _image(row[0], x[i])
         _signed(row[1], delta[i] * scale)
         _image(row[2], x_adv[i])
         for ax, title in zip(row, (titles[i][0], f"perturbation × {scale:g}", titles[i][1])):
             ax.set_title(title, fontsize=9)
-            ax.set(xticks=[], yticks=[])
     return fig
 
 
-def signed(maps, titles, *, limit=None, columns=5):
+def signed(maps, titles, *, columns=5):
     """Signed maps (N, C, H, W) on one diverging scale, symmetric about zero, the same for all."""
     fig, axes = _grid(len(maps), columns, 1.5, 1.75)
-    limit = limit or float(max(abs(m).max() for m in maps)) or 1.0
+    limit = float(max(abs(m).max() for m in maps)) or 1.0
     for ax in axes.flat:
         ax.axis("off")
     for ax, values, title in zip(axes.flat, maps, titles):
@@ -140,7 +139,8 @@ def sweep(eps_values, results, *, floor=None, trained_at=None):
         bars = np.clip([value - low, high - value], 0, 1)
         look = style(label)
         look["color"] = look["color"] or next(spare)
-        ax.errorbar(eps_values, value, bars, marker="o", markersize=4, capsize=3, label=label, **look)
+        look["marker"] = next((marker for name, marker in ATTACK_MARKERS.items() if name in label), "o")
+        ax.errorbar(eps_values, value, bars, markersize=5, capsize=3, label=label, **look)
     if floor is not None:
         ax.axhline(floor, color=MUTED, linewidth=1)
         ax.annotate("always the same class", (eps_values[0], floor), va="bottom", fontsize=8, color=MUTED)
@@ -181,33 +181,11 @@ def surface(x, y, height, marks, *, xlabel, ylabel, limit=None):
         ax.contour(x, y, height, levels=[0], colors="black", linewidths=1.5)
     for label, at in marks.items():
         ax.plot(*at, "o", color="black", markersize=5, markeredgecolor="white")
-        ax.annotate(label, at, xytext=(5, 5), textcoords="offset points", fontsize=9, weight="bold")
+        readable = dict(fontsize=9, weight="bold", path_effects=[withStroke(linewidth=3, foreground="white")])
+        ax.annotate(label, at, xytext=(5, 5), textcoords="offset points", **readable)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     fig.colorbar(picture, ax=ax, label="margin; below 0 the network is fooled")
     return fig
-
-
-def cost(arms, *, ylabel):
-    """Validation accuracy while training, against three currencies: epochs, images through the network, seconds.
-
-    `arms` is {label: History}; forwards and backwards are added up in the middle panel. Labels that differ only behind
-    a comma share a colour, and what stands behind it is dashed.
-    """
-    fig, axes = plt.subplots(1, 3, figsize=(10, 3.8), sharey=True, layout="constrained")
-    kinds = list(dict.fromkeys(label.split(",")[0] for label in arms))
-    for label, history in arms.items():
-        passes = np.add(history.forwards, history.backwards) / 1000
-        kind, *variant = label.split(",")
-        look = dict(color=ARM_COLORS[kinds.index(kind) % len(ARM_COLORS)], linestyle="--" if variant else "-")
-        for ax, x in zip(axes, (range(1, len(passes) + 1), passes, history.seconds)):
-            ax.plot(x, history.val_accuracy, marker="o", markersize=3, label=label, **look)
-    for ax, xlabel in zip(axes, ("epochs", "thousand passes, forward + backward", "seconds")):
-        ax.set_xlabel(xlabel)
-    axes[0].set_ylabel(ylabel)
-    axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    return _finish(fig)
 
 
 def png(figure):
@@ -226,17 +204,15 @@ def units(eps):
 def _grid(n, columns, width, height):
     """A figure of n cells or a few more, each so many inches wide and high, with `columns` of them in a row."""
     rows = -(-n // columns)
-    size = (width * columns, height * rows)
-    return plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    size, bare = (width * columns, height * rows), dict(xticks=[], yticks=[])
+    return plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, subplot_kw=bare)
 
 
 def _image(ax, image):
-    ax.set(xticks=[], yticks=[])
     return ax.imshow(_hwc(image), cmap="gray", vmin=0, vmax=1)
 
 
 def _signed(ax, values, limit=1.0):
-    ax.set(xticks=[], yticks=[])
     return ax.imshow(np.asarray(values).mean(0), cmap="RdBu_r", vmin=-limit, vmax=limit)
 
 

@@ -1,11 +1,9 @@
-"""`fit`: one loop for every kind of training, `History`, and the ledger of what it cost."""
+"""`fit`: one loop for every kind of training, and `History`, with the ledger of what it cost."""
 
-import contextlib
 import copy
-import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -15,16 +13,18 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from advutils.evaluation import accuracy, describe
+from advutils.evaluation import accuracy
 from advutils.objectives import clean
-from advutils.utils import distributed, fit_arguments, loaders, validation
+from advutils.utils import distributed, loaders, validation
 from advutils.utils.checkpoint import Checkpoint
 from advutils.utils.contracts import Attack, Objective
+from advutils.utils.fit_arguments import checked_settings
 from advutils.utils.hashes import NO_HASHES, image_hashes
-from advutils.utils.hooks import of_ledger, record_inputs
+from advutils.utils.hooks import ledger, record_inputs
 from advutils.utils.inference import eval_mode, logits_of
 
 ATTACKED = 1000  # validation images that `eval_attacks` see after each epoch
+WEIGHT_DECAY = 5e-4  # of AdamW
 REESTIMATED = 32  # batches from which the statistics of batch norm are estimated for averaged weights
 
 
@@ -55,27 +55,12 @@ class History:
             getattr(self, name).append(value)
 
 
-@dataclass
-class Ledger:
-    """Images that went forward and backward through a network, as its hooks counted them."""
-
-    forwards: int = 0
-    backwards: int = 0
-
-    @contextlib.contextmanager
-    def paused(self):
-        """What goes through the network inside the block is not counted."""
-        before = dataclasses.replace(self)
-        yield
-        self.forwards, self.backwards = before.forwards, before.backwards
-
-
 def fit(
     model: nn.Module, train: DataLoader, val: DataLoader, *, epochs: int, lr: float, objective: Objective = clean,
     eps: float | None = None, eps_warmup: float = 0.0, ema_decay: float | None = None,
     eval_attacks: dict[str, Attack] | None = None, checkpoint: str | os.PathLike | None = None,
-    weight_decay: float = 5e-4, augment: Callable[[torch.Tensor], torch.Tensor] | None = None, seed: int = 0,
-    accelerator: object | None = None, progress: bool = True,
+    augment: Callable[[torch.Tensor], torch.Tensor] | None = None, seed: int = 0, accelerator: object | None = None,
+    progress: bool = True,
 ) -> History:  # fmt: skip
     """Train a model: AdamW under a one-cycle learning rate, one objective, every epoch validated.
 
@@ -98,7 +83,6 @@ def fit(
             each, and a training that finds its own checkpoint there continues, on a CPU or with CUDA to the same
             weights to the bit. Its own: the same arguments and data. Functions are compared by their names and
             arguments, not by their code: after a change to one, give a new path.
-        weight_decay: of AdamW.
         augment: None, or a callable that is given a batch of images and returns one of the same shape.
         seed: of dropout, augmentation and random starts; the caller's own random state is left alone.
         accelerator: None, or an accelerate.Accelerator (any object with its `prepare(model, optimizer)` and
@@ -119,30 +103,23 @@ def fit(
     Izmailov et al., 2018, arXiv:1803.05407. Taught in 01_train_vgg.ipynb and, from `eps` to `checkpoint`, in
     08_robust_training.ipynb.
     """
-    epochs, lr, eval_attacks = validation.count(epochs, "epochs"), validation.positive(lr, "lr"), eval_attacks or {}
-    ema_decay = None if ema_decay is None else validation.share(ema_decay, "ema_decay")
-    eps, classes = fit_arguments.check(model, train, val, epochs, eps, eps_warmup, eval_attacks, objective)
-    if accelerator is None and distributed.world_size() > 1:
-        several = distributed.world_size()
-        raise ValueError(f"accelerator: got None in {several} processes; accepts an accelerate.Accelerator")
-    batches = distributed.split_batches(train)
-    settings = dict(epochs=epochs, lr=lr, objective=describe(objective), eps=eps, eps_warmup=float(eps_warmup),
-                    ema_decay=ema_decay, steps=epochs * len(batches), weight_decay=float(weight_decay),
-                    eval_attacks={label: describe(attack) for label, attack in eval_attacks.items()},
-                    augment=describe(augment), seed=int(seed), batch_size=loaders.batch_size_of(train),
-                    processes=distributed.world_size(), data=loaders.fingerprint(train))  # fmt: skip
-    run = Run(model, objective, augment, settings, accelerator, classes, loaders.draws_anew(train))
-    file = Checkpoint(checkpoint, run.settings, run.parts(), loaders.shuffler(train))
+    eval_attacks = eval_attacks or {}
+    settings = checked_settings(
+        model, train, val, epochs=epochs, lr=lr, objective=objective, eps=eps, eps_warmup=eps_warmup,
+        ema_decay=ema_decay, eval_attacks=eval_attacks, augment=augment, seed=seed, accelerator=accelerator,
+    )  # fmt: skip
+    run, batches = Run(model, objective, augment, accelerator, settings), distributed.split_batches(train)
+    file = Checkpoint(checkpoint, settings, run.parts(), loaders.shuffler(train))
     clean_sets = dict(train=loaders.spread(train, len(val.dataset)), val=val)  # type: ignore[arg-type]
     attacked_set = loaders.spread(val, ATTACKED)
     quiet = not (progress and distributed.is_main_process())
     bar = tqdm(total=settings["steps"], leave=False, mininterval=0.5, disable=quiet)
-    reestimated = 0 if ema_decay is None else REESTIMATED
+    reestimated = 0 if run.ema is None else REESTIMATED
     with bar, ledger(model) as passes, record_inputs(model, reestimated) as recent, torch.random.fork_rng():
         torch.manual_seed(seed)
         history = run.resume(file, passes)
         bar.update(len(history.val_loss) * len(batches))
-        for epoch in range(len(history.val_loss), epochs):
+        for epoch in range(len(history.val_loss), settings["epochs"]):
             recent.clear()
             train_epoch(run, batches, history, passes, epoch, bar)
             candidate = run.candidate(recent)
@@ -163,8 +140,10 @@ def train_epoch(run, batches, history, passes, epoch, bar):
     images = history.images[-1] * distributed.is_main_process() if history.images else 0
     before = history.seconds[-1] if history.seconds else 0.0
     run.network.train()
-    new, started = epoch == 0 or run.draws_anew, time.perf_counter()
-    for number, (x, y) in enumerate(loaders.on_device(batches, run.model, run.classes), epoch * len(batches) + 1):
+    new, started = epoch == 0 or run.settings["draws_anew"], time.perf_counter()
+    for number, (x, y) in enumerate(
+        loaders.on_device(batches, run.model, run.settings["classes"]), epoch * len(batches) + 1
+    ):
         if new:
             run.model.train_hashes = torch.cat([run.model.train_hashes, image_hashes(x)])
         validation.finite(step(run, x, y, number, len(batches)), epoch, run.settings["lr"])
@@ -190,7 +169,7 @@ def step(run, x, y, number, steps_an_epoch):
     run.backward(loss)
     run.optimizer.step()
     run.schedule.step()
-    if run.averages:
+    if run.ema is not None:
         run.ema.update_parameters(run.model)
     return loss.item()
 
@@ -200,7 +179,7 @@ def validate(run, candidate, clean_sets, attacked_set, eval_attacks, history):
     epoch = len(history.val_loss)
     for side, batches in clean_sets.items():
         own = (batch for _, batch in distributed.shard_batches(batches))
-        loss, right = _loss_and_accuracy(candidate, loaders.on_device(own, candidate, run.classes))
+        loss, right = _loss_and_accuracy(candidate, loaders.on_device(own, candidate, run.settings["classes"]))
         validation.finite(loss, epoch, run.settings["lr"])
         history.add(**{f"{side}_loss": loss, f"{side}_accuracy": right})
     words = f"epoch {epoch + 1}/{run.settings['epochs']}, validation accuracy {right:.1%}"
@@ -214,28 +193,21 @@ def validate(run, candidate, clean_sets, attacked_set, eval_attacks, history):
 class Run:
     """What changes while a network is trained: its weights, optimizer, schedule and averaged weights, and the best."""
 
-    def __init__(self, model, objective, augment, settings, accelerator, classes, draws_anew):
-        self.model, self.objective, self.augment = model, objective, augment
-        self.classes, self.draws_anew, self.best = classes, draws_anew, {}
-        shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
-        self.settings = settings | dict(network=shapes, layers=repr(model))
+    def __init__(self, model, objective, augment, accelerator, settings):
+        self.model, self.objective, self.augment, self.settings, self.best = model, objective, augment, settings, {}
         self.network, self.backward = model, torch.Tensor.backward
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=settings["lr"], weight_decay=settings["weight_decay"]
-        )  # fmt: skip
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=settings["lr"], weight_decay=WEIGHT_DECAY)
         if accelerator is not None:
             self.network, self.optimizer = accelerator.prepare(model, self.optimizer)
             self.backward = accelerator.backward
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, settings["lr"], total_steps=settings["steps"]
-        )  # fmt: skip
-        self.averages = settings["ema_decay"] is not None
-        self.ema = AveragedModel(model, avg_fn=_warm(settings["ema_decay"])) if self.averages else None
+        steps, lr = settings["steps"], settings["lr"]
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, lr, total_steps=steps)
+        decay = settings["ema_decay"]
+        self.ema = None if decay is None else AveragedModel(model, avg_fn=_warm(decay))
 
     def parts(self):
         """What a checkpoint holds, by name."""
-        parts = dict(model=self.model, optimizer=self.optimizer, schedule=self.schedule, ema=self.ema)
-        return {name: part for name, part in parts.items() if part is not None}
+        return dict(model=self.model, optimizer=self.optimizer, schedule=self.schedule, ema=self.ema)
 
     def resume(self, checkpoint, passes):
         """The history so far, with everything put back where it was; a new one where nothing was saved yet."""
@@ -257,7 +229,7 @@ class Run:
     def candidate(self, recent):
         """The network whose weights are measured now: the trained one, or the average of its weights so far."""
         candidate = self.model
-        if self.averages:
+        if self.ema is not None:
             candidate = self.ema.module
             update_bn(recent, candidate)
             candidate.train_hashes = self.model.train_hashes
@@ -272,33 +244,6 @@ class Run:
         if scores[-1] == max(scores):
             history.best_epoch = len(history.val_loss)
             self.best = copy.deepcopy(candidate.state_dict())
-
-
-@contextlib.contextmanager
-def ledger(model: nn.Module) -> Iterator[Ledger]:
-    """Count the images that go forward and backward through `model` inside the block.
-
-    Yields:
-        Ledger(forwards, backwards), running. A backward is counted when a gradient reaches the logits, whether it goes
-        on to the weights, to the pixels, or to both.
-
-    Taught in 04_adversarial_training.ipynb.
-    """
-    passes = Ledger()
-
-    def count_backward(gradient):
-        passes.backwards += len(gradient)
-
-    def count_forward(module, inputs, logits):
-        passes.forwards += len(logits)
-        if logits.requires_grad:
-            logits.register_hook(count_backward)
-
-    hook = model.register_forward_hook(of_ledger(count_forward))
-    try:
-        yield passes
-    finally:
-        hook.remove()
 
 
 def _warm(decay):

@@ -8,11 +8,11 @@ import warnings
 import torch
 from torch import nn
 
-from advutils.attacks.base import attack, checked_logits, loss_gradient
+from advutils.attacks.base import attack, loss_gradient
 from advutils.attacks.gradient import project
 from advutils.attacks.losses import cross_entropy
 from advutils.utils import validation
-from advutils.utils.inference import eval_mode, logits_of
+from advutils.utils.inference import eval_mode, logits_of, predict_logits
 
 
 @attack()
@@ -52,8 +52,7 @@ def autoattack(
     """
     for name in [] if attacks_to_run is None else attacks_to_run or [""]:
         validation.one_of(name, "attacks_to_run", ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"))
-    with eval_mode(model) as model, torch.no_grad():
-        logits = torch.cat([checked_logits(model, *part) for part in zip(x.split(batch_size), y.split(batch_size))])
+    logits = torch.cat([predict_logits(model, *part) for part in zip(x.split(batch_size), y.split(batch_size))])
     if logits.shape[1] < 4:
         raise ValueError(f"model: got {logits.shape[1]} classes; accepts at least 4, as AutoAttack's losses need them")
     try:

@@ -1,21 +1,13 @@
 """What every attack shares: what it wants, and the gradient for the pixels. Its contract is in `utils.traits`."""
 
-import warnings
 from typing import NamedTuple
 
 import torch
 
 from advutils.attacks.losses import cw
 from advutils.utils import validation
-from advutils.utils.inference import eval_mode, logits_of
+from advutils.utils.inference import eval_mode, logits_of, predict_logits
 from advutils.utils.traits import attack as attack  # the contract in code: its arguments are checked by it
-
-BLIND = (
-    "the gradient is exactly zero for most of the images that are not fooled: attacks that follow it leave them as "
-    "they are, so the model looks more robust than it is (another loss, BPDA or `square` may help: "
-    "06_strong_attacks.ipynb)"
-)
-WARNED: dict = {}  # emptied when a measurement begins, so that each one warns once
 
 
 class Criterion(NamedTuple):
@@ -48,7 +40,6 @@ def loss_gradient(model, x, y, loss, *, targeted=False):
     outside [0, 1]. `targeted` says that y are the labels which an attack wants, so that its warning knows who is left.
     """
     with eval_mode(model) as model, torch.inference_mode(False):  # which also records gradients, under no_grad too
-        validation.differentiable(model)
         x, y = x.detach().clone().requires_grad_(), y.clone()  # copies are free of a caller's inference mode
         z = logits_of(model, x)
         validation.logits(z, len(x))
@@ -62,29 +53,15 @@ def loss_gradient(model, x, y, loss, *, targeted=False):
         gradient = torch.autograd.grad(z, x, scaled, allow_unused=True)[0] if z.requires_grad else None
         validation.path(gradient is not None, "model")
         validation.gradient(gradient)
-        _warn_if_blind(gradient, (-1 if targeted else 1) * cw(logits, y).detach() <= 0)
+        validation.warn_if_blind(gradient, (-1 if targeted else 1) * cw(logits, y).detach() <= 0)
         return gradient.ldexp(exponent.view(-1, 1, 1, 1)), logits.detach()
-
-
-def _warn_if_blind(gradient, unfooled):
-    if unfooled.any() and gradient[unfooled].flatten(1).any(1).float().mean() < 0.5:
-        warnings.warn_explicit(BLIND, UserWarning, __file__, 1, "advutils", WARNED)
-
-
-def checked_logits(model, x, y):
-    """The model's logits for x; raise unless they are logits that have a column for each label."""
-    z = logits_of(model, x)
-    validation.logits(z, len(x))
-    validation.classes(y, z.shape[1])
-    return z
 
 
 def strongest(model, runs, criterion):
     """Of several attacked versions of the images, for each image the one that comes nearest to what is wanted."""
     if len(runs) == 1:
         return runs[0]
-    with eval_mode(model) as model, torch.no_grad():
-        leads = torch.stack([criterion.lead(logits_of(model, x_adv)) for x_adv in runs])  # (runs, N)
+    leads = torch.stack([criterion.lead(predict_logits(model, x_adv)) for x_adv in runs])  # (runs, N)
     return torch.stack(runs)[leads.argmax(0), torch.arange(leads.shape[1], device=leads.device)]
 
 

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import nn
 
-from advutils.attacks.base import Criterion, attack, checked_logits, uniform
+from advutils.attacks.base import Criterion, attack, uniform
 from advutils.attacks.gradient import fgsm_step, project
-from advutils.utils.inference import eval_mode
+from advutils.utils.inference import eval_mode, predict_logits
 
 
 @attack(reads_model=False, draws=True)
@@ -93,9 +93,9 @@ def square(
     Andriushchenko et al., 2020, arXiv:1912.00049. Taught in 09_transfer_and_black_box.ipynb.
     """
     criterion, (n, channels, height, width) = Criterion(y), x.shape
-    with eval_mode(model) as model, torch.no_grad():
+    with eval_mode(model) as model:
         x_adv = fgsm_step(x, _coins(x, (n, channels, 1, width), generator), eps)
-        best = criterion.lead(checked_logits(model, x_adv, y))
+        best = criterion.lead(predict_logits(model, x_adv, y))
         for query in range(1, n_queries):
             i = (best <= 0).nonzero().flatten() if early_exit else torch.arange(n, device=x.device)
             if len(i) == 0:
@@ -106,7 +106,7 @@ def square(
             cols = _within((corner[1] * (width - side + 1)).floor(), side, width)[:, None, None, :]  # (N, 1, 1, W)
             painted = fgsm_step(x, _coins(x, (n, channels, 1, 1), generator).expand_as(x), eps)
             tried = torch.where(rows & cols, painted, x_adv)[i]
-            leads = criterion.of(i).lead(checked_logits(model, tried, y[i]))
+            leads = criterion.of(i).lead(predict_logits(model, tried, y[i]))
             better = leads > best[i]
             x_adv[i[better]], best[i[better]] = tried[better], leads[better]
     return x_adv

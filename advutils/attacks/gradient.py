@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from advutils.attacks.base import Criterion, attack, checked_logits, loss_gradient, strongest, uniform
+from advutils.attacks.base import Criterion, attack, loss_gradient, strongest, uniform
 from advutils.attacks.losses import cross_entropy
 from advutils.utils import validation
 from advutils.utils.contracts import Loss
-from advutils.utils.inference import eval_mode, logits_of
+from advutils.utils.inference import predict_logits
 
 
 def input_gradient(model: nn.Module, x: torch.Tensor, y: torch.Tensor, loss: Loss | None = None) -> torch.Tensor:
@@ -159,8 +159,7 @@ def targeted(
     """
     options: dict = dict(early_exit=True) if early_exit else {}  # what is left out stays as it is bound to the attack
     options |= {} if generator is None else dict(generator=generator)
-    with eval_mode(model) as model, torch.no_grad():
-        logits = checked_logits(model, x, y)
+    logits = predict_logits(model, x, y)
     by_rank = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)[:, :-1]  # (N, K - 1)
     criterion, runs, i = Criterion(y), [x.clone()], torch.arange(len(x), device=x.device)
     for rank in range(min(n_target_classes, by_rank.shape[1])):
@@ -168,8 +167,7 @@ def targeted(
         x_adv[i] = attack(model, x[i], y[i], eps=eps, target=by_rank[i, rank], **options)
         runs.append(x_adv)
         if early_exit:
-            with eval_mode(model) as model, torch.no_grad():
-                i = i[criterion.of(i).lead(logits_of(model, x_adv[i])) <= 0]
+            i = i[criterion.of(i).lead(predict_logits(model, x_adv[i])) <= 0]
             if len(i) == 0:
                 break
     return strongest(model, runs, criterion)

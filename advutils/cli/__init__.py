@@ -10,7 +10,9 @@ from pathlib import Path
 from advutils.cli.attack import attack_command
 from advutils.cli.common import ACCEPTED, ATTACKS, BACKGROUNDS, BUILDERS, number
 from advutils.cli.evaluate import evaluate_command
-from advutils.cli.train import OBJECTIVES, train_command
+from advutils.cli.grade import grade_command
+from advutils.cli.train import train_command
+from advutils.objectives import OBJECTIVES
 from advutils.utils import distributed
 
 
@@ -39,6 +41,7 @@ def parser():
     add_train(commands.add_parser("train", parents=[data], help="train a model and save its weights"))
     add_evaluate(commands.add_parser("evaluate", parents=[data, attacked], help="measure clean and robust accuracy"))
     add_attack(commands.add_parser("attack", parents=[data, attacked], help="write adversarial images"))
+    add_grade(commands.add_parser("grade", help="points for the exercises of a submitted notebook"))
     return top
 
 
@@ -46,10 +49,7 @@ def data_options():
     """What every command can be told about its data."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
-        "--data",
-        default="mnist-5k",
-        metavar="DATA",
-        help=f"{ACCEPTED}, as in 'shards-*.tar' (default: %(default)s)",
+        "--data", default="mnist-5k", metavar="DATA", help=f"{ACCEPTED}, as in 'shards-*.tar' (default: %(default)s)"
     )
     common.add_argument("--size", type=int, help="side in pixels to which images of a folder or tar file are cut")
     common.add_argument("--channels", type=int, choices=(1, 3), help="of such images (default: the model's, else 3)")
@@ -119,3 +119,13 @@ def add_attack(attack):
     )
     attack.add_argument("--out", type=Path, required=True, help="the folder to write; another attack's is refused")
     attack.set_defaults(run=attack_command)
+
+
+def add_grade(grade):
+    grade.add_argument("submission", type=Path, help="an .ipynb file: a learner's copy of a notebook of the series")
+    grade.add_argument("--notebook", type=int, help="its number in the series (default: that of its title)")
+    grade.add_argument("--seed", type=int, help="of the hidden data, at least 1 (default: drawn anew)")
+    grade.add_argument("--seconds", type=float, default=60.0, help="time limit of each exercise (default: 60)")
+    grade.add_argument("--out", type=Path, help="a JSON file to write as well")
+    grade.add_argument("--traceback", action="store_true", help="on an error, show where it came from")
+    grade.set_defaults(run=grade_command)

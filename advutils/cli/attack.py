@@ -12,11 +12,11 @@ import torch
 
 from advutils.cli import common
 from advutils.data import device
-from advutils.evaluation import describe, predict, wilson
+from advutils.evaluation import predict, wilson
 from advutils.utils import distributed
 from advutils.utils.images import read_image, to_levels, write_png
 from advutils.utils.storage import atomic_write
-from advutils.utils.traits import seeded
+from advutils.utils.traits import describe, seeded
 
 KINDS = ("clean", "adversarial")  # folders that `attack` writes
 COLUMNS = ("file", "label", "labelled_by", "clean_prediction", "adversarial_prediction", "linf", "l2", "success")

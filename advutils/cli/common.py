@@ -15,22 +15,17 @@ import torch
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
-from advutils import attacks
 from advutils.attacks import ATTACKS
-from advutils.data import CLASSES, DATASETS, device, load_data, make_loader
+from advutils.attacks.losses import cross_entropy, cw, dlr
+from advutils.data import CLASSES, DATASETS, device, index_loader, load_data
 from advutils.evaluation import predict
 from advutils.models import Normalize, small_cnn, strided_cnn, vgg
 from advutils.utils import distributed, validation
-from advutils.utils.images import ImageFiles, ambiguous, image_loader, in_order, some
+from advutils.utils.images import ImageFiles, ambiguous, in_order, some
 from advutils.utils.weights import load_weights, read_tensors
 
 GIVEN = {"model", "x", "y", "eps", "target", "generator", "flags"}  # what an attack gets from elsewhere
-WORDS = {name: getattr(attacks, name) for name in ("cross_entropy", "dlr", "cw")}
-
-
-WORDS |= {"true": True, "false": False, "none": None}
-
-
+WORDS = {"true": True, "false": False, "none": None, "cross_entropy": cross_entropy, "dlr": dlr, "cw": cw}
 ACCEPTED = f"{', '.join(DATASETS)}, a folder of images, or tar files"
 BUILDERS = {"vgg": vgg, "small_cnn": small_cnn, "strided_cnn": strided_cnn}
 BACKGROUNDS = {"white": 255, "black": 0}
@@ -150,9 +145,8 @@ def subset(data, at):
 
 
 def loader_of(data, chosen, *, batch_size, shuffle=False, seed=0):
-    if isinstance(data, TensorDataset):
-        return make_loader(data, batch_size=batch_size, shuffle=shuffle, seed=seed)
-    return image_loader(data, batch_size=batch_size, shuffle=shuffle, seed=seed, workers=chosen.workers)
+    workers = 0 if isinstance(data, TensorDataset) else chosen.workers
+    return index_loader(data, batch_size, shuffle, seed, workers)
 
 
 def number_classes(data, chosen, known, model):

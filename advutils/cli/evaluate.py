@@ -2,7 +2,7 @@
 
 import json
 
-from advutils import attacks
+from advutils.attacks.black_box import grey
 from advutils.certify import certified
 from advutils.cli import common
 from advutils.evaluation import survivors, wilson, worst_case
@@ -26,7 +26,7 @@ def evaluate_command(chosen):
     else:
         found = {"clean": wilson(survivors(model, loader))}
         if chosen.attack:
-            found["grey"] = wilson(survivors(model, loader, attacks.grey, eps=chosen.eps))
+            found["grey"] = wilson(survivors(model, loader, grey, eps=chosen.eps))
     if chosen.certify:
         found["certified"] = certified(model, loader, eps=chosen.eps)
     for label, record in found.items():

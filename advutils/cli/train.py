@@ -8,12 +8,10 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from advutils import attacks
 from advutils.certify import tighten
 from advutils.cli import common
 from advutils.data import device, shift, split
-from advutils.objectives import OBJECTIVES
-from advutils.pretrained import EVAL_ATTACKS, initialised
+from advutils.pretrained import EVAL_ATTACKS, initialised, objective_of
 from advutils.training import fit
 from advutils.utils import distributed
 from advutils.utils.images import some
@@ -49,7 +47,7 @@ def train_command(chosen):
         common.loader_of(val, chosen, batch_size=min(500, 4 * chosen.batch_size)),
         epochs=chosen.epochs,
         lr=chosen.lr,
-        objective=objective_of(chosen),
+        objective=chosen_objective(chosen),
         eps=chosen.eps,
         eps_warmup=chosen.eps_warmup,
         ema_decay=chosen.ema_decay,
@@ -115,13 +113,8 @@ def new_model(chosen, shape):
     return model
 
 
-def objective_of(chosen):
+def chosen_objective(chosen):
     """The objective, with the steps of its attack bound where they were given."""
-    objective = OBJECTIVES[chosen.objective]
-    if chosen.objective == "ibp":
-        return partial(objective, full_eps=chosen.eps or None)
-    if chosen.steps is None:
-        return objective
-    if chosen.objective == "trades":
-        return partial(objective, steps=chosen.steps)
-    return partial(objective, attack=partial(attacks.pgd, steps=chosen.steps))
+    steps = {} if chosen.steps is None else dict(steps=chosen.steps)
+    objective = objective_of("pgd" if chosen.objective == "adversarial" else chosen.objective, steps)
+    return partial(objective, full_eps=chosen.eps or None) if chosen.objective == "ibp" else objective

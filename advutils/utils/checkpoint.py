@@ -18,12 +18,13 @@ class Checkpoint:
     Args:
         path: the file; None for a training that is never written down.
         settings: what makes it this training, of numbers, texts, lists and dicts; another's is refused.
-        parts: {name: object with `state_dict` and `load_state_dict`}.
+        parts: {name: object with `state_dict` and `load_state_dict`, or None}.
         order: the torch.Generator that shuffles the training images; None where the loader has none of its own.
     """
 
     def __init__(self, path, settings, parts, order):
-        self.path, self.settings, self.parts, self.order = path and Path(path), settings, parts, order
+        self.path, self.settings, self.order = path and Path(path), settings, order
+        self.parts = {name: part for name, part in parts.items() if part is not None}
 
     def save(self, **values):
         """Write the parts as they are now, and the values beside them; the first process does."""

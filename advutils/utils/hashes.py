@@ -16,7 +16,6 @@ def image_hashes(x):
 def train_hashes_of(model):
     """The `image_hashes` of all images that the model, or a part of it, was trained on: int64 (n,)."""
     parts = [getattr(part, "train_hashes", None) for part in model.modules()]
-    ours = [
-        keys for keys in parts if isinstance(keys, torch.Tensor) and keys.dtype == torch.int64
-    ]  # the name is common
+    # The name is common: what others keep under it is left out.
+    ours = [keys for keys in parts if isinstance(keys, torch.Tensor) and keys.dtype == torch.int64]
     return torch.cat([NO_HASHES, *ours])

@@ -1,7 +1,50 @@
-"""Hooks that look at what goes through a model, and whether anybody else has put one there."""
+"""Hooks that look at what goes through a model: the ledger's, and whether anybody else has put one there."""
 
 import contextlib
 from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass
+class Ledger:
+    """Images that went forward and backward through a network, as its hooks counted them."""
+
+    forwards: int = 0
+    backwards: int = 0
+
+    @contextlib.contextmanager
+    def paused(self):
+        """What goes through the network inside the block is not counted."""
+        before = self.forwards, self.backwards
+        yield
+        self.forwards, self.backwards = before
+
+
+@contextlib.contextmanager
+def ledger(model: nn.Module) -> Iterator[Ledger]:
+    """Count the images that go forward and backward through `model` inside the block.
+
+    Yields:
+        Ledger(forwards, backwards), running. A backward is counted when a gradient reaches the logits, whether it goes
+        on to the weights, to the pixels, or to both.
+
+    Taught in 04_adversarial_training.ipynb.
+    """
+    passes = Ledger()
+
+    def count_backward(gradient):
+        passes.backwards += len(gradient)
+
+    def count_forward(module, inputs, logits):
+        passes.forwards += len(logits)
+        if logits.requires_grad:
+            logits.register_hook(count_backward)
+
+    with model.register_forward_hook(of_ledger(count_forward)):  # a hook's handle removes it
+        yield passes
 
 
 def of_ledger(hook):
@@ -38,8 +81,5 @@ def record_inputs(model, n):
         if module.training and n:
             recent.append(inputs[0].detach().clone())  # before a model works in place on it
 
-    hook = model.register_forward_pre_hook(of_ledger(remember))
-    try:
+    with model.register_forward_pre_hook(of_ledger(remember)):
         yield recent
-    finally:
-        hook.remove()

@@ -3,6 +3,7 @@
 No file is ever executed: of an image only the pixels are read, of a tar file only images and `.cls` numbers.
 """
 
+import contextlib
 import io
 import os
 import tarfile
@@ -14,8 +15,8 @@ from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
-from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, default_collate
+from PIL import Image, ImageOps
+from torch.utils.data import Dataset, default_collate
 
 from advutils.utils import validation
 from advutils.utils.storage import atomic_write
@@ -35,25 +36,15 @@ def read_digit(source: str | os.PathLike | IO[bytes], *, invert: bool | None = N
         Tensor (1, 1, 28, 28), float32 in [0, 1].
 
     Raises:
-        FileNotFoundError, PIL.UnidentifiedImageError: no file, or no image.
-        TypeError, ValueError: no path and no file; an image of a single colour, or one with more pixels.
+        FileNotFoundError: no such file.
+        TypeError, ValueError: no path and no file; no image, one of a single colour, or one with more pixels.
 
     LeCun et al., 1998, doi:10.1109/5.726791. Taught in 01_train_vgg.ipynb.
     """
     if not (isinstance(source, str | os.PathLike) or hasattr(source, "read")):
         raise TypeError(f"source: got {type(source).__name__}; accepts a path or a binary file object")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source, formats=FORMATS) as file:
-                validation.pixels(file)
-                upright = ImageOps.exif_transpose(file).convert("LA")
-    except (FileNotFoundError, UnidentifiedImageError):
-        raise
-    except Exception as error:  # Pillow raises many kinds for files that somebody damaged
-        raise ValueError(
-            f"source: got a file that cannot be read ({error}); accepts whole {', '.join(FORMATS)} files"
-        ) from error
+    with _opened(source, "source") as picture:
+        upright = ImageOps.exif_transpose(picture).convert("LA")
     grey, opaque = (np.asarray(band, dtype=np.float32) / 255 for band in upright.split())
     ground = 0 if np.average(grey, weights=opaque + 1e-6) > 0.5 and opaque.min() < 0.5 else 1  # of what is transparent
     grey = grey * opaque + ground * (1 - opaque)
@@ -67,14 +58,29 @@ def read_digit(source: str | os.PathLike | IO[bytes], *, invert: bool | None = N
     box = ink[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
     scale = 20 / max(box.shape)
     size = [max(1, round(side * scale)) for side in box.shape[::-1]]
-    small = np.asarray(
-        Image.fromarray(box).resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR)
-    )
+    filtering = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
+    small = np.asarray(Image.fromarray(box).resize(size, filtering))
     mass = [np.average(np.arange(small.shape[a]) + 0.5, weights=small.sum(1 - a)) for a in (0, 1)]
     top, left = (min(max(0, round(14 - m)), 28 - side) for m, side in zip(mass, small.shape))
     digit = torch.zeros(1, 1, 28, 28)
     digit[0, 0, top : top + small.shape[0], left : left + small.shape[1]] = torch.from_numpy(small.copy())
     return digit.clamp(0, 1)
+
+
+@contextlib.contextmanager
+def _opened(source, name):
+    """An image file as Pillow opens it; what is wrong with it becomes a ValueError that names it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(source, formats=FORMATS) as picture:
+                validation.pixels(picture)
+                yield picture
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for files that somebody damaged
+        accepted = ", ".join(FORMATS)
+        raise ValueError(f"{name}: got no whole image file ({error}); accepts {accepted}") from error
 
 
 IMAGES = (
@@ -112,25 +118,20 @@ class ImageFiles(Dataset):
     def __init__(
         self, source, *, size=None, resize=None, interpolation="bilinear", channels=3, background=WHITE, classes=None
     ):
-        self.interpolation = validation.one_of(interpolation, "interpolation", ("bilinear", "bicubic")) or interpolation
-        self.background = validation.count(background, "background", least=0)
+        self.interpolation = validation.one_of(interpolation, "interpolation", ("bilinear", "bicubic"))
+        self.background = validation.count(background, "background", least=0, most=255)
         self.size = None if size is None else validation.count(size, "size")
         self.resize = self.size if resize is None else validation.count(resize, "resize")
-        self.channels = validation.one_of(channels, "channels", (1, 3)) or channels
-        sources = [source] if isinstance(source, str | os.PathLike) else list(source)
-        for path in map(Path, sources):
+        self.channels = validation.one_of(channels, "channels", (1, 3))
+        found, self.left_out = [], Counter()
+        for path in map(Path, [source] if isinstance(source, str | os.PathLike) else source):
             if not path.exists():
                 raise FileNotFoundError(
                     f"source: got {str(path)!r}, where there is nothing; accepts a folder or tar files"
                 )
-        self.left_out = Counter()
-        found = [
-            entry for path in map(Path, sources) for entry in (_folder if path.is_dir() else _tar)(path, self.left_out)
-        ]
+            found += (_folder if path.is_dir() else _tar)(path, self.left_out)
         if not found:
-            raise ValueError(
-                f"source: got {str(source)!r}, in which there is no image; accepts {', '.join(IMAGES)} files"
-            )
+            raise ValueError(f"source: got {str(source)!r}, in which there is no image; accepts {', '.join(IMAGES)}")
         self.source = source
         self.places = [(path, name, start, length) for path, name, start, length, _ in found]
         above = _shared([kind for *_, kind in found if isinstance(kind, tuple)])
@@ -166,7 +167,7 @@ class ImageFiles(Dataset):
         return len(self.places)
 
     def __getitem__(self, at):
-        if isinstance(at, list):  # a whole batch, as `image_loader` asks for
+        if isinstance(at, list):  # a whole batch, as `index_loader` asks for
             return _batch([self[one] for one in at])
         path, name, start, length = self.places[at]
         with open(path, "rb") as file:
@@ -225,39 +226,15 @@ def read_image(content, name="the image", *, channels=None, background=WHITE):
     Raises:
         ValueError: a broken file, or one of more than 50 million pixels.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(content), formats=FORMATS)
-            validation.pixels(picture)
-            grey = channels == 1 or channels is None and picture.mode in ("1", "L", "LA", "La")
-            picture = ImageOps.exif_transpose(picture)
-            if picture.has_transparency_data:
-                ground = Image.new("RGBA", picture.size, (background, background, background, 255))
-                picture = Image.alpha_composite(ground, picture.convert("RGBA"))
-            picture = picture.convert("L" if grey else "RGB")
-    except Exception as error:  # Pillow raises many kinds for files that somebody damaged
-        raise ValueError(
-            f"{name}: cannot be read as an image ({error}); accepts whole {', '.join(FORMATS)} files"
-        ) from error
+    with _opened(io.BytesIO(content), name) as picture:
+        grey = channels == 1 or channels is None and picture.mode in ("1", "L", "LA", "La")
+        upright = ImageOps.exif_transpose(picture)
+        if upright.has_transparency_data:
+            ground = Image.new("RGBA", upright.size, (background, background, background, 255))
+            upright = Image.alpha_composite(ground, upright.convert("RGBA"))
+        picture = upright.convert("L" if grey else "RGB")
     levels = torch.from_numpy(np.array(picture)).view(picture.height, picture.width, -1)
     return levels.permute(2, 0, 1).contiguous().float() / 255
-
-
-def image_loader(dataset, *, batch_size, shuffle=False, seed=0, workers=0):
-    """A DataLoader over `ImageFiles`, or any data set of (image, label) that can be asked for any of its images.
-
-    Args:
-        dataset, batch_size, shuffle, seed: as for `make_loader`.
-        workers: processes that read ahead.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    order = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
-    own = torch.Generator().manual_seed(seed)  # so that the global random state is left alone
-    batch_size = validation.count(batch_size, "batch_size")
-    return DataLoader(
-        dataset, batch_size=batch_size, sampler=order, num_workers=workers, generator=own, collate_fn=_batch
-    )
 
 
 def _batch(images):
@@ -304,11 +281,8 @@ def _folder(root, left_out):
     found = []
     for here, folders, files in os.walk(root, followlinks=True, onerror=_unreadable):
         real = Path(here).resolve()
-        folders[:] = [
-            name
-            for name in folders
-            if not _hidden(name) and not real.is_relative_to(Path(here, name).resolve())  # no circles
-        ]
+        there = [name for name in folders if not _hidden(name)]
+        folders[:] = [name for name in there if not real.is_relative_to(Path(here, name).resolve())]  # no circles
         for path in map(Path(here).joinpath, files):
             if path.is_symlink() and not path.exists() and path.suffix.lower() in (*IMAGES, ""):
                 raise ValueError(f"source: got {str(path)!r}, a link to what is not there; accepts whole folders")

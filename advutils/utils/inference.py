@@ -14,8 +14,8 @@ PRECISIONS = (torch.float16, torch.bfloat16, torch.float64)  # of models that ta
 
 @contextlib.contextmanager
 def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Eval mode inside the block, of the `bare` model; on the way out, by an error too, each module as it was."""
-    modes = [(part, getattr(part, "training", False)) for part in validation.submodules(model)]  # frozen: no mode
+    """Eval mode inside the block, of the unwrapped model; on the way out, by an error too, each module as it was."""
+    modes = [(part, getattr(part, "training", False)) for part in model.modules()]  # frozen: no mode
     try:
         if any(training for _, training in modes):
             with contextlib.suppress(NotImplementedError):  # an exported one stays in the mode of its export
@@ -45,8 +45,18 @@ def logits_of(model, x):
     return z.float() if half else z
 
 
+def predict_logits(model, x, y=None):
+    """The model's checked logits for x, in eval mode, without a gradient; there is a column for each label of y."""
+    with eval_mode(model) as model, torch.no_grad():
+        z = logits_of(model, x)
+    validation.logits(z, len(x))
+    if y is not None:
+        validation.classes(y, z.shape[1])
+    return z
+
+
 def precision_of(model, x):
     """The precision in which a model takes the images x: theirs, unless its weights are all in half or in double."""
-    dtypes = {p.dtype for p in validation.weights_of(model) if p.ndim and p.is_floating_point()}
+    dtypes = {p.dtype for p in model.parameters() if p.ndim and p.is_floating_point()}
     alone = dtypes.pop() if len(dtypes) == 1 else x.dtype
     return alone if alone in PRECISIONS else x.dtype

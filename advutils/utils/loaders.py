@@ -1,12 +1,30 @@
 """Loaders looked at and served: examples spread over the data, batches that are checked and on the model's device."""
 
 import torch
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, default_collate
 
 from advutils.utils import distributed, validation
 from advutils.utils.hashes import image_hashes
 
 HELD = 2**26  # pixels of images that are kept in memory to be measured after each epoch, 256 MB
+
+
+def check(loader, name):
+    """Raise unless it is a DataLoader that serves all examples of a data set that can be indexed."""
+    if not isinstance(loader, DataLoader):
+        raise TypeError(f"{name}: got {type(loader).__name__}; accepts a DataLoader, as make_loader returns")
+    if len(loader) == 0:
+        raise ValueError(f"{name}: got an empty loader; accepts one with at least one batch")
+    data, sampler = loader.dataset, [*distributed.samplers(loader)][-1]
+    if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+        raise TypeError(f"{name}: got a loader of {type(data).__name__}; accepts one of a data set with an index")
+    with torch.random.fork_rng():  # a sampler that cuts batches of its own may draw
+        drawn = sum(map(len, sampler)) if sampler is loader.batch_sampler else len(sampler)
+    if drawn != len(data):
+        raise ValueError(
+            f"{name}: got a loader that draws {drawn} of the {len(data)} examples of its data set; accepts one "
+            "that serves them all (torch.utils.data.Subset cuts out a part)"
+        )
 
 
 def batch_size_of(loader):

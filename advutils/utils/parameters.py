@@ -21,7 +21,7 @@ def check_parameters(names: dict[str, Any]) -> None:
         TypeError, ValueError: a parameter that cannot be; the message names it, what it got and what it accepts.
     """
     for name in names.keys() & RULES.keys():
-        names[name] = RULES[name](names[name], name)
+        names[name] = RULES[name](_number(names[name]), name)
 
 
 def _number(value):
@@ -32,60 +32,37 @@ def _number(value):
         return value
 
 
-def _choice(value, name, *, of):
-    value = _number(value)
-    validation.one_of(value, name, of)
-    return value
-
-
-def _count(value, name, *, least=1, most=None):
-    value = validation.count(_number(value), name, least=least)
-    if most is not None and value > most:
-        raise ValueError(f"{name}: got {value}; accepts a whole number up to {most}")
-    return value
-
-
-def _positive(value, name):
-    return validation.positive(_number(value), name)
-
-
-def _share(value, name):
-    return validation.share(_number(value), name)
-
-
 def _radius(value, name):
     return validation.eps(validation.typed(value, name) if isinstance(value, str) else value, name)
 
 
 def _radius_or_none(value, name):
-    return None if value in (None, "None") else _radius(value, name)
+    return None if value is None else _radius(value, name)
 
 
 def _radii(value, name):
     values = value.strip().strip("[]").split(",") if isinstance(value, str) else value
-    if not isinstance(values, (list, tuple)) or not values:
-        raise TypeError(f"{name}: got {value!r}; accepts a list of radii, [0, 0.1, 8/255]")
-    return [_radius(one, name) for one in values]
+    return [_radius(one, name) for one in validation.radii(values, name)]
 
 
 def _photo(value, name):
-    if value is not None and not Path(value).is_file():
+    if value is not None and not Path(str(value)).is_file():
         raise FileNotFoundError(f"{name}: got {value!r}, where there is no file; accepts None or an image file")
     return value
 
 
 RULES: dict[str, Callable] = {
-    "dataset": partial(_choice, of=DATASETS),
-    "depth": partial(_choice, of=VGG_BLOCKS),
-    "weights": partial(_choice, of=("series", "imagenet")),
+    "dataset": partial(validation.one_of, choices=DATASETS),
+    "depth": partial(validation.one_of, choices=VGG_BLOCKS),
+    "weights": partial(validation.one_of, choices=("series", "imagenet")),
     "eps": _radius_or_none,
     "eps_values": _radii,
-    "average": _share,
+    "average": validation.share,
     "photo": _photo,
-    "quality": partial(_count, most=95),
+    "quality": partial(validation.count, most=95),
 }
-RULES |= dict.fromkeys(("width", "contrast", "flops_per_second", "bytes_per_second"), _positive)
-RULES |= dict.fromkeys(("seed", "cnn_seed"), partial(_count, least=0))
+RULES |= dict.fromkeys(("width", "contrast", "flops_per_second", "bytes_per_second"), validation.positive)
+RULES |= dict.fromkeys(("seed", "cnn_seed"), partial(validation.count, least=0))
 EPOCHS = ("epochs", "own_epochs", "defence_epochs")
 COUNTS = ("passes", "n", "queries", "images", "batch", "threads", "steps", "handful")
-RULES |= dict.fromkeys(EPOCHS + COUNTS, _count)
+RULES |= dict.fromkeys(EPOCHS + COUNTS, validation.count)

@@ -93,6 +93,16 @@ def norm_of(function: Callable | None) -> str:
     return traits.norm if inner is None else norm_of(inner)
 
 
+def describe(function: Callable | None) -> str:
+    """A function in words, with what `functools.partial` bound to it: "pgd(steps=40, loss=dlr)"."""
+    if isinstance(function, partial):
+        plain = (bool, int, float, str, list, tuple, type(None))
+        bound = [("", v) for v in function.args] + [(f"{key}=", v) for key, v in function.keywords.items()]
+        words = (name + (repr(v) if isinstance(v, plain) else describe(v)) for name, v in bound)
+        return f"{describe(function.func)}({', '.join(words)})"
+    return "none" if function is None else getattr(function, "__name__", type(function).__name__)
+
+
 def seeded(attack, seed):
     """The attack with a fresh generator of that seed, if it draws and none is bound to it yet."""
     if not traits_of(attack).draws or bound_to(attack).get("generator") is not None:

@@ -3,13 +3,25 @@
 The entries of the package (attacks, evaluation, `fit`) call these, so that the maths elsewhere stays bare.
 """
 
+import itertools
 import math
 import numbers
 import re
+import sys
+import warnings
+from collections.abc import Iterable
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
+
+BLIND = (
+    "the gradient is exactly zero for most of the images that are not fooled: attacks that follow it leave them as "
+    "they are, so the model looks more robust than it is (another loss, BPDA or `square` may help: "
+    "06_strong_attacks.ipynb)"
+)
+WARNED: dict = {}  # emptied when a measurement begins, so that each one warns once
+LEAST, MOST = math.ulp(0.0), sys.float_info.max  # the ends of the finite numbers above 0
 
 
 def images(x, name="x"):
@@ -99,15 +111,6 @@ def logits(z, rows):
         )
 
 
-def differentiable(model):
-    """Raise where the model's weights were made under torch.inference_mode: PyTorch derives nothing through them."""
-    if any(weight.is_inference() for weight in weights_of(model)):
-        raise ValueError(
-            "model: got weights that were made under torch.inference_mode; accepts others (copy.deepcopy(model), "
-            "called outside of it, makes them so)"
-        )
-
-
 def path(found, name):
     """Raise unless a gradient leads from the loss to the pixels: without one, an attack leaves every image alone."""
     if not found:
@@ -130,6 +133,12 @@ def gradient(found):
         )
 
 
+def warn_if_blind(gradient, unfooled):
+    """Warn where the gradient is exactly zero for most of the images that are not fooled, bool (N,)."""
+    if unfooled.any() and gradient[unfooled].flatten(1).any(1).float().mean() < 0.5:
+        warnings.warn_explicit(BLIND, UserWarning, __file__, 1, "advutils", WARNED)
+
+
 def loss(value):
     """Raise unless `value` can be called as a loss, or is None."""
     if value is not None and not callable(value):
@@ -147,20 +156,20 @@ def classes(y, k, name="y"):
 
 def eps(value, name="eps", *, norm="linf"):
     """Return `value` as a float; raise unless it is a radius in pixel units: 0 <= eps <= 1, for l_2 any 0 <= eps."""
-    one_of(norm, "norm", ("linf", "l2"))
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: got {_kind(value)}; accepts a number from 0 to 1, in units of the pixel range")
-    value = float(value)
-    if norm == "l2":
-        if not 0 <= value < math.inf:
-            raise ValueError(
-                f"{name}: got {value:g}; accepts a finite length of at least 0, in units of the pixel range"
-            )
-        return value
-    if not 0 <= value <= 1:
-        hint = f" (for grey levels write {value:g}/255)" if 1 < value <= 255 else ""
-        raise ValueError(f"{name}: got {value:g}; accepts 0 to 1, in units of the pixel range{hint}")
-    return value
+    if one_of(norm, "norm", ("linf", "l2")) == "l2":
+        return positive(value, name, zero=True)
+    hint = ", in units of the pixel range"
+    if isinstance(value, numbers.Real) and 1 < value <= 255:
+        hint += f" (for grey levels write {value:g}/255)"
+    return share(value, name, hint)
+
+
+def radii(values, name):
+    """Return `values` as a list; raise unless there is at least one. `eps` checks each of them."""
+    listed = list(values) if isinstance(values, Iterable) else []
+    if not listed:
+        raise TypeError(f"{name}: got {values!r}; accepts a list of radii in pixel units, [0, 0.1, 8 / 255]")
+    return listed
 
 
 def typed(text, name):
@@ -197,56 +206,31 @@ def dataset(value):
         raise ValueError("dataset: got no images; accepts at least one")
 
 
-def loader(value, name):
-    """Raise unless `value` is a DataLoader with at least one batch."""
-    if not isinstance(value, DataLoader):
-        raise TypeError(f"{name}: got {_kind(value)}; accepts a DataLoader, as make_loader returns")
-    if len(value) == 0:
-        raise ValueError(f"{name}: got an empty loader; accepts one with at least one batch")
-
-
-def whole(loader, name):
-    """Raise unless the loader serves all examples of a data set that can be indexed."""
-    sampler, data = loader.sampler if loader.batch_sampler is None else loader.batch_sampler, loader.dataset
-    while getattr(sampler, "sampler", None) is not None:  # what cuts batches draws from another
-        sampler = sampler.sampler
-    if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
-        raise TypeError(f"{name}: got a loader of {_kind(data)}; accepts one of a data set with a length and an index")
-    with torch.random.fork_rng():  # a sampler that cuts batches of its own may draw
-        drawn = sum(map(len, sampler)) if sampler is loader.batch_sampler else len(sampler)
-    if drawn != len(data):
-        raise ValueError(
-            f"{name}: got a loader that draws {drawn} of the {len(data)} examples of its data set; accepts one "
-            "that serves them all (torch.utils.data.Subset cuts out a part)"
-        )
-
-
-def count(value, name, *, least=1):
-    """Return `value`; raise unless it is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name}: got {_kind(value)}; accepts a whole number of at least {least}")
-    if value < least:
-        raise ValueError(f"{name}: got {value}; accepts a whole number of at least {least}")
-    return int(value)
+def count(value, name, *, least=1, most=math.inf):
+    """Return `value`; raise unless it is a whole number of at least `least`, and of at most `most`."""
+    accepts = f"a whole number {f'of at least {least}' if most == math.inf else f'from {least} to {most}'}"
+    return int(_within(value, name, least, most, accepts, numbers.Integral))
 
 
 def positive(value, name, *, zero=False):
     """Return `value` as a float; raise unless it is a finite number above 0, or 0 where that is allowed."""
-    least = "of at least 0" if zero else "above 0"
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: got {_kind(value)}; accepts a number {least}")
-    if not 0 <= value < math.inf or not (value or zero):
-        raise ValueError(f"{name}: got {value!r}; accepts a finite number {least}")
-    return float(value)
+    if zero:
+        return float(_within(value, name, 0, MOST, "a finite number of at least 0"))
+    return float(_within(value, name, LEAST, MOST, "a finite number above 0"))
 
 
-def share(value, name):
+def share(value, name, hint=""):
     """Return `value` as a float; raise unless it is a number from 0 to 1."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: got {_kind(value)}; accepts a number from 0 to 1")
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}: got {value!r}; accepts a number from 0 to 1")
-    return float(value)
+    return float(_within(value, name, 0, 1, f"a number from 0 to 1{hint}"))
+
+
+def _within(value, name, low, high, accepts, kind=numbers.Real):
+    """Return `value`; raise unless it is a number of that kind from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise TypeError(f"{name}: got {_kind(value)}; accepts {accepts}")
+    if not low <= (value if isinstance(value, int) else float(value)) <= high:
+        raise ValueError(f"{name}: got {value}; accepts {accepts}")
+    return value
 
 
 def pixels(picture):
@@ -264,9 +248,10 @@ def finite(loss, epoch, lr):
 
 
 def one_of(value, name, choices):
-    """Raise unless `value` is one of `choices`."""
+    """Return `value`; raise unless it is one of `choices`."""
     if value not in list(choices):
         raise ValueError(f"{name}: got {value!r}; accepts one of {', '.join(map(repr, choices))}")
+    return value
 
 
 def unseen(keys, seen_keys):
@@ -285,25 +270,8 @@ def unseen(keys, seen_keys):
 
 def device_of(model):
     """The device of the model's first parameter or, if it has none, buffer; None when it has neither."""
-    for kind in ("_parameters", "_buffers"):  # an attack comes here at each call: to the first, not to a list of all
-        for part in submodules(model):
-            for tensor in getattr(part, kind).values():
-                if tensor is not None:
-                    return tensor.device
-    return None
-
-
-def submodules(module):
-    """The module and all that are in it, one that is shared more than once: `modules()` takes twice as long."""
-    yield module
-    for part in module._modules.values():
-        if part is not None:
-            yield from submodules(part)
-
-
-def weights_of(model):
-    """The parameters of the model, one that is shared more than once."""
-    return (weight for part in submodules(model) for weight in part._parameters.values() if weight is not None)
+    first = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return None if first is None else first.device
 
 
 def _was_half(z):
@@ -317,8 +285,5 @@ def _range(tensor):
 
 
 def _kind(value):
-    return (
-        f"{value!r} ({type(value).__name__})"
-        if isinstance(value, (str, bool, numbers.Number))
-        else type(value).__name__
-    )
+    name = type(value).__name__
+    return f"{value!r} ({name})" if isinstance(value, (str, bool, numbers.Number)) else name

@@ -53,9 +53,9 @@ def save_weights(
     if packed:
         large = [(k, t) for k, t in tensors.items() if t.ndim > 1 and t.numel() > PACKED_FROM]
         for key, weight in [(k, t) for k, t in large if t.dtype == torch.float32]:
-            scale = weight.flatten(1).abs().amax(1).clamp_min(1e-30) / 32767
-            tensors[f"scale.{key}"] = scale
-            tensors[key] = (weight / scale.view(-1, *[1] * (weight.ndim - 1))).round().to(torch.int16)
+            scale = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True).clamp_min(1e-30) / 32767
+            tensors[f"scale.{key}"] = scale.flatten()
+            tensors[key] = (weight / scale).round().to(torch.int16)
     about = dict(config=_config(model), recipe=recipe, history=history, machine=machine)
     write_tensors(path, tensors, about)
 
@@ -79,32 +79,21 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> dict:
     """
     tensors, saved = read_tensors(path)
     if not {"config", "recipe", "history"} <= saved.keys() or "train_hashes" not in tensors:
-        raise ValueError(
-            f"path: got {str(path)!r}, which lacks a part of what save_weights writes; accepts a whole file"
-        )
+        raise _refusal(path, "which lacks a part of what save_weights writes", "a whole file")
     if saved["config"] != json.loads(json.dumps(_config(model))):
-        raise ValueError(
-            f"path: got {str(path)!r} with weights of {saved['config']}; accepts those of {_config(model)}"
-        )
+        raise _refusal(path, f"with weights of {saved['config']}", f"those of {_config(model)}")
     train_hashes = tensors.pop("train_hashes")
     weights, scales = (
         {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
         for start in ("model.", "scale.model.")
     )
     for key, scale in scales.items():
-        whole = weights.get(key)
-        if (
-            whole is None
-            or whole.dtype != torch.int16
-            or (scale.dtype, scale.shape) != (torch.float32, whole.shape[:1])
-        ):
-            raise ValueError(f"path: got {str(path)!r}, whose scale of {key} fits no weight; accepts a whole file")
-        weights[key] = whole * scale.view(-1, *[1] * (whole.ndim - 1))
+        weights[key] = weights[key] * scale.view(-1, *[1] * (weights[key].ndim - 1))
     have = {key: (tuple(value.shape), value.dtype) for key, value in model.state_dict().items()}
     want = {key: (tuple(value.shape), value.dtype) for key, value in weights.items()}
     if have != want:
         differing = sorted(key for key in have.keys() | want.keys() if have.get(key) != want.get(key))
-        raise ValueError(f"path: got {str(path)!r}, which differs from the model in {', '.join(differing[:3])}")
+        raise _refusal(path, f"which differs from the model in {', '.join(differing[:3])}", "one of the same layers")
     model.load_state_dict(weights)
     model.train_hashes = train_hashes
     return saved
@@ -122,29 +111,23 @@ def read_tensors(path):
     """What `write_tensors` wrote, as (tensors, about); errors as `load_weights` lists them."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"path: got {str(path)!r}, where there is no file; accepts one that save_weights wrote")
+        raise _refusal(path, "where there is no file", kind=FileNotFoundError)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118, it is no dict
     except safetensors.SafetensorError as error:
-        raise ValueError(
-            f"path: got {str(path)!r}, which is no complete safetensors file ({error}); accepts one that save_weights "
-            "wrote. Pickled weights are never opened: they can run code."
-        ) from error
+        why = f"which is no complete safetensors file ({error}; pickled weights are never opened: they can run code)"
+        raise _refusal(path, why) from error
     if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"path: got {str(path)!r}, a safetensors file of another program or version; accepts one that save_weights "
-            "wrote"
-        )
+        raise _refusal(path, "a safetensors file of another program or version")
     if metadata.pop("sha256", None) != _digest(tensors, metadata):
-        raise ValueError(f"path: got {str(path)!r}, whose contents were altered since they were saved")
-    try:
-        return tensors, {key: json.loads(value) for key, value in metadata.items() if key != "format"}
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"path: got {str(path)!r}, whose metadata are no JSON; accepts what save_weights wrote"
-        ) from error
+        raise _refusal(path, "whose contents were altered since they were saved")
+    return tensors, {key: json.loads(value) for key, value in metadata.items() if key != "format"}
+
+
+def _refusal(path, what, accepts="one that save_weights wrote", kind=ValueError):
+    return kind(f"path: got {str(path)!r}, {what}; accepts {accepts}")
 
 
 def _config(model):

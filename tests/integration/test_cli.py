@@ -36,8 +36,8 @@ from advutils import (
 )
 from advutils.cli import attack as attack_cli
 from advutils.cli import common, main, parser
-from advutils.cli import train as train_cli
 from advutils.cli.common import attack_of, model_of, number
+from advutils.objectives import OBJECTIVES
 from advutils.utils.images import read_image, write_png
 
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
@@ -92,10 +92,12 @@ def test_training_prints_its_configuration_and_what_it_reached(tmp_path, capsys)
 
 def test_a_network_is_trained_with_bounds_and_certified(tmp_path, capsys):
     out, found = tmp_path / "a.safetensors", tmp_path / "found.json"
-    typed = ["--objective", "ibp", "--eps", "0.02", "--eps-warmup", "1", "--architecture", "small_cnn"]
+    typed = ["--objective", "ibp", "--eps", "0.02", "--eps-warmup", "1", "--architecture", "strided_cnn"]
+    typed += ["--contrast", "5"]
     main(["train", "--out", str(out), *TINY, *typed, "--epochs", "2"])
     assert "validation accuracy" in capsys.readouterr().out
     model, _ = model_of(str(out))
+    assert model.config["architecture"] == "strided_cnn" and model.config["contrast"] == 5
     assert load_weights(model, out)["history"]["best_epoch"] == 2  # no attack picks an epoch of a smaller radius
     main(["evaluate", "--model", str(out), "--attack", "fgsm", "--eps", "1/255", "--certify", "--out", str(found)])
     rows = json.loads(found.read_text())["accuracy"]
@@ -141,13 +143,13 @@ def test_a_training_goes_on_where_it_was_broken_off(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return clean(model, x, y)
 
-    clean = train_cli.OBJECTIVES["clean"]
+    clean = OBJECTIVES["clean"]
     functools.update_wrapper(breaks_off, clean)  # so it is the same training
-    monkeypatch.setitem(train_cli.OBJECTIVES, "clean", breaks_off)
+    monkeypatch.setitem(OBJECTIVES, "clean", breaks_off)
     with pytest.raises(KeyboardInterrupt):
         train("broken.safetensors")
     assert (tmp_path / "broken.checkpoint.pt").exists()
-    monkeypatch.setitem(train_cli.OBJECTIVES, "clean", clean)
+    monkeypatch.setitem(OBJECTIVES, "clean", clean)
     again = train("broken.safetensors")
     assert all(torch.equal(again[key], value) for key, value in whole.items())
 
@@ -646,7 +648,7 @@ def test_what_is_wrong_is_said_in_one_line(arguments, words, tmp_path, monkeypat
 def test_images_of_many_sizes_are_not_trained_on(tmp_path):
     data = pets(tmp_path / "data", numbers=range(5), size=(32, 32))
     (data / "cat" / "0.png").write_bytes(encoded(0, size=(40, 32)))
-    with pytest.raises(SystemExit, match="images of shapes .3, 32, 32. and .3, 32, 40.; accepts a side in pixels"):
+    with pytest.raises(SystemExit, match="shapes .3, 32, 32. and .3, 32, 40.; accepts images of one size.*--size"):
         main(["train", "--data", str(data), "--out", str(tmp_path / "a.safetensors"), *TINY])
 
 

@@ -228,6 +228,13 @@ def test_only_bars_are_taken_from_stderr(text, rest):
     assert without_bars(text) == rest
 
 
+def test_pictures_keep_their_pixels_and_lose_bytes():
+    old = here["figure"]("a")
+    new = run_notebooks.smaller(base64.b64encode(old).decode())
+    assert (pixels(new) == pixels(base64.b64encode(old).decode())).all() and len(base64.b64decode(new)) < len(old)
+    assert run_notebooks.smaller(new) == new
+
+
 def saved(path, *codes):
     cells = [new_code_cell(code) for code in codes]
     cells[-1].metadata.tags = ["readme-figure"]

@@ -33,11 +33,12 @@ from advutils.attacks import VERSIONS as ATTACK_VERSIONS
 from advutils.attacks.auto import autoattack
 from advutils.attacks.gradient import fgsm, pgd
 from advutils.data import load_data, make_loader
-from advutils.evaluation import describe, survivors, wilson
+from advutils.evaluation import survivors, wilson
 from advutils.pretrained import RECIPES, machine, trained
 from advutils.pretrained import VERSIONS as RECIPE_VERSIONS
 from advutils.utils import distributed
 from advutils.utils.storage import atomic_write, cache_dir
+from advutils.utils.traits import describe
 
 HOME = Path(__file__).resolve().parents[2]
 ROWS = HOME / "notebooks" / "results" / "rows"

@@ -326,28 +326,6 @@ def test_packed_files_are_half_as_large_and_packing_again_changes_nothing(packed
         torch.testing.assert_close(a, b, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("change", [
-    lambda scale: None, lambda scale: scale[:-1], lambda scale: scale[:1], lambda scale: scale[:, None],
-    lambda scale: scale.double(), lambda scale: scale.to(torch.int64),
-], ids=["gone", "too short", "a single one", "of another shape", "of another kind", "whole numbers"])  # fmt: skip
-def test_packed_weights_with_a_wrong_scale_are_refused(packed, change):
-    _, path = packed
-    tensors, about = read_tensors(path)
-    name = next(key for key in tensors if key.startswith("scale."))
-    tensors[name] = change(tensors[name])
-    write_tensors(path, {key: value for key, value in tensors.items() if value is not None}, about)
-    refuses(path)
-
-
-def test_a_scale_of_no_packed_weight_is_refused(packed):
-    _, path = packed
-    tensors, about = read_tensors(path)
-    bias = next(key for key in tensors if key.endswith(".bias"))
-    for name in (f"scale.{bias}", "scale.model.99.weight"):
-        write_tensors(path, tensors | {name: torch.ones(len(tensors[bias]))}, about)
-        refuses(path)
-
-
 def refuses(path, *fragments, model=None):
     """Loading is refused by a ValueError that names the file, and the model is as before."""
     model = slim(1) if model is None else model

@@ -72,15 +72,11 @@ def test_sweep_draws_each_value_with_its_interval_and_one_style_for_one_meaning(
     assert [0.11, 0.11] in [list(line.get_ydata()) for line in fig.axes[0].lines]
 
 
-def test_curves_and_cost_draw_what_the_history_holds():
+def test_curves_draw_what_the_history_holds():
     history = History([2, 1], [0.5, 0.7], [2.1, 1.2], [0.4, 0.6], [10, 20], [30, 60], [30, 60], [1.0, 2.5])
     loss, accuracy = plots.curves(history).axes
     assert [list(line.get_ydata()) for line in loss.lines] == [[2, 1], [2.1, 1.2]]
     assert [list(line.get_ydata()) for line in accuracy.lines] == [[0.5, 0.7], [0.4, 0.6]]
-    by_epoch, by_pass, by_second = plots.cost({"joined with FGSM": history}, ylabel="accuracy").axes
-    assert list(by_pass.lines[0].get_xdata()) == [0.06, 0.12]
-    assert list(by_second.lines[0].get_xdata()) == [1.0, 2.5]
-    assert list(by_epoch.lines[0].get_ydata()) == [0.4, 0.6]
 
 
 def test_confusion_writes_every_count():

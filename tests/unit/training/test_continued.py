@@ -202,7 +202,6 @@ CHANGES = {
     "ema_decay": dict(ema_decay=None),
     "objective": dict(objective=climbed),
     "eval_attacks": dict(eval_attacks={"PGD": partial(pgd, steps=3)}),
-    "weight_decay": dict(weight_decay=0.1),
     "augment": dict(augment=shift),
     "steps": dict(data=loader(24, batch_size=12)),
 }

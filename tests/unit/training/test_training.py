@@ -190,11 +190,6 @@ def test_more_epochs_of_a_single_batch_will_do():
         assert len(fit(linear(), loader(), loader(), epochs=epochs, lr=0.1, progress=False).images) == epochs
 
 
-def test_weight_decay_shrinks_the_weights():
-    sizes = [trained_net(weight_decay=decay, epochs=4, lr=0.05)[0][0].weight.norm() for decay in (0, 5)]
-    assert sizes[1] < 0.9 * sizes[0]
-
-
 def test_the_learning_rate_goes_up_and_down_again(monkeypatch):
     rates, step = [], torch.optim.AdamW.step
 

@@ -18,7 +18,7 @@ from helpers import Runs, conv_net, linear, loader, untouched
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from made_files import FOLDERS, drawn, pinned, write
-from PIL import EpsImagePlugin, Image, ImageFile, UnidentifiedImageError
+from PIL import EpsImagePlugin, Image, ImageFile
 
 from advutils import fit, load_data, load_weights, read_digit, save_weights, vgg
 from advutils.cli import main
@@ -203,17 +203,6 @@ def test_weights_of_which_a_part_is_missing_are_refused(missing, weights, folder
     assert str(folder / "file") in str(caught.value)
 
 
-@pytest.mark.parametrize("value", ["[" * 100_000, "{", "nan", "", "9" * 5000])
-def test_metadata_that_json_cannot_read_are_refused(value, folder, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            "advutils.utils.weights.json.dumps", lambda *args, **kwargs: value
-        )  # so that the checksum is right
-        write_tensors(folder / "file", {"a": torch.zeros(1)}, dict(config=None))
-        with pytest.raises(ValueError):
-            read_tensors(folder / "file")
-
-
 # pickles
 
 
@@ -256,7 +245,7 @@ OPENED = {
 def test_a_pickle_is_refused_wherever_it_is_put_and_never_runs(opened, ending, tmp_path):
     trace = tmp_path / "it-ran"
     for content in pickled(trace).values():
-        with pytest.raises((ValueError, UnidentifiedImageError)):
+        with pytest.raises(ValueError):
             opened(put(tmp_path / f"file.{ending}", content))
         assert not trace.exists()
 
@@ -297,7 +286,7 @@ def read_or_refused(content):
 
 
 def digit_or_refused(content):
-    with contextlib.suppress(ValueError, UnidentifiedImageError):
+    with contextlib.suppress(ValueError):
         x = read_digit(io.BytesIO(content))
         assert x.shape == (1, 1, 28, 28) and x.min() >= 0 and x.max() <= 1
 
@@ -398,7 +387,7 @@ READERS = {
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 def test_postscript_is_no_image_and_starts_no_program(read, ghostscript, tmp_path):
     path = put(tmp_path / "four.png", POSTSCRIPT)
-    with pytest.raises((ValueError, UnidentifiedImageError)):
+    with pytest.raises(ValueError):
         read(path)
     assert not ghostscript.exists()
     with pytest.raises(OSError), Image.open(path) as picture:

@@ -5,6 +5,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import count_lines
 import pytest
 
 import advutils
@@ -21,12 +22,29 @@ def test_imports_only_point_downwards():
         name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
         parts = name.split(".")
         above = {".".join(parts[: i + 1]) for i in range(1, len(parts))}
-        assert name in ("advutils", "advutils.utils") or above & set(placed), f"{name} has no layer in pyproject.toml"
+        assert name in ("advutils", "advutils.utils", "advutils.exercises") or above & set(placed), (
+            f"{name} has no layer in pyproject.toml"
+        )
     done = subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
         cwd=PACKAGE.parent, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_lines_of_code_are_counted_without_what_is_said_about_them(tmp_path):
+    path = tmp_path / "some.py"
+    path.write_text(
+        '"""Two\nlines."""\n\n# a comment\nx = """two\nlines"""\n\n\ndef f():\n    """One."""\n    return [\n    ]\n'
+    )
+    lines, (function,) = count_lines.code_lines(path)
+    assert lines == {5, 6, 9, 11, 12} and function.name == "f"
+
+
+def test_the_core_can_be_held_in_the_head():
+    files, long = count_lines.counted()
+    assert 0 < sum(lines for name, lines in files.items() if count_lines.in_core(name)) <= 900
+    assert all(int(line.split()[-2]) <= 50 for line in long), long
 
 
 def test_every_public_name_is_there():

@@ -82,7 +82,7 @@ def test_what_is_typed_becomes_what_is_meant(name, typed, value):
         ("epochs", "2.5", "whole number"),
         ("depth", "12", "11, 13, 16, 19"),
         ("dataset", "svhn", "mnist-5k"),
-        ("quality", "96", "up to 95"),
+        ("quality", "96", "1 to 95"),
         ("seed", -1, "at least 0"),
     ],
 )

@@ -1,0 +1,14 @@
+"""`advutils grade`: points for a submitted notebook, as JSON."""
+
+import json
+
+from advutils.exercises.grading import grade
+from advutils.utils.storage import atomic_write
+
+
+def grade_command(chosen):
+    found = grade(chosen.submission, notebook=chosen.notebook, seed=chosen.seed, seconds=chosen.seconds)
+    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+    print(text, end="")
+    if chosen.out:
+        atomic_write(chosen.out, text.encode())

@@ -1,0 +1,164 @@
+"""The exercises of notebook 4, adversarial training."""
+
+import math
+
+import torch
+from exercises import Notebook
+from torch.nn import functional as F
+
+here = Notebook(__file__)
+
+here.predict(
+    "fair_coins",
+    r"""ten to two
+
+Two networks are tested on the same 1,000 images. On 988 of them both are right or both are wrong. Of the other 12, one network reads 10 and the other one 2. What is McNemar's p-value, in %? (How often do twelve fair coins fall at least as unevenly?)""",
+    answer=3.9,
+    wrong={1.9: "second one might have won", 16.7: "share 2 of 12", 1.0: "4,096 ways"},
+)
+
+
+@here.write(
+    "mixed_loss",
+    r"""a loss on two halves
+
+The objective of this notebook shows the network each batch twice: as it is, and attacked. The loss is the mean over both halves. The attack is made in eval mode. The loss is computed in the mode in which the network came, and the network is left in that mode.
+
+`attack` is called as `attack(model, x, y, eps=eps)`. (FGSM of `advutils` switches the mode itself; an attack that you wrote may not.)""",
+    hints=(
+        "Three steps: switch and attack, switch back, one loss for both halves. What has to be remembered before the first one?",
+        "`model.training` is the mode. `torch.cat([x, x_adv])` joins the halves. How many labels do you need then?",
+        "`mode = model.training`, `model.eval()`, the attack, `model.train(mode)`, then the cross-entropy of `torch.cat([x, x_adv])` with `torch.cat([y, y])`.",
+    ),
+)
+def my_mixed_loss(model, x, y, attack, eps):
+    """The mean cross-entropy over the images and their attacked twins, a scalar tensor."""
+    ### BEGIN SOLUTION
+    mode = model.training
+    model.eval()
+    x_adv = attack(model, x, y, eps=eps)
+    model.train(mode)
+    return F.cross_entropy(model(torch.cat([x, x_adv])), torch.cat([y, y]))
+    ### END SOLUTION
+
+
+@here.mistake("mixed_loss", "the attack was made on a network that is not the one in use")
+def attacked_in_train_mode(model, x, y, attack, eps):
+    x_adv = attack(model, x, y, eps=eps)
+    return F.cross_entropy(model(torch.cat([x, x_adv])), torch.cat([y, y]))
+
+
+@here.mistake("mixed_loss", "left it in eval mode")
+def left_in_eval_mode(model, x, y, attack, eps):
+    return attacked_in_train_mode(model.eval(), x, y, attack, eps)
+
+
+@here.mistake("mixed_loss", "attacked images alone")
+def the_attacked_half(model, x, y, attack, eps):
+    x_adv = attack(model.eval(), x, y, eps=eps)
+    return F.cross_entropy(model.train()(x_adv), y)
+
+
+@here.mistake("mixed_loss", "as they are")
+def the_clean_half(model, x, y, attack, eps):
+    attack(model.eval(), x, y, eps=eps)
+    return F.cross_entropy(model.train()(x), y)
+
+
+@here.mistake("mixed_loss", "twice the loss")
+def sum_of_two_means(model, x, y, attack, eps):
+    return the_attacked_half(model, x, y, attack, eps) + F.cross_entropy(model(x), y)
+
+
+@here.mistake("mixed_loss", "In which mode does a network learn?")
+def learned_in_eval_mode(model, x, y, attack, eps):
+    loss = attacked_in_train_mode(model.eval(), x, y, attack, eps)
+    model.train()
+    return loss
+
+
+@here.write(
+    "mcnemar",
+    r"""McNemar's test
+
+Two networks, or two attacks, leave two records of the same images: true where the image is read correctly. Count the images that only the first reads, and those that only the second reads. The p-value is the probability that fair coins, one for each of *these* images, fall at least as unevenly, to either side. (With $n$ coins, the probability of at most $k$ heads is the sum of `math.comb(n, i) / 2**n` for $i$ from 0 to $k$.)""",
+    hints=(
+        "Of the four kinds of images, which two does the test need?",
+        "The smaller of the two counts is the number of heads. Unevenness to the other side has the same probability.",
+        "Twice the sum up to the smaller count. If both counts are equal, this is more than 1; a probability is at most 1.",
+    ),
+)
+def my_mcnemar(first, second):
+    """(only the first, only the second, p-value) of two bool tensors (n,)."""
+    ### BEGIN SOLUTION
+    only_first = int((first & ~second).sum())
+    only_second = int((~first & second).sum())
+    n, k = only_first + only_second, min(only_first, only_second)
+    tail = sum(math.comb(n, i) for i in range(k + 1)) / 2**n
+    return only_first, only_second, min(1.0, 2 * tail)
+    ### END SOLUTION
+
+
+def tail(n, k):
+    return sum(math.comb(n, i) for i in range(k + 1)) / 2**n
+
+
+def only(first, second):
+    return int((first & ~second).sum()), int((~first & second).sum())
+
+
+@here.mistake("mcnemar", "7 to 2: ")
+def one_sided(first, second):
+    a, b = only(first, second)
+    return a, b, tail(a + b, min(a, b))
+
+
+@here.mistake("mcnemar", "2 to 7 has")
+def in_favour_of_the_first(first, second):
+    a, b = only(first, second)
+    return a, b, min(1.0, 2 * tail(a + b, b))
+
+
+@here.mistake("mcnemar", "on which both agree")
+def coins_for_all_images(first, second):
+    a, b = only(first, second)
+    return a, b, min(1.0, 2 * tail(len(first), min(a, b)))
+
+
+@here.mistake("mcnemar", "A probability is at most 1")
+def above_one(first, second):
+    a, b = only(first, second)
+    return a, b, 2 * tail(a + b, min(a, b))
+
+
+@here.mistake("mcnemar", "by the first alone")
+def all_that_each_reads(first, second):
+    a, b = int(first.sum()), int(second.sum())
+    return a, b, min(1.0, 2 * tail(a + b, min(a, b)))
+
+
+@here.mistake("mcnemar", "7 to 2: ")
+def chi_square(first, second):
+    a, b = only(first, second)
+    return a, b, math.erfc(abs(a - b) / math.sqrt(2 * (a + b)))
+
+
+here.explain(
+    "eval_mode",
+    r"""why eval mode?
+
+The attack puts the network into eval mode, although the network is being trained. Why? Think of batch norm: what would it see in train mode, and what would be left behind after the attack?""",
+    r"""In train mode batch norm uses the mean and the variance of the present batch. So the answer for one image depends on the other images, and the gradient of an image would mix with the others. The network in use, in eval mode, is another function: the attack would be made for a network that nobody uses. And each pass in train mode also moves the running record of mean and variance. The attack's passes, over half-finished adversarial images, would enter the record that is used in eval mode later. Dropout would add noise to the gradient as well. So the attack is made in eval mode, and the loss for the weights is computed in train mode. (There are trainings that attack in train mode on purpose. They should say so.)""",
+    contains=(
+        "batch norm in train mode depends on the whole batch;",
+        "the running record would be changed by the attack's passes;",
+        "the attacked function should be the one in use;",
+        "for the loss of the weights the network goes back to train mode.",
+    ),
+)
+
+here.more(r"""- **Predict, then measure:** what happens to clean accuracy, and to accuracy under FGSM at 0.1, if you set `eps = 0.3` in the parameters? No network for 0.3 comes with the package, so it is trained on your machine (some minutes). The cells then attack at 0.3. For 0.1 call `accuracy(defended_vgg, loader, fgsm, eps=0.1)`. A folded check may stop with an error, as it expects the values of 0.1: skip it.
+- **Change:** make the boxes in two dimensions larger, `box_eps = 0.1`, but keep the points: set `box_eps`, `steps` and `moves` anew in a cell *after* the one that chooses the points. Now two boxes of different classes overlap. What can adversarial training still do, and what does it cost at the points themselves?
+- **Change:** write an objective that trains on the FGSM images alone, without the clean half. How many passes does it cost for one image? What does it do to both accuracies?
+- **Explain:** in the example of Danskin's theorem, draw the largest loss if only $\delta \in \{0.25, 0.75\}$ are allowed. Where is the kink, and which two slopes does it have there?
+- **Measure:** run `python tests/tools/measurements.py rounding_test` on your machine. Are your values like ours? Is the line "again" still zero with two threads?""")

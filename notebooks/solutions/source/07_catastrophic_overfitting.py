@@ -1,0 +1,206 @@
+"""The exercises of notebook 7, catastrophic overfitting."""
+
+import torch
+from exercises import Notebook
+from torch.nn import functional as F
+
+from advutils import input_gradient
+
+here = Notebook(__file__)
+
+here.predict(
+    "beyond_the_ball",
+    r"""how far N-FGSM goes
+
+N-FGSM trains at $\epsilon = 0.1$ with noise of $k = 2$ epsilon. How far from its clean image may a pixel of a training image lie at most, in % of the way from black to white?""",
+    answer=30,
+    wrong={10: "does not project", 20: "A step follows", 12.5: "the step of the random start"},
+)
+
+
+@here.write(
+    "n_fgsm",
+    r"""the images of N-FGSM
+
+Write the training images of N-FGSM. First noise: each pixel moves by its own random number between $-k\epsilon$ and $+k\epsilon$, then the clip. Then one step of $\epsilon$ along the sign of the gradient *at the noisy image*, and the clip again. There is no projection. Draw with `torch.rand(..., generator=generator)`.""",
+    hints=(
+        "There are two images in this function besides `x`: the noisy one and the result. From which one does the step start?",
+        "The noise is $k \\epsilon (2u - 1)$ with $u$ between 0 and 1. What is the unit of $k$?",
+        "`noisy = (x + k * eps * (2 * u - 1)).clamp(0, 1)`, then `input_gradient(model, noisy, y)` and FGSM's step from `noisy`.",
+    ),
+)
+def my_n_fgsm(model, x, y, eps, k, generator):
+    """Training images: noise of k eps, then a step of eps, inside [0, 1] and not projected."""
+    ### BEGIN SOLUTION
+    u = torch.rand(x.shape, generator=generator)
+    noisy = (x + k * eps * (2 * u - 1)).clamp(0, 1)
+    g = input_gradient(model, noisy, y)
+    return (noisy + eps * g.sign()).clamp(0, 1)
+    ### END SOLUTION
+
+
+def noise(x, size, generator):
+    return (x + size * (2 * torch.rand(x.shape, generator=generator) - 1)).clamp(0, 1)
+
+
+@here.mistake("n_fgsm", "the farthest of 7,200 pixels moved by 0.10")
+def projected(model, x, y, eps, k, generator):
+    images = my_n_fgsm(model, x, y, eps, k, generator)
+    return torch.clamp(images, min=x - eps, max=x + eps).clamp(0, 1)
+
+
+@here.mistake("n_fgsm", "The step agrees in")
+def gradient_at_the_image(model, x, y, eps, k, generator):
+    noisy = noise(x, k * eps, generator)
+    return (noisy + eps * input_gradient(model, x, y).sign()).clamp(0, 1)
+
+
+@here.mistake("n_fgsm", "the farthest of 7,200 pixels moved by 0.10")
+def step_from_the_image(model, x, y, eps, k, generator):
+    noisy = noise(x, k * eps, generator)
+    return (x + eps * input_gradient(model, noisy, y).sign()).clamp(0, 1)
+
+
+@here.mistake("n_fgsm", "the farthest of 7,200 pixels moved by 0.50")
+def noise_in_pixel_units(model, x, y, eps, k, generator):
+    noisy = noise(x, k, generator)
+    return (noisy + eps * input_gradient(model, noisy, y).sign()).clamp(0, 1)
+
+
+@here.mistake("n_fgsm", "go against their gradient")
+def step_downhill(model, x, y, eps, k, generator):
+    noisy = noise(x, k * eps, generator)
+    return (noisy - eps * input_gradient(model, noisy, y).sign()).clamp(0, 1)
+
+
+@here.mistake("n_fgsm", "are no image")
+def without_the_last_clip(model, x, y, eps, k, generator):
+    noisy = noise(x, k * eps, generator)
+    return noisy + eps * input_gradient(model, noisy, y).sign()
+
+
+@here.write(
+    "alignment",
+    r"""the alignment of two gradients
+
+The gradient alignment of an image is the **cosine** of two of its gradients, one at the image and one at a random point of the ball: their dot product, divided by both lengths. It is 1 if the gradient does not turn at all. Write it for a batch.""",
+    hints=(
+        "Each image has its own cosine. Over which axes do you add?",
+        "With one row for each image: the sum of the products, and the root of the sum of the squares, both along axis 1.",
+        "`a, b = first.flatten(1), second.flatten(1)`; PyTorch's `F.cosine_similarity(a, b)` does the rest, or three sums.",
+    ),
+)
+def my_alignment(first, second):
+    """For two batches of gradients (N, C, H, W): the cosine for each image, (N,)."""
+    ### BEGIN SOLUTION
+    return F.cosine_similarity(first.flatten(1), second.flatten(1))
+    ### END SOLUTION
+
+
+@here.mistake("alignment", "not a tensor of numbers of shape (7,)")
+def of_the_whole_batch(first, second):
+    return F.cosine_similarity(first.flatten(), second.flatten(), dim=0)
+
+
+@here.mistake("alignment", "A cosine lies between")
+def dot_product(first, second):
+    return (first * second).sum((1, 2, 3))
+
+
+@here.mistake("alignment", "by hand")
+def of_the_signs(first, second):
+    return F.cosine_similarity(first.sign().flatten(1), second.sign().flatten(1))
+
+
+@here.mistake("alignment", "the opposite one")
+def without_the_sign(first, second):
+    return my_alignment(first, second).abs()
+
+
+@here.mistake("alignment", "Shorter and longer gradients")
+def with_one_length(first, second):
+    return (first * second).sum((1, 2, 3)) / (first**2).sum((1, 2, 3)).clamp_min(0.5) / 9
+
+
+@here.write(
+    "stop_step",
+    r"""when to stop
+
+`accuracies` holds the PGD accuracy at each measurement of a training. The training should stop when the accuracy has been *below half of the best value so far* three times *in a row*. Write a function that gives the number of that measurement, counted from 0, or −1 if it never happens.""",
+    hints=(
+        "Go through the list once. Which two numbers do you have to carry along?",
+        "Carry the best value so far, and how many low ones there were in a row. What happens to the second one when a value is not low?",
+        "In the loop over `enumerate(accuracies)`: `best = max(best, value)`, then `low = low + 1 if value < best / 2 else 0`, and give back the number when `low` is 3.",
+    ),
+)
+def my_stop_step(accuracies):
+    """The number of the measurement at which to stop, from 0; -1 for never."""
+    ### BEGIN SOLUTION
+    best, low = 0.0, 0
+    for number, value in enumerate(accuracies):
+        best = max(best, value)
+        low = low + 1 if value < best / 2 else 0
+        if low == 3:
+            return number
+    return -1
+    ### END SOLUTION
+
+
+@here.mistake("stop_step", "numbers 4 to 6")
+def three_in_all(accuracies):
+    best, low = 0.0, 0
+    for number, value in enumerate(accuracies):
+        best = max(best, value)
+        low += value < best / 2
+        if low == 3:
+            return number
+    return -1
+
+
+@here.mistake("stop_step", "measured before it")
+def best_of_all(accuracies):
+    low = 0
+    for number, value in enumerate(accuracies):
+        low = low + 1 if value < max(accuracies) / 2 else 0
+        if low == 3:
+            return number
+    return -1
+
+
+@here.mistake("stop_step", "the third low one in a row")
+def at_the_first_low_one(accuracies):
+    return next((n for n, value in enumerate(accuracies) if value < max(accuracies[: n + 1]) / 2), -1)
+
+
+@here.mistake("stop_step", "the third low one in a row")
+def below_half_of_the_one_before(accuracies):
+    falls = [n for n in range(1, len(accuracies)) if accuracies[n] < accuracies[n - 1] / 2]
+    return falls[0] + 1 if falls else -1
+
+
+@here.mistake("stop_step", "accuracy that only rises was stopped")
+def one_after_the_end(accuracies):
+    found = my_stop_step(accuracies)
+    return len(accuracies) if found < 0 else found
+
+
+here.explain(
+    "two_steps",
+    r"""two steps in place of one
+
+Why might PGD with two steps during the training be harder to overfit to than FGSM? Say what the network learned in the fall, and why this trick does not work against a second step. What does it cost?""",
+    r"""In the fall, the network learned a loss that is not straight along FGSM's own direction: the full step of FGSM lands where the loss is low again, while shorter steps and other directions still do harm. This trick needs to know where the attack will land, and FGSM always lands at a corner of the ball that one gradient at the clean image decides. With two steps, the second gradient is taken somewhere else. If the loss has bent, the second gradient sees it and turns. So the network would have to bend the loss along paths that depend on its own bends. That is harder, but not impossible: at a larger radius two steps may fail as well, and PGD accuracy has to be watched all the same. The price is one more gradient for each batch: three passes in place of two.""",
+    contains=(
+        "what the network learned: a loss that is not straight along one known direction;",
+        "the second gradient is taken at a point that the first one does not decide alone;",
+        "that it is no proof: one has to measure with more steps;",
+        "the cost, in passes.",
+    ),
+)
+
+here.more(r"""- **Predict, then change:** set `eps = 0.1` in the parameters cell. Is there still a fall? And at 0.3?
+- **Change:** use a learning rate of 0.01 in `train_step`. Does the fall still come? How high does PGD accuracy get before it?
+- **Measure:** train once with `train(random_fgsm)` and draw its PGD accuracy over the band of the five stored runs of the random start, `methods["random start"]` (use `plot_runs`). Does your run lie among them?
+- **Change:** train with two steps: `train(partial(adversarial, attack=partial(pgd, steps=2)))`.
+- **Change:** measure with PGD of 2 steps instead of 10. Would you have seen the fall? How many gradients would you have saved?
+- **Measure:** at which step would your `my_stop_step` have stopped each of the five stored runs?""")

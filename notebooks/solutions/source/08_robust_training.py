@@ -1,0 +1,146 @@
+"""The exercises of notebook 8, robust training."""
+
+from exercises import Notebook
+from torch.nn import functional as F
+
+here = Notebook(__file__)
+
+here.predict(
+    "passes",
+    r"""what a step costs
+
+Count a pass forward together with its pass backward as one. Plain training needs one for each batch. How many does PGD training with 3 steps need?""",
+    answer=4,
+    wrong={3: "attack alone", 1: "a new gradient", 7: "counts once"},
+)
+
+
+@here.write(
+    "divergence",
+    r"""the divergence of two predictions
+
+TRADES pulls the prediction $q$ for the attacked image towards the prediction $p$ for the clean one. The distance is the Kullback-Leibler divergence
+
+$$\mathrm{KL}(p, q) = \sum_c p_c \, (\log p_c - \log q_c),$$
+
+a sum over the classes $c$. Write it for a batch, from the logits. A very sure network has probabilities that are 0 in the computer: use `log_softmax`, not the logarithm of a softmax.""",
+    hints=(
+        "You need the logarithms of both predictions, and the probabilities of one of them. Of which?",
+        "`log_softmax(1)` gives $\\log p$ without ever computing a 0. Then $p$ is its exponential.",
+        "`log_p = logits.log_softmax(1)`, `log_q = logits_adv.log_softmax(1)`, then the sum along axis 1 of `log_p.exp() * (log_p - log_q)`.",
+    ),
+)
+def my_divergence(logits, logits_adv):
+    """For logits (N, K) of clean and attacked images: KL(p, q) of each image, (N,)."""
+    ### BEGIN SOLUTION
+    log_p, log_q = logits.log_softmax(1), logits_adv.log_softmax(1)
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+    ### END SOLUTION
+
+
+@here.mistake("divergence", "the other way round")
+def turned_around(logits, logits_adv):
+    return my_divergence(logits_adv, logits)
+
+
+@here.mistake("divergence", "Logits of 200")
+def logarithm_of_a_softmax(logits, logits_adv):
+    p, q = logits.softmax(1), logits_adv.softmax(1)
+    return (p * (p.log() - q.log())).sum(1)
+
+
+@here.mistake("divergence", "four classes")
+def mean_over_the_classes(logits, logits_adv):
+    return my_divergence(logits, logits_adv) / logits.shape[1]
+
+
+@here.mistake("divergence", "not a tensor of numbers of shape")
+def one_for_the_batch(logits, logits_adv):
+    return my_divergence(logits, logits_adv).mean()
+
+
+@here.mistake("divergence", "never negative")
+def sign_turned(logits, logits_adv):
+    return -my_divergence(logits, logits_adv)
+
+
+@here.mistake("divergence", "equal predictions are")
+def of_the_logits(logits, logits_adv):
+    return (logits.softmax(1) * (logits - logits_adv)).sum(1)
+
+
+@here.write(
+    "trades_loss",
+    r"""the loss of TRADES
+
+Put it together. `logits` are those of the clean images, `logits_adv` those of the attacked ones. The loss is the mean cross-entropy of the *clean* images, plus $\beta$ times the mean of the divergence above.""",
+    hints=(
+        "Two terms, each of them a mean over the images. Which of them does $\\beta$ multiply?",
+        "Use your `my_divergence`: it has one number for each image. What do you still have to do with them?",
+        "`F.cross_entropy(logits, y) + beta * my_divergence(logits, logits_adv).mean()`",
+    ),
+)
+def my_trades_loss(logits, logits_adv, y, beta):
+    """The loss of TRADES for a batch, a scalar tensor."""
+    ### BEGIN SOLUTION
+    log_p, log_q = logits.log_softmax(1), logits_adv.log_softmax(1)
+    divergence = (log_p.exp() * (log_p - log_q)).sum(1)
+    return F.cross_entropy(logits, y) + beta * divergence.mean()
+    ### END SOLUTION
+
+
+@here.mistake("trades_loss", "loss of the attacked images")
+def of_the_attacked_images(logits, logits_adv, y, beta):
+    return F.cross_entropy(logits_adv, y) + beta * my_divergence(logits, logits_adv).mean()
+
+
+@here.mistake("trades_loss", "the other way round")
+def with_the_divergence_turned(logits, logits_adv, y, beta):
+    return F.cross_entropy(logits, y) + beta * my_divergence(logits_adv, logits).mean()
+
+
+@here.mistake("trades_loss", "is the sum over the images")
+def with_a_sum(logits, logits_adv, y, beta):
+    return F.cross_entropy(logits, y) + beta * my_divergence(logits, logits_adv).sum()
+
+
+@here.mistake("trades_loss", "by the classes as well")
+def mean_of_everything(logits, logits_adv, y, beta):
+    kl = F.kl_div(logits_adv.log_softmax(1), logits.softmax(1), reduction="none").mean()
+    return F.cross_entropy(logits, y) + beta * kl
+
+
+@here.mistake("trades_loss", "The mean cross-entropy of the clean images is")
+def beta_on_the_first_term(logits, logits_adv, y, beta):
+    return beta * F.cross_entropy(logits, y) + my_divergence(logits, logits_adv).mean()
+
+
+@here.mistake("trades_loss", "makes your loss smaller")
+def minus_the_divergence(logits, logits_adv, y, beta):
+    return F.cross_entropy(logits, y) - beta * my_divergence(logits, logits_adv).mean()
+
+
+@here.mistake("trades_loss", "A loss is a single number")
+def a_loss_for_each_image(logits, logits_adv, y, beta):
+    return F.cross_entropy(logits, y, reduction="none") + beta * my_divergence(logits, logits_adv)
+
+
+here.explain(
+    "two_calls",
+    r"""two calls
+
+TRADES sends the clean and the attacked images through the network in two separate calls. What would batch norm see if both were joined in one batch? Is one of the two ways wrong?""",
+    r"""In train mode batch norm takes the mean and the variance of the batch that it is given. In two calls, the clean images are scaled by the statistics of clean images, and the attacked ones by those of attacked images. In one joined batch, both are scaled by statistics of the mixture, so the answer for a clean image depends on the attacked ones. The running record differs as well: with two calls it is moved twice, once by each kind, and the later call weighs more. In eval mode the network then uses a record that fits neither kind exactly. Neither way is wrong; they are two trainings, with two results. But a paper's number belongs to one of them, and a comparison of two methods should not differ in this on the side.""",
+    contains=(
+        "what batch norm does in train mode: the statistics of the present batch;",
+        "the difference: own statistics for each half, or common ones;",
+        "the running record that is used in eval mode;",
+        "that it is a choice which has to be said, as it changes numbers.",
+    ),
+)
+
+here.more(r"""- **Predict, then change:** set `epochs = 6` in the parameters cell. Where does your curve end, beside the two stored ones?
+- **Change:** train live with `objectives["random start"]` for 6 epochs, which cost the same passes as 3 epochs of PGD-3. How far apart do the two end? Why is one such pair no ranking?
+- **Change:** attack your network at the radius 0.3, for which it was not trained. Does a low accuracy there mean that the defence is bad? Or was it never promised?
+- **Change:** give `trades` other values of `beta` (0.5 and 20), train live for 2 epochs each, and draw clean accuracy against accuracy under PGD.
+- **Explain:** `pgd_training` never shows a clean image to the network. Why is its clean accuracy high all the same? What would you expect at a larger radius?""")

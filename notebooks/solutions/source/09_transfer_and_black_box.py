@@ -1,0 +1,196 @@
+"""The exercises of notebook 9, transfer and black box."""
+
+import torch
+from exercises import Notebook
+
+from advutils import input_gradient, project
+
+here = Notebook(__file__)
+
+here.predict(
+    "of_which",
+    r"""forty or not
+
+A network reads 96 of 100 images. After a transfer attack it reads 60, all of them among the 96. What share of the images that *can* be fooled was fooled, in %?""",
+    answer=37.5,
+    wrong={40: "misread without any attack", 36: "Out of how many", 60: "survived"},
+)
+
+
+@here.write(
+    "transfer_rate",
+    r"""a transfer rate
+
+Write how often an attack from a surrogate fools the target: the share of images that are misread after the attack, *of those that were read correctly before*. `before` and `after` are records of the target: true where an image is read correctly.""",
+    hints=(
+        "Two groups of images: those that count at all, and those among them that were fooled.",
+        "An image was fooled if it was read before *and* is misread after. `~` turns a record around.",
+        "`fooled = before & ~after`; divide the number of them by the number of true values in `before`.",
+    ),
+)
+def my_transfer_rate(before, after):
+    """The share, 0 to 1, of fooled images among those that were read before."""
+    ### BEGIN SOLUTION
+    fooled = before & ~after
+    return fooled.sum().item() / before.sum().item()
+    ### END SOLUTION
+
+
+@here.mistake("transfer_rate", "misread before and after")
+def all_misread_ones(before, after):
+    return (~after).double().mean().item()
+
+
+@here.mistake("transfer_rate", "4 were misread before")
+def of_all_images(before, after):
+    return (before & ~after).double().mean().item()
+
+
+@here.mistake("transfer_rate", "set off against it")
+def difference_of_the_counts(before, after):
+    return (before.sum() - after.sum()).item() / before.sum().item()
+
+
+@here.mistake("transfer_rate", "No image was fooled")
+def share_that_survived(before, after):
+    return 1 - my_transfer_rate(before, after)
+
+
+@here.mistake("transfer_rate", "A share lies between 0 and 1")
+def in_percent(before, after):
+    return 100 * my_transfer_rate(before, after)
+
+
+@here.write(
+    "ensemble_fgsm",
+    r"""several surrogates at once
+
+An outsider who has several surrogates can ask all of them (Liu and others, 2017). Write FGSM on the *mean of their losses*: one step of $\epsilon$ along the sign of its gradient, and the clip.""",
+    hints=(
+        "The gradient of a mean is the mean of the gradients. So what do you have to do before you take the sign?",
+        "Add the gradients of all surrogates. To divide by their number changes no sign. Then one step.",
+        "`g = sum(input_gradient(model, x, y) for model in models)`, then the step of FGSM.",
+    ),
+)
+def my_ensemble_fgsm(models, x, y, eps):
+    """One FGSM step on the mean loss of all the models, inside [0, 1]."""
+    ### BEGIN SOLUTION
+    g = sum(input_gradient(model, x, y) for model in models)
+    return (x + eps * g.sign()).clamp(0, 1)
+    ### END SOLUTION
+
+
+@here.mistake("ensemble_fgsm", "majority of the surrogates")
+def a_vote_of_the_signs(models, x, y, eps):
+    votes = sum(input_gradient(model, x, y).sign() for model in models)
+    return (x + eps * votes.sign()).clamp(0, 1)
+
+
+@here.mistake("ensemble_fgsm", "the pixels moved by")
+def mean_of_the_steps(models, x, y, eps):
+    steps = torch.stack([input_gradient(model, x, y).sign() for model in models])
+    return (x + eps * steps.mean(0)).clamp(0, 1)
+
+
+@here.mistake("ensemble_fgsm", "changes nothing")
+def the_first_one_alone(models, x, y, eps):
+    return my_ensemble_fgsm(models[:1], x, y, eps)
+
+
+@here.mistake("ensemble_fgsm", "the pixels moved by")
+def one_after_the_other(models, x, y, eps):
+    for model in models:
+        x = my_ensemble_fgsm([model], x, y, eps)
+    return x
+
+
+@here.mistake("ensemble_fgsm", "They go the other way")
+def towards_the_label(models, x, y, eps):
+    return (x - eps * sum(input_gradient(model, x, y) for model in models).sign()).clamp(0, 1)
+
+
+@here.mistake("ensemble_fgsm", "are no image")
+def ensemble_without_the_clip(models, x, y, eps):
+    return x + eps * sum(input_gradient(model, x, y) for model in models).sign()
+
+
+@here.write(
+    "momentum_pgd",
+    r"""PGD with momentum
+
+The notebook's `mi_fgsm` keeps all of the last direction. Write the general form, with a `decay`: the new direction is `decay` times the old one plus the gradient at length 1. (The length is the sum of the sizes of all its pixels, for each image.) Step along the sign of the *direction*, and project with `project(x_adv, x, eps)`. Start from the image, with the direction 0.""",
+    hints=(
+        "Two things are carried from step to step: the image and the direction. Which of them is projected?",
+        "Bring each image's gradient to length 1 first, then add it to `decay * direction`. Take the sign only for the step.",
+        "`length = g.abs().sum(dim=(1, 2, 3), keepdim=True)`, `direction = decay * direction + g / length`, and a step of `step_size * direction.sign()`.",
+    ),
+)
+def my_momentum_pgd(model, x, y, eps, step_size, steps, decay):
+    """Adversarial images of PGD with momentum, in the ball around x and in [0, 1]."""
+    ### BEGIN SOLUTION
+    x_adv, direction = x, torch.zeros_like(x)
+    for _ in range(steps):
+        g = input_gradient(model, x_adv, y)
+        length = g.abs().sum(dim=(1, 2, 3), keepdim=True).clamp_min(1e-30)
+        direction = decay * direction + g / length
+        x_adv = project(x_adv + step_size * direction.sign(), x, eps)
+    return x_adv
+    ### END SOLUTION
+
+
+def momentum(model, x, y, eps, step_size, steps, update, centre=None):
+    x_adv, direction = x, torch.zeros_like(x)
+    for _ in range(steps):
+        direction = update(direction, input_gradient(model, x_adv, y))
+        x_adv = project(x_adv + step_size * direction.sign(), x if centre is None else x_adv, eps)
+    return x_adv
+
+
+def at_length_1(g):
+    return g / g.abs().sum(dim=(1, 2, 3), keepdim=True)
+
+
+@here.mistake("momentum_pgd", "without momentum")
+def without_momentum(model, x, y, eps, step_size, steps, decay):
+    return momentum(model, x, y, eps, step_size, steps, lambda old, g: g)
+
+
+@here.mistake("momentum_pgd", "where the reference puts them")
+def with_gradients_of_any_length(model, x, y, eps, step_size, steps, decay):
+    return momentum(model, x, y, eps, step_size, steps, lambda old, g: decay * old + g)
+
+
+@here.mistake("momentum_pgd", "where the reference puts them")
+def with_signs(model, x, y, eps, step_size, steps, decay):
+    return momentum(model, x, y, eps, step_size, steps, lambda old, g: decay * old + g.sign())
+
+
+@here.mistake("momentum_pgd", "With decay 0")
+def as_an_average(model, x, y, eps, step_size, steps, decay):
+    return momentum(model, x, y, eps, step_size, steps, lambda old, g: old + (1 - decay) * at_length_1(g))
+
+
+@here.mistake("momentum_pgd", "away from the image after 4 steps")
+def around_the_iterate(model, x, y, eps, step_size, steps, decay):
+    return momentum(model, x, y, eps, step_size, steps, lambda old, g: decay * old + at_length_1(g), centre="iterate")
+
+
+here.explain(
+    "only_the_class",
+    r"""only the class
+
+Square asks the target for its scores. Why can it not work if the target returns only the class? What would such an attack need in place of the margin?""",
+    r"""Square changes a square of the image and keeps the change where the margin of the true label has fallen. With scores, almost every query tells a little: the margin fell, or it did not. With only the class, the answer is the same, "still the label", until an image is misread. So nearly all changes look alike, the search has nothing to compare, and it walks blindly. An attack on the class alone must work the other way round: start at an image that is misread already, however far away, and come closer. Then each query has a useful answer: still misread, or no longer. In place of the margin it uses the distance, and asks whether a shorter one is still enough. It needs many more queries.""",
+    contains=(
+        "what Square compares: the margin before and after a change;",
+        "that the class does not change until the attack has succeeded;",
+        "the other way round: from a misread image towards the original;",
+        "the price in queries.",
+    ),
+)
+
+here.more(r"""- **Predict, then change:** set `eps = 0.1`. Which of the live numbers come back close to the clean accuracy? (The results that were measured ahead stay at 0.2.)
+- **Change:** set `cnn_seed = 1`. Your machine then trains another small CNN. How far does the accuracy under the transfer attack move? Compare this with the interval that was printed for seed 0: what does the interval cover, and what does it not cover?
+- **Change:** let the outsider run PGD on the mean loss of two surrogates, their own small CNN and the second VGG. Does the outsider now beat grey on the defended VGG? (The second VGG was trained on the target's digits. So this outsider knows more than the one above.)
+- **Change:** start `come_closer` from the outsider's direction, `(from_outsider - x).sign()`, in place of the stripes. How many queries does this save?
+- **Explain:** the owner of a target allows each user 50 queries a day. Which rows of the last figure does this rule out, and which not?""")

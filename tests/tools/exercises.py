@@ -1,0 +1,271 @@
+"""Writes the exercises into the notebooks, and their solutions beside them: `make exercises`.
+
+The one source of both is notebooks/solutions/source/NN_*.py, which describes the exercises in their order:
+
+    here = Notebook(__file__)
+    here.predict("name", task, answer=..., wrong={answer: "words of the remark"})
+    here.write("name", task, hints)(function)   # its solution stands between ### BEGIN SOLUTION and ### END SOLUTION
+    here.mistake("name", "words of the symptom")(wrong_function)
+    here.explain("name", task, answer, contains)
+    here.more(text)                              # open ones, without an answer
+
+What checks them is `advutils.exercises.check`. A notebook's section is what lies between its heading `## Exercises` and
+the line of the next notebook.
+"""
+
+import argparse
+import ast
+import importlib.util
+import inspect
+import json
+import re
+import sys
+import textwrap
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from run_notebooks import normalised, save, stamp
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+SOLUTIONS = NOTEBOOKS / "solutions"
+SECTION = re.compile(r"^## Exercises\n.*?(?=^\*\*(?:Next|See also):|^## References)", re.DOTALL | re.MULTILINE)
+HOLE = re.compile(r"( *)### BEGIN SOLUTION\n.*?### END SOLUTION\n", re.DOTALL)
+KINDS = {"predict": "Predict", "write": "Write", "explain": "Explain"}
+INTRODUCTION = (
+    "## Exercises\n\n"
+    "Take them in order, or begin with the one that you like. `check` answers: it runs your function on small data of "
+    "its own, and says what it saw. Under each function to write there are three hints. Open the first one when you "
+    "are stuck, and the next one when you still are. All solutions lie in `notebooks/solutions/{name}`."
+)
+PLACE = "*Your answer (a double click opens this cell):*"
+
+
+@dataclass
+class Source:
+    """One exercise as its source has it. What checks it has the same name in `advutils.exercises.check`."""
+
+    name: str
+    kind: str
+    task: str
+    hints: tuple = ()
+    function: object = None
+    answer: object = None
+    contains: tuple = ()
+    mistakes: list = field(default_factory=list)  # (wrong function or answer, words of what the check says to it)
+
+    @property
+    def solution(self):
+        """The code that solves it."""
+        if self.kind == "predict":
+            return f"check.{self.name}({json.dumps(self.answer)})"
+        return f"{plain(self.function)}\n\n\ncheck.{self.name}(my_{self.name})"
+
+    @property
+    def stub(self):
+        """The code that the learner starts from."""
+        if self.kind == "predict":
+            return f"check.{self.name}(...)"
+        return HOLE.sub(r"\1...\n", self.marked())
+
+    def marked(self):
+        return f"{source_of(self.function)}\n\n\ncheck.{self.name}(my_{self.name})"
+
+
+class Notebook:
+    """The exercises of one notebook, in their order."""
+
+    def __init__(self, file):
+        self.path = NOTEBOOKS / f"{Path(file).stem}.ipynb"
+        self.source, self.exercises, self.open = Path(file), {}, ""
+
+    def predict(self, name, task, *, answer, wrong):
+        self.exercises[name] = Source(name, "predict", task, answer=answer, mistakes=list(wrong.items()))
+
+    def write(self, name, task, hints):
+        def added(function):
+            assert function.__name__ == f"my_{name}" and len(hints) == 3, name
+            self.exercises[name] = Source(name, "write", task, hints, function)
+            return function
+
+        return added
+
+    def mistake(self, name, words):
+        def added(function):
+            self.exercises[name].mistakes.append((function, words))
+            return function
+
+        return added
+
+    def explain(self, name, task, answer, contains):
+        self.exercises[name] = Source(name, "explain", task, answer=answer, contains=contains)
+
+    def more(self, text):
+        self.open = text
+
+    @property
+    def of_checks(self):
+        """The exercises that a check answers."""
+        return {name: one for name, one in self.exercises.items() if one.kind != "explain"}
+
+
+def load(path):
+    """The `Notebook` that a source file describes."""
+    spec = importlib.util.spec_from_file_location(f"source_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # so that its functions can be sent to another process
+    spec.loader.exec_module(module)
+    return module.here
+
+
+def sources():
+    """Every notebook that has a source, in order."""
+    return [load(path) for path in sorted(SOLUTIONS.glob("source/[0-9]*.py"))]
+
+
+def source_of(function):
+    """A function's source without its decorators."""
+    text = textwrap.dedent(inspect.getsource(function))
+    first = ast.parse(text).body[0].lineno
+    return "\n".join(text.splitlines()[first - 1 :])
+
+
+def plain(function):
+    return re.sub(r" *### (?:BEGIN|END) SOLUTION\n?", "", source_of(function)).rstrip()
+
+
+def folded(summary, text):
+    return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
+
+
+def cell(make, name, text):
+    made = make(text, id=f"exercise-{name.replace('_', '-')}"[:64])
+    made.metadata["tags"] = ["exercise"]
+    return made
+
+
+def exercise_cells(here):
+    """The section of a notebook: for each exercise its task with folded hints, and its stub."""
+    cells = [cell(new_markdown_cell, "introduction", INTRODUCTION.format(name=here.path.name))]
+    cells.append(cell(new_code_cell, "check", "from advutils.exercises import check"))
+    for number, one in enumerate(here.exercises.values(), 1):
+        parts = [heading(number, one), *(folded(f"Hint {i}", hint) for i, hint in enumerate(one.hints, 1))]
+        parts += [folded("A worked answer", answered(one))] if one.kind == "explain" else []
+        cells.append(cell(new_markdown_cell, f"{one.name}-task", "\n\n".join(parts)))
+        if one.kind == "explain":
+            cells.append(cell(new_markdown_cell, one.name, PLACE))
+        else:
+            cells.append(cell(new_code_cell, one.name, one.stub))
+    if here.open:
+        cells.append(cell(new_markdown_cell, "open", f"### To try on your own\n\n{here.open}"))
+    return cells
+
+
+def heading(number, one):
+    title, _, task = one.task.strip().partition("\n\n")
+    return f"### {KINDS[one.kind]} {number}: {title}\n\n{task}"
+
+
+def answered(one):
+    points = "\n".join(f"- {point}" for point in one.contains)
+    return f"{one.answer.strip()}\n\n*A good answer contains:*\n\n{points}"
+
+
+def solution_notebook(here):
+    """The same exercises, solved; not yet executed."""
+    title = nbformat.read(here.path, as_version=4).cells[0].source.splitlines()[0]
+    cells = [new_markdown_cell(f"{title}: solutions", id="title")]
+    cells.append(new_code_cell(imports(here), id="imports"))
+    for number, one in enumerate(here.exercises.values(), 1):
+        text = heading(number, one) + (f"\n\n{answered(one)}" if one.kind == "explain" else "")
+        cells.append(new_markdown_cell(text, id=f"{one.name.replace('_', '-')}-task"))
+        if one.kind != "explain":
+            cells.append(new_code_cell(one.solution, id=one.name.replace("_", "-")))
+    return new_notebook(cells=cells)
+
+
+def imports(here):
+    """The imports that the solutions need, of those in the source file."""
+    used = {name for one in here.of_checks.values() for name in names(one.solution)}
+    lines = []
+    for node in ast.parse(here.source.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and getattr(node, "module", "") != "exercises":
+            node.names = [alias for alias in node.names if (alias.asname or alias.name) in used]
+            lines += [ast.unparse(node)] if node.names else []
+    first = [line for line in lines if "advutils" not in line]
+    last = [line for line in lines if "advutils" in line] + ["from advutils.exercises import check"]
+    return "\n".join([*first, "", *last] if first else last)
+
+
+def names(code):
+    return {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
+
+
+def write_notebook(here):
+    """Replace the notebook's section of exercises by the one of the source, executed by itself."""
+    notebook = nbformat.read(here.path, as_version=4)
+    before, after = split(notebook.cells)
+    section = new_notebook(cells=exercise_cells(here))
+    executed(section)
+    counts = sum(one.cell_type == "code" for one in before)
+    for count, one in enumerate((one for one in section.cells if one.cell_type == "code"), counts + 1):
+        one.execution_count = count
+        for output in one.outputs:
+            output.pop("execution_count", None)
+    notebook.cells = [*before, *section.cells, *after]
+    save(normalised(notebook), here.path)
+
+
+def split(cells):
+    """The cells before the section and those after it; a cell that holds more than the section is cut."""
+    start = next(i for i, one in enumerate(cells) if re.search("^## Exercises$", one.source, re.MULTILINE))
+    end = next(
+        i
+        for i, one in enumerate(cells)
+        if i >= start and re.search(r"^\*\*(?:Next|See also):|^## References", one.source, re.MULTILINE)
+    )
+    before, after = list(cells[:start]), list(cells[end + 1 :])
+    head = re.split("^## Exercises$", cells[start].source, flags=re.MULTILINE)[0].strip()
+    found = re.search(r"^(?:\*\*(?:Next|See also):|## References).*", cells[end].source, re.MULTILINE | re.DOTALL)
+    tail = found[0].strip()
+    if head:
+        before.append(new_markdown_cell(head, id=cells[start].id))
+    name = "text-next" if cells[end].id == cells[start].id or not head else cells[end].id
+    return before, [new_markdown_cell(tail, id=name), *after]
+
+
+def executed(notebook):
+    """Run the cells in a fresh kernel."""
+    NotebookClient(
+        notebook,
+        kernel_name="python3",
+        timeout=300,
+        record_timing=False,
+        coalesce_streams=True,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        resources={"metadata": {"path": str(NOTEBOOKS)}},
+    ).execute()
+    return notebook
+
+
+def write_solutions(here):
+    notebook = normalised(executed(solution_notebook(here)))
+    notebook.metadata["made_with"] = stamp(notebook)
+    save(notebook, SOLUTIONS / here.path.name)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("numbers", nargs="*", type=int, metavar="N", help="of notebooks; all if none")
+    chosen = parser.parse_args(arguments)
+    for here in sources():
+        if not chosen.numbers or int(here.path.name[:2]) in chosen.numbers:
+            print(here.path.name, flush=True)
+            write_notebook(here)
+            write_solutions(here)
+
+
+if __name__ == "__main__":
+    main()

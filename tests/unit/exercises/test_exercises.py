@@ -1,0 +1,237 @@
+"""Every exercise: its stub is told so kindly, its solution passes, its common mistakes each get their own words."""
+
+import ast
+from pathlib import Path
+
+import exercises as tool
+import nbformat
+import pytest
+import torch
+from nbformat.v4 import new_markdown_cell
+
+from advutils import input_gradient, load_data, predict, trained
+from advutils.exercises import check
+from advutils.exercises.check import EXERCISES
+from advutils.exercises.framework import NOT_WRITTEN, Choice, Exercise, expect
+
+SOURCES = tool.sources()
+NOTEBOOKS = {here.path.name: here for here in SOURCES}
+ALL = [one for here in SOURCES for one in here.of_checks.values()]
+WRITTEN = {one.name: one for one in ALL if one.kind == "write"}
+PREDICTED = {one.name: one for one in ALL if one.kind == "predict"}
+SEEDS = (0, 1, 7)  # 0 is what a learner's own check uses
+
+each_notebook = pytest.mark.parametrize("here", SOURCES, ids=NOTEBOOKS)
+each_written = pytest.mark.parametrize("one", WRITTEN.values(), ids=WRITTEN)
+each_prediction = pytest.mark.parametrize("one", PREDICTED.values(), ids=PREDICTED)
+
+
+def function_of(code, name):
+    defined = {"torch": torch}
+    exec(code.rsplit("\n\n\n", 1)[0], defined)
+    return defined[f"my_{name}"]
+
+
+def said(outcome):
+    return next(iter(outcome.failed.values()), outcome.note)
+
+
+def test_every_check_has_an_exercise_and_every_exercise_a_check():
+    assert EXERCISES.keys() == WRITTEN.keys() | PREDICTED.keys()
+    for here in SOURCES:
+        assert all(EXERCISES[name].notebook == int(here.path.name[:2]) for name in here.of_checks)
+        assert all(EXERCISES[name].kind == one.kind for name, one in here.of_checks.items())
+
+
+@each_notebook
+def test_a_notebook_has_something_to_predict_to_write_and_to_explain(here):
+    kinds = [one.kind for one in here.exercises.values()]
+    assert 4 <= len(kinds) <= 6
+    assert kinds.count("predict") == 1 and kinds.count("write") >= 2 and kinds.count("explain") == 1
+
+
+@each_written
+def test_a_stub_is_told_so_kindly(one, capsys):
+    exercise = EXERCISES[one.name]
+    exercise(function_of(one.stub, one.name))
+    assert capsys.readouterr().out == f"{one.name}: {NOT_WRITTEN}\n"
+
+    def raises(*_):
+        raise NotImplementedError
+
+    assert exercise.run(raises).note == exercise.run(lambda *_: ...).note == NOT_WRITTEN
+
+
+@each_written
+def test_a_stub_has_at_most_15_lines_to_fill_in_and_three_hints(one):
+    hole = tool.HOLE.search(one.marked())[0]
+    assert len([line for line in hole.splitlines() if line.strip()]) - 2 <= 15
+    assert len(one.hints) == 3 and all(one.hints)
+    assert "BEGIN SOLUTION" not in one.solution + one.stub
+    assert ast.get_docstring(ast.parse(one.stub).body[0])
+
+
+@each_written
+def test_a_solution_passes_on_any_data(one):
+    for seed in SEEDS:
+        outcome = EXERCISES[one.name].run(one.function, seed)
+        assert outcome.right, (seed, outcome)
+    assert len(EXERCISES[one.name].tests) >= 3
+
+
+@each_written
+def test_common_mistakes_fail_and_each_is_told_its_symptom(one):
+    assert len(one.mistakes) >= 3 and len({words for _, words in one.mistakes}) >= 3
+    for seed in SEEDS:
+        for wrong, words in one.mistakes:
+            outcome = EXERCISES[one.name].run(wrong, seed)
+            assert not outcome.right and words in said(outcome), (wrong.__name__, seed, outcome)
+
+
+@each_prediction
+def test_a_prediction_gives_its_reason_after_an_answer_and_not_before(one, capsys):
+    exercise = EXERCISES[one.name]
+    exercise(...)
+    before = capsys.readouterr().out
+    assert "no answer yet" in before and len(before.splitlines()) == 1
+    exercise(one.answer)
+    assert "right" in capsys.readouterr().out and exercise.run(one.answer).right
+    assert len(one.mistakes) >= 3
+    for wrong, words in one.mistakes:
+        exercise(wrong)
+        told = capsys.readouterr().out
+        assert words in told and "right." not in told and len(told.splitlines()) == 3, wrong
+
+
+@each_written
+def test_a_check_leaves_the_random_numbers_of_the_notebook_alone(one):
+    before = torch.get_rng_state()
+    EXERCISES[one.name].run(one.function)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# the notebooks are what their sources say
+
+
+def is_of_exercises(cell):
+    return "exercise" in cell.metadata.get("tags", [])
+
+
+@each_notebook
+def test_the_notebook_holds_the_exercises_of_the_source(here):
+    cells = [cell for cell in nbformat.read(here.path, as_version=4).cells if is_of_exercises(cell)]
+    made = tool.exercise_cells(here)
+    again = f"{here.path.name}: call `make exercises`"
+    assert [(cell.id, cell.cell_type, cell.source) for cell in cells] == [
+        (cell.id, cell.cell_type, cell.source) for cell in made
+    ], again
+    for cell in cells:
+        if cell.cell_type == "code" and cell.source != "from advutils.exercises import check":
+            (output,) = cell.outputs
+            assert "not written yet" in output.text or "no answer yet" in output.text
+
+
+@each_notebook
+def test_the_solutions_are_those_of_the_source_and_pass(here):
+    path = tool.SOLUTIONS / here.path.name
+    notebook = nbformat.read(path, as_version=4)
+    made = tool.solution_notebook(here)
+    assert [cell.source for cell in notebook.cells] == [cell.source for cell in made.cells], "call `make exercises`"
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and "check." in cell.source:
+            assert cell.outputs and ("right." in cell.outputs[0].text or "tests passed" in cell.outputs[0].text)
+            assert not any("not yet" in output.get("text", "") for output in cell.outputs)
+    assert path.stat().st_size < 400_000
+
+
+@each_notebook
+def test_the_names_that_a_solution_needs_are_at_hand_in_the_notebook(here):
+    cells = [cell for cell in nbformat.read(here.path, as_version=4).cells if cell.cell_type == "code"]
+    trees = [ast.parse(cell.source) for cell in cells]
+    imported = {
+        alias.asname or alias.name
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    for node in ast.parse(tool.imports(here)).body:
+        assert {alias.asname or alias.name for alias in node.names} <= imported, ast.unparse(node)
+
+
+def test_the_section_is_found_and_replaced_whole():
+    old = [
+        new_markdown_cell("## Summary\n\nIt was so.\n\n## Exercises\n\n1. Old.\n\n**Next:** [x](x.ipynb)", id="end"),
+        new_markdown_cell("## References\n\n- one", id="references"),
+    ]
+    before, after = tool.split(old)
+    assert [cell.source for cell in before] == ["## Summary\n\nIt was so."]
+    assert [cell.source for cell in after] == ["**Next:** [x](x.ipynb)", "## References\n\n- one"]
+    new = [*before, *tool.exercise_cells(SOURCES[0]), *after]
+    before_again, after_again = tool.split(new)
+    assert before_again == before and [cell.source for cell in after_again] == [cell.source for cell in after]
+
+
+def test_solutions_cannot_be_imported_from_the_package():
+    package = Path(check.__file__).parents[2]
+    text = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
+    assert "BEGIN SOLUTION" not in text and "def my_" not in text
+
+
+# what the framework says
+
+
+add = Exercise("add", 0)
+
+
+@add.test("the sum")
+def _(mine, case):
+    x = case.images()
+    expect(torch.equal(mine(x, 1), x + 1), "It is another sum.")
+
+
+def test_an_error_is_shown_short_with_its_line(capsys):
+    def broken(x, n):
+        return x + undefined  # noqa: F821
+
+    add(broken)
+    told = capsys.readouterr().out
+    assert "your function stopped with an error" in told and "NameError" in told
+    assert "of broken: return x + undefined" in told and "Traceback" not in told and len(told.splitlines()) == 3
+
+
+def test_a_changed_argument_and_an_odd_result_are_symptoms(capsys):
+    assert "another tensor after your function" in said(add.run(lambda x, n: x.add_(n)))
+    assert "cannot use what your function gives back" in said(add.run(lambda x, n: "a text"))
+    with pytest.raises(TypeError, match="mine: got int; accepts your function"):
+        add(3)
+    with pytest.raises(AttributeError, match="near it: .*targeted_fgsm"):
+        check.targetd_fgsm  # noqa: B018
+    assert "targeted_fgsm" in dir(check)
+
+
+def test_an_answer_is_a_number_or_a_letter():
+    choice = Choice("which", 0, lambda: "a", {"b": "Think again."}, "Because.")
+    assert choice.run("a").right and said(choice.run("b")) == "Think again."
+    with pytest.raises(ValueError, match="accepts one of a, b"):
+        choice.run("z")
+    with pytest.raises(TypeError, match="accepts a number"):
+        check.best_at_half("ten")
+
+
+# what the worked answers claim
+
+
+def test_the_step_that_helps():
+    x, y = load_data("mnist-5k", train=False).tensors
+    vgg = trained("clean", width=0.25, epochs=8)
+
+    def answers_after(images, labels):
+        return predict(vgg, (images - 0.1 * input_gradient(vgg, images, labels).sign()).clamp(0, 1)).argmax(1)
+
+    answers = predict(vgg, x).argmax(1)
+    misread = answers != y
+    assert abs((answers_after(x, y) == y).double().mean().item() - 0.997) < 0.005
+    assert torch.equal(answers_after(x[misread], answers[misread]), answers[misread])
+    white, black = predict(vgg, torch.ones(1, 1, 28, 28))[0], predict(vgg, torch.zeros(1, 1, 28, 28))[0]
+    assert abs(white[8] - 0.61) < 0.02 and black[1] > 0.99
