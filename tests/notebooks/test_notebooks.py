@@ -200,7 +200,7 @@ def test_no_output_is_an_error_and_nothing_is_left_of_a_run(path):
 
 @committed
 def test_a_notebook_is_small(path):
-    assert path.stat().st_size < 500_000
+    assert path.stat().st_size < 400_000
 
 
 @pytest.mark.parametrize("command", ["check", "format --check"])
