@@ -92,7 +92,7 @@ lines: $(READY)  ## count the package's lines of code, room by room; ARGS=--file
 	.venv/bin/python tests/tools/count_lines.py $(ARGS)
 
 clean:  ## remove .venv, the website and the tools' caches; your notebooks stay
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis book/_build tests/screenshots
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis book/_build book/lab/node_modules tests/screenshots
 
 # A linked interpreter outlives its target: without this, every command would only say "not found".
 unbroken:

@@ -1,4 +1,4 @@
-"""What the notebooks of the series share: data, two networks, attacks, training, evaluation, figures and a slider.
+"""What the notebooks of the series share: data, three networks, attacks, training, evaluation, figures and a slider.
 
 `advutils.plots` and `advutils.widgets` are imported when first used, so that `import advutils` needs neither matplotlib
 nor ipywidgets.
@@ -26,7 +26,7 @@ from advutils.evaluation import (
     worst_case,
 )
 from advutils.exercises.predictions import guess, guess_score
-from advutils.models import Contrast, Normalize, small_cnn, vgg
+from advutils.models import Contrast, Normalize, small_cnn, strided_cnn, vgg
 from advutils.objectives import adversarial, clean, mixed, n_fgsm, random_fgsm, trades
 from advutils.pretrained import initialised, trained
 from advutils.training import History, fit
@@ -47,8 +47,8 @@ __all__ = [
     "fit", "fuse_batch_norm", "grey", "guess", "guess_score", "ibp", "initialised", "input_gradient",
     "interval_bounds", "ledger", "load_data", "load_measurement", "load_weights", "make_loader", "margin",
     "margin_bounds", "mcnemar", "mixed", "n_fgsm", "pgd", "predict", "project", "random_fgsm", "random_noise",
-    "read_digit", "save_weights", "shift", "small_cnn", "split", "square", "survivors", "targeted", "tighten",
-    "trades", "trained", "vgg", "wilson", "worst_case",
+    "read_digit", "save_weights", "shift", "small_cnn", "split", "square", "strided_cnn", "survivors", "targeted",
+    "tighten", "trades", "trained", "vgg", "wilson", "worst_case",
 ]  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def interval_bounds(
     Raises:
         TypeError: a layer without a rule, or with hooks; the message names it.
 
-    Gowal et al., 2019, arXiv:1810.12715.
+    Gowal et al., 2019, arXiv:1810.12715. Taught in 12_certificates.ipynb.
     """
     lower, upper = _through(layers_of(model), lower, upper, statistics or {})
     count_pass(unwrap_model(model), lower, upper)
@@ -180,6 +180,8 @@ def margin_bounds(
     Raises:
         TypeError, ValueError: images, labels or a radius that are not as above, a layer without a rule, or a last
             layer that is no nn.Linear with an output for each of at least two classes.
+
+    Taught in 12_certificates.ipynb.
     """
     validation.images(x)
     validation.labels(y, x)
@@ -230,6 +232,8 @@ def certified(model: nn.Module, loader: Loader, *, eps: float) -> Accuracy:
     Raises:
         TypeError, ValueError: an empty loader, a layer without a rule, images that the model was trained on, or what
             `margin_bounds` refuses.
+
+    Taught in 12_certificates.ipynb.
     """
     layers_of(model)
     eps = validation.eps(eps)
@@ -251,6 +255,8 @@ def certified_radius(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, step
 
     Raises:
         TypeError, ValueError: steps below 1, or what `margin_bounds` refuses.
+
+    Taught in 12_certificates.ipynb.
     """
     steps = validation.count(steps, "steps")
     validation.images(x)
@@ -287,7 +293,7 @@ def ibp(
     Raises:
         TypeError, ValueError: a kappa or full_eps that is not as above, or what `margin_bounds` refuses.
 
-    Gowal et al., 2019, arXiv:1810.12715.
+    Gowal et al., 2019, arXiv:1810.12715. Taught in 12_certificates.ipynb.
     """
     eps, weight = validation.eps(eps), validation.share(kappa, "kappa")
     if full_eps is not None:
@@ -331,7 +337,7 @@ def tighten(model: nn.Module) -> nn.Module:
     Raises:
         TypeError: what is no nn.Module.
 
-    Shi et al., 2021, arXiv:2103.17268.
+    Shi et al., 2021, arXiv:2103.17268. Taught in 12_certificates.ipynb.
     """
     validation.module(model)
     for layer in model.modules():

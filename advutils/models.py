@@ -1,4 +1,4 @@
-"""The two networks of the series, and a safe place for their weights.
+"""The three networks of the series.
 
 A model takes images in [0, 1] and returns logits. Padding and normalisation are its first two layers, so an attacker
 can never perturb the padding, and epsilon never changes its unit.
@@ -137,6 +137,40 @@ def small_cnn(*, in_channels: int = 1, num_classes: int = 10) -> nn.Sequential:
         nn.Linear(128, num_classes),
     ]  # fmt: skip
     config = dict(architecture="small_cnn", in_channels=in_channels, num_classes=num_classes)
+    return _finish(nn.Sequential(*layers), config)
+
+
+def strided_cnn(*, in_channels: int = 1, num_classes: int = 10, contrast: float | None = None) -> nn.Sequential:
+    """A small network whose bounds can be kept apart: two convolutions with stride 2, two dense layers, nothing else.
+
+    Few layers, as each widens the bounds, and no batch norm. 53,000 weights for digits.
+
+    Args:
+        in_channels: 1 for grey images, 3 for colour.
+        num_classes: K, the number of logits.
+        contrast: None for the linear `Normalize`, or the slope of a `Contrast` in its place.
+
+    Returns:
+        nn.Sequential that maps images (N, in_channels, H, W) in [0, 1], at least 4x4, to logits (N, K). Features of
+        images that are not 28x28 are pooled to the 7x7 that those have.
+
+    Raises:
+        TypeError, ValueError: a count that is not a positive whole number, or a slope that is not positive.
+
+    Taught in 12_certificates.ipynb.
+    """
+    in_channels = validation.count(in_channels, "in_channels")
+    num_classes = validation.count(num_classes, "num_classes")
+    contrast = None if contrast is None else validation.positive(contrast, "contrast")
+    layers = [
+        Normalize() if contrast is None else Contrast(contrast),
+        nn.Conv2d(in_channels, 8, 4, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(8, 16, 4, stride=2, padding=1), nn.ReLU(),
+        nn.AdaptiveMaxPool2d(7), nn.Flatten(),
+        nn.Linear(16 * 7 * 7, 64), nn.ReLU(),
+        nn.Linear(64, num_classes),
+    ]  # fmt: skip
+    config = dict(architecture="strided_cnn", in_channels=in_channels, num_classes=num_classes, contrast=contrast)
     return _finish(nn.Sequential(*layers), config)
 
 

@@ -19,7 +19,7 @@ ATTACK_LINES = {"FGSM": "-", "PGD": "--", "noise": ":", "worst case": "-."}
 ATTACK_MARKERS = {"FGSM": "o", "PGD": "s", "noise": "^", "worst case": "D"}
 SPARE_COLORS = ("#56B4E9", "#D55E00", "#000000", "#CC79A7")
 ARM_COLORS = ("#0072B2", "#D55E00", "#CC79A7", "#000000")
-WRONG, MUTED = "#D55E00", "#666666"
+WRONG, MUTED, PROVED = "#D55E00", "#666666", "#009E73"
 
 
 def style(label):

@@ -14,7 +14,7 @@ from torch import nn
 from advutils.attacks.gradient import fgsm, pgd
 from advutils.certify import tighten
 from advutils.data import device, load_data, make_loader, shift, split
-from advutils.models import small_cnn, vgg
+from advutils.models import small_cnn, strided_cnn, vgg
 from advutils.objectives import OBJECTIVES
 from advutils.training import History, fit
 from advutils.utils import distributed, validation
@@ -34,7 +34,8 @@ RECIPES: dict[str, dict[str, Any]] = {  # chosen on validation images
     "n-fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, eps_warmup=1, ema_decay=None),
     "pgd": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, eps_warmup=1, ema_decay=None, steps=5),
     "trades": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, eps_warmup=1, ema_decay=None, steps=5, beta=6.0),
-    "certified": dict(epochs=30, lr=5e-3, batch_size=100, seed=0, eps_warmup=15, kappa=0.5, beyond=1.3),
+    "certified-0.1": dict(epochs=30, lr=5e-3, batch_size=100, seed=0, eps=0.13, eps_warmup=15, contrast=None),
+    "certified-0.3": dict(epochs=30, lr=5e-3, batch_size=100, seed=0, eps=0.39, eps_warmup=15, contrast=20.0),
 }
 VERSIONS = dict.fromkeys(RECIPES, 1)  # raise a recipe's when the weights that it gives change: test_golden.py
 TRAINED_BY = {  # the objective of a recipe, where it does not bear its name
@@ -42,7 +43,7 @@ TRAINED_BY = {  # the objective of a recipe, where it does not bear its name
     "outsider-small-cnn": "clean",
     "mixed-fgsm": "mixed",
     **dict.fromkeys(("fgsm", "fgsm-last", "pgd"), "adversarial"),
-    "certified": "ibp",
+    **dict.fromkeys(("certified-0.1", "certified-0.3"), "ibp"),
 }
 EVAL_ATTACKS = {"FGSM": fgsm, "PGD": partial(pgd, steps=20)}
 
@@ -62,23 +63,24 @@ def trained(
 
     Args:
         name: "clean" (the VGG), "clean-small-cnn" (the weaker network), "outsider-small-cnn" (the same, trained on the
-            validation images, which none of the others was trained on), or a defence with its radius E in pixel units,
-            as in "mixed-fgsm-0.1": "mixed-fgsm-E" (each batch mixed with its FGSM images), "fgsm-E" (these alone),
-            "fgsm-last-E" (the same, where no epoch is picked), "random-fgsm-E", "n-fgsm-E", "pgd-E", "trades-E",
-            "certified-E" (the small network, whose bounds are kept apart at `beyond` times E, for `certified` at E).
+            validation images, which none of the others was trained on), "certified-0.1" and "certified-0.3" (the
+            strided network, trained on its bounds at a radius `eps` a little beyond), or a defence with its radius E in
+            pixel units, as in "mixed-fgsm-0.1": "mixed-fgsm-E" (each batch mixed with its FGSM images), "fgsm-E" (these
+            alone), "fgsm-last-E" (the same, where no epoch is picked), "random-fgsm-E", "n-fgsm-E", "pgd-E",
+            "trades-E".
         dataset: a name that `load_data` knows; the model is trained on 90% of its training part, validated on the rest.
         depth, width, contrast: of the VGG.
         retrain: train on this machine, whatever is published or cached. Rounding differs from processor to processor,
             so these weights differ from the published ones, and they are not kept.
         progress: show the bar.
         **recipe: an entry of `RECIPES[kind]`, where other than there: epochs, lr, batch_size, seed and, of the defences
-            other than the mixed one, eps_warmup, ema_decay (see `fit`), steps, beta and kappa of their objectives, and
-            beyond.
+            other than the mixed one, eps_warmup, ema_decay (see `fit`), steps and beta of their objectives, and eps and
+            contrast of the certified ones.
 
     Returns:
         The model, in eval mode, on `device()`, with its `History` as `model.history` and the settings that made it as
         `model.recipe`. Defences are attacked by FGSM and PGD after each epoch, and the epoch that PGD leaves most is
-        kept; with "mixed-fgsm-E", "fgsm-last-E" and "certified-E" it is the last one.
+        kept; with "mixed-fgsm-E", "fgsm-last-E" and the certified ones it is the last one.
 
     Raises:
         ValueError: a name or a recipe entry that is not among these, or a file of other settings under its name.
@@ -94,8 +96,8 @@ def trained(
     channels = data.tensors[0].shape[1]
     slim = partial(vgg, depth, width=width, in_channels=channels, contrast=contrast)
     build: Callable[[], nn.Module] = slim
-    if kind == "certified":
-        build, eps = (lambda: tighten(small_cnn(in_channels=channels))), min(1.0, eps * recipe["beyond"])
+    if kind.startswith("certified"):
+        build = partial(_tight, in_channels=channels, contrast=recipe["contrast"])
     elif kind.endswith("small-cnn"):
         build = partial(small_cnn, in_channels=channels)
     model: Any = initialised(build, seed=recipe["seed"]).to(device())
@@ -109,12 +111,16 @@ def trained(
             return _saved(model, known)
     writable(path.parent)
     unfinished = path.with_suffix(".checkpoint.pt")
-    model.history = _train(model, kind, data, eps, unfinished, progress)
+    model.history = _train(model, kind, data, recipe.get("eps", eps), unfinished, progress)
     if distributed.is_main_process():
         if not retrain:
             save_weights(model, path, recipe=model.recipe, history=vars(model.history), machine=machine())
         unfinished.unlink(missing_ok=True)  # another program that trained the same may have been first
     return model
+
+
+def _tight(**options):
+    return tighten(strided_cnn(**options))
 
 
 def _saved(model, path):
@@ -138,13 +144,13 @@ def _train(model, kind, data, eps, checkpoint, progress):
         make_loader(val, batch_size=500),
         epochs=recipe["epochs"],
         lr=recipe["lr"],
-        objective=objective_of(kind, recipe, eps),
+        objective=objective_of(kind, recipe),
         eps=eps,
         eps_warmup=recipe.get("eps_warmup", 0),
         ema_decay=recipe.get("ema_decay"),
         eval_attacks=EVAL_ATTACKS if "ema_decay" in recipe else None,
         checkpoint=checkpoint,
-        augment=shift,
+        augment=None if kind.startswith("certified") else shift,
         seed=recipe["seed"],
         accelerator=distributed.accelerator(),
         progress=progress,
@@ -153,7 +159,7 @@ def _train(model, kind, data, eps, checkpoint, progress):
 
 def file_name(settings):
     """The file of a model: its name, data and version, and what differs from the recipe and from the usual network."""
-    usual = RECIPES[_parse(settings["name"])[0]] | dict(depth=16, width=0.25, contrast=None)
+    usual = dict(depth=16, width=0.25, contrast=None) | RECIPES[_parse(settings["name"])[0]]
     chosen = {key: value for key, value in {**settings["config"], **settings}.items() if key in (*usual, "processes")}
     differing = "".join(f"-{key}={value}" for key, value in sorted(chosen.items()) if value != usual.get(key))
     return f"{settings['name']}-{settings['dataset']}-v{settings['version']}{differing}.safetensors"
@@ -181,26 +187,23 @@ def initialised(build: Callable[[], nn.Module], *, seed: int) -> nn.Module:
 
 def _parse(name):
     """The entry of `RECIPES` that a model's name refers to, and its radius."""
-    match = re.fullmatch(r"(mixed-fgsm|fgsm-last|fgsm|random-fgsm|n-fgsm|pgd|trades|certified)-(\d\.?\d*)", str(name))
+    match = re.fullmatch(r"(mixed-fgsm|fgsm-last|fgsm|random-fgsm|n-fgsm|pgd|trades)-(\d\.?\d*)", str(name))
     if match:
         return match[1], validation.eps(float(match[2]), "name")
-    defences = ", ".join(f"{kind}-E" for kind in RECIPES if not kind.endswith(("clean", "small-cnn")))
-    known = [kind for kind in RECIPES if kind.endswith(("clean", "small-cnn"))]
+    known = [kind for kind in RECIPES if kind.endswith(("clean", "small-cnn")) or kind.startswith("certified")]
+    defences = ", ".join(f"{kind}-E" for kind in RECIPES if kind not in known)
     validation.one_of(name, "name", (*known, f"{defences} (E a radius, as in mixed-fgsm-0.1)"))
     return name, None
 
 
-def objective_of(kind: str, recipe: dict[str, Any], eps: float | None = None) -> Objective:
-    """The training objective of an entry of `RECIPES`, with the steps, beta or kappa that the recipe names.
-
-    `eps` is the radius that the training arrives at, which "certified" needs to know.
-    """
-    bound: dict[str, Any] = {key: recipe[key] for key in ("steps", "beta", "kappa") if key in recipe}
+def objective_of(kind: str, recipe: dict[str, Any]) -> Objective:
+    """The training objective of an entry of `RECIPES`, with what the recipe names of it."""
+    bound: dict[str, Any] = {key: recipe[key] for key in ("steps", "beta") if key in recipe}
     if kind == "pgd":
         bound = dict(attack=partial(pgd, **bound))
     elif kind in ("fgsm", "fgsm-last"):
         bound = dict(attack=fgsm)
-    elif kind == "certified":
-        bound["full_eps"] = eps
+    elif kind.startswith("certified"):
+        bound["full_eps"] = recipe["eps"]
     objective = OBJECTIVES[TRAINED_BY.get(kind, kind)]
     return partial(objective, **bound) if bound else objective

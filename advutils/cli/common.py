@@ -19,7 +19,7 @@ from advutils.attacks import ATTACKS
 from advutils.attacks.losses import cross_entropy, cw, dlr
 from advutils.data import CLASSES, DATASETS, device, index_loader, load_data
 from advutils.evaluation import predict
-from advutils.models import Normalize, small_cnn, vgg
+from advutils.models import Normalize, small_cnn, strided_cnn, vgg
 from advutils.utils import distributed, validation
 from advutils.utils.images import ImageFiles, ambiguous, in_order, some
 from advutils.utils.weights import load_weights, read_tensors
@@ -27,7 +27,7 @@ from advutils.utils.weights import load_weights, read_tensors
 GIVEN = {"model", "x", "y", "eps", "target", "generator", "flags"}  # what an attack gets from elsewhere
 WORDS = {"true": True, "false": False, "none": None, "cross_entropy": cross_entropy, "dlr": dlr, "cw": cw}
 ACCEPTED = f"{', '.join(DATASETS)}, a folder of images, or tar files"
-BUILDERS = {"vgg": vgg, "small_cnn": small_cnn}
+BUILDERS = {"vgg": vgg, "small_cnn": small_cnn, "strided_cnn": strided_cnn}
 BACKGROUNDS = {"white": 255, "black": 0}
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # folders of such names hold no class
 

@@ -79,8 +79,8 @@ def check_options(chosen):
         )
     if chosen.objective == "ibp" and chosen.architecture == "vgg":
         raise ValueError(
-            "--architecture: got vgg with --objective ibp; accepts small_cnn, as batch norm widens the bounds of so "
-            "deep a network in each layer, until nothing is learned"
+            "--architecture: got vgg with --objective ibp; accepts strided_cnn, small_cnn, as batch norm widens the "
+            "bounds of so deep a network in each layer, until nothing is learned"
         )
     if chosen.steps is not None and chosen.objective not in ("adversarial", "trades"):
         raise ValueError(
@@ -100,7 +100,9 @@ def held_out(data):
 def new_model(chosen, shape):
     """The untrained model that was asked for, on its device."""
     if chosen.architecture == "vgg":
-        shape |= dict(depth=chosen.depth, width=chosen.width, contrast=chosen.contrast)
+        shape |= dict(depth=chosen.depth, width=chosen.width)
+    if chosen.architecture != "small_cnn":
+        shape |= dict(contrast=chosen.contrast)
     build = partial(common.BUILDERS[chosen.architecture], **shape)
     tight = chosen.objective == "ibp"
     model = initialised((lambda: tighten(build())) if tight else build, seed=chosen.seed).to(device())

@@ -24,7 +24,7 @@ export function draw(canvas, scene, shown, pixels) {
     tiles(pen, left, images, scene, shown, column);
     chosen(pen, left, below, images, delta, scene, shown, column);
   });
-  if (curve) accuracies(pen, width, top, scene, shown.eps);
+  if (curve) accuracies(pen, width, top, scene, shown);
 }
 
 /** An empty canvas of this size, in as many dots as the screen has. */
@@ -79,7 +79,7 @@ function chosen(pen, left, top, images, delta, scene, shown, column) {
   write(pen, left, floor + 4, read(shown, column, shown.chosen), k === y ? INK : scene.wrong, { size: 12 });
 }
 
-function accuracies(pen, width, top, scene, eps) {
+function accuracies(pen, width, top, scene, { eps, proved = [] }) {
   const { radii, values, title } = scene.curve, last = radii.at(-1);
   const left = MARGIN + 44, right = width - 24, floor = top + CURVE - 34, ceiling = top + 22;
   const across = (radius) => left + ((right - left) * radius) / last;
@@ -95,6 +95,11 @@ function accuracies(pen, width, top, scene, eps) {
   write(pen, right, top + CURVE - 15, "epsilon", scene.muted, { align: "right" });
   write(pen, MARGIN, top, title, scene.muted);
   rectangle(pen, Math.round(across(eps)), ceiling, 1, floor - ceiling, INK);
+  proved.filter((radius) => radius > 0).forEach((radius, row) => { // no attack matters to the chosen image up to here
+    const end = across(Math.min(radius, last)), at = floor - 4 - 12 * row;
+    rectangle(pen, left, at, end - left, 4, scene.proved);
+    write(pen, end + 4, at - 8, "proved", scene.proved);
+  });
   let corner = right;
   [...scene.models.keys()].reverse().forEach((number) => {
     const { label, color } = scene.models[number];
@@ -122,7 +127,7 @@ function read(shown, column, i) {
 }
 
 /** n images of bytes, one or three a pixel, below each other; with a scale, bytes are places on it. */
-function sprite(pixels, start, n, [channels, high, wide], scale) {
+export function sprite(pixels, start, n, [channels, high, wide], scale) {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [wide, n * high];
   const pen = canvas.getContext("2d", { willReadFrequently: true }), image = pen.createImageData(wide, n * high);

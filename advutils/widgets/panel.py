@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 import traitlets
 
-from advutils.plots import MODEL_COLORS, MUTED, SPARE_COLORS, WRONG
+from advutils.plots import MODEL_COLORS, MUTED, PROVED, SPARE_COLORS, WRONG
 
 SCRIPT = Path(__file__).with_suffix(".js")
 
@@ -18,10 +18,11 @@ class Panel(anywidget.AnyWidget):
 
     Attributes:
         scene: what stays while a slider moves. models: a list of {label, color}; scale: the diverging scale as 256
-            times red, green, blue; right, wrong, muted: colours; curve: None or {radii, values: a list for each model,
-            title}.
+            times red, green, blue; right, wrong, muted, proved: colours; curve: None or {radii, values: a list for each
+            model, title}.
         shown: what is shown now. eps, chosen; y: labels (n,); size: (C, H, W); for each model predicted (n,),
-            confidence (n,) of it, and bars (K,), the class probabilities of the chosen image.
+            confidence (n,) of it, bars (K,), the class probabilities of the chosen image, and proved, the radius up to
+            which no attack can change what the model reads in that image (0 if nothing is proved).
         pixels: for each model the n attacked images, grey levels or colours as bytes, then the perturbation of the
             chosen one as places on the scale (H, W).
         words: the picture in words, which stand above it and are its label.
@@ -37,9 +38,10 @@ class Panel(anywidget.AnyWidget):
         """The models from left to right, {label: colour}, and the accuracies below them, as `scene` has them."""
         models = [dict(label=label, color=color) for label, color in colors.items()]
         right = MODEL_COLORS["clean VGG"]
-        self.scene = dict(models=models, scale=_diverging(), right=right, wrong=WRONG, muted=MUTED, curve=curve)
+        colors = dict(right=right, wrong=WRONG, muted=MUTED, proved=PROVED)
+        self.scene = dict(models=models, scale=_diverging(), curve=curve, **colors)
 
-    def show(self, x, y, x_advs, probabilities, *, eps, chosen=0, words=""):
+    def show(self, x, y, x_advs, probabilities, *, eps, chosen=0, proved=(), words=""):
         """Show n images x (n, C, H, W) of the classes y (n,), attacked at radius eps.
 
         Args:
@@ -48,6 +50,7 @@ class Panel(anywidget.AnyWidget):
             probabilities: (n, K), for each model.
             eps: radius in pixel units, the end of the perturbation's colour scale.
             chosen: index of the image that is shown large.
+            proved: for each model the radius up to which nobody can change what it reads in that image, 0 for none.
             words: the picture in words, for those who do not see it.
         """
         x, x_advs, probabilities = np.asarray(x), list(map(np.asarray, x_advs)), list(map(np.asarray, probabilities))
@@ -60,7 +63,7 @@ class Panel(anywidget.AnyWidget):
                 eps=eps, chosen=chosen, y=np.asarray(y).tolist(), size=list(x.shape[1:]),
                 predicted=[p.argmax(1).tolist() for p in probabilities],
                 confidence=[p.max(1).tolist() for p in probabilities],
-                bars=[p[chosen].tolist() for p in probabilities],
+                bars=[p[chosen].tolist() for p in probabilities], proved=list(proved),
             )  # fmt: skip
             self.pixels, self.words = b"".join(parts), words
 

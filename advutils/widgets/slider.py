@@ -2,16 +2,19 @@
 
 import contextlib
 import copy
+import math
 import time
 from functools import partial
 
 import ipywidgets
 import torch
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from advutils.attacks.black_box import random_noise
 from advutils.attacks.gradient import fgsm, fgsm_step, input_gradient, pgd
 from advutils.attacks.losses import margin
+from advutils.certify import certified_radius, layers_of, proven
 from advutils.data import make_loader
 from advutils.evaluation import accuracy_vs_eps, predict
 from advutils.plots import units
@@ -30,7 +33,9 @@ class EpsilonSlider(ipywidgets.VBox):
 
     Choosing images takes one gradient from each model; a move of the slider takes none, only a step, a clip and a
     forward pass. PGD needs its own gradients at every radius, so it runs when the slider is let go. Every picture is
-    computed when it is shown, and nothing trains meanwhile: the weights are those of the moment of making.
+    computed when it is shown, and nothing trains meanwhile: the weights are those of the moment of making. Under the
+    curve a green bar goes up to the radius at which it is proved that no attack can change what is read in the chosen
+    image, where a model's bounds prove it.
 
     Args:
         models: {label: nn.Module}, shown from left to right.
@@ -126,10 +131,19 @@ class EpsilonSlider(ipywidgets.VBox):
         validation.labels(y, x)
         self.x, self.y = x.cpu(), y.cpu()
         self._signs, self._climbed = {}, {}
+        self._proved = {label: self._certificates(model) for label, model in self._models.items()}
         self._noise = (
             random_noise(None, torch.full_like(self.x, 0.5), self.y, eps=0.5, generator=_seeded(self._from)) - 0.5
         )
         self._draw()
+
+    def _certificates(self, model):
+        """The radius up to which nobody can change what the model reads in each image, (n,); 0 if nothing is proved."""
+        device = validation.device_of(model) or self.x.device
+        x, y = self.x.to(device), self.y.to(device)
+        if not _has_bounds(model) or not proven(model, x, y, eps=0.001).any():
+            return torch.zeros(len(y))
+        return certified_radius(model, x, y).cpu()
 
     def _chosen(self):
         if self.images.value == EACH:
@@ -181,8 +195,9 @@ class EpsilonSlider(ipywidgets.VBox):
             with torch.no_grad(), _one_thread():
                 self.shown[label] = x_adv, logits_of(self._models[label], x_adv.to(device)).softmax(1).cpu()
         eps, chosen = self.slider.value, min(int(self.look.value), len(self.x)) - 1
-        words = self._described()
-        self.picture.show(self.x, self.y, *zip(*self.shown.values()), eps=eps, chosen=chosen, words=words)
+        proved = {label: self._proved[label][chosen].item() for label in labels}
+        told = dict(eps=eps, chosen=chosen, proved=proved.values(), words=self._described(proved))
+        self.picture.show(self.x, self.y, *zip(*self.shown.values()), **told)
         self.seconds = time.perf_counter() - start
 
     def _curve(self, labels):
@@ -200,14 +215,26 @@ class EpsilonSlider(ipywidgets.VBox):
         values = [self._curves[kind][label] for label in labels]
         return dict(radii=radii, values=values, title=f"accuracy on {n} images under {kind}")
 
-    def _described(self):
+    def _described(self, proved):
         """The picture in words, for those who hear it: what changed, not what it looks like."""
         read = [
             f"{label} reads {int((p.argmax(1) == self.y).sum())} of {len(self.y)} correctly"
             for label, (_, p) in self.shown.items()
         ]
         late = " PGD runs when you let go of the slider." if self.attack.value == "PGD" else ""
-        return f"{units(self.slider.value)}. {'; '.join(read)}.{late}"
+        sure = [
+            f" Nobody can change how {label} reads the chosen image up to epsilon = {math.floor(1000 * radius) / 1000}."
+            for label, radius in proved.items()
+            if radius >= 0.001
+        ]
+        return f"{units(self.slider.value)}. {'; '.join(read)}.{late}{''.join(sure)}"
+
+
+def _has_bounds(model):
+    try:
+        return type(layers_of(model)[-1]) is nn.Linear
+    except TypeError:  # a layer without a rule: nothing can be proved about this model
+        return False
 
 
 @contextlib.contextmanager

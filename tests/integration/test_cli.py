@@ -92,10 +92,12 @@ def test_training_prints_its_configuration_and_what_it_reached(tmp_path, capsys)
 
 def test_a_network_is_trained_with_bounds_and_certified(tmp_path, capsys):
     out, found = tmp_path / "a.safetensors", tmp_path / "found.json"
-    typed = ["--objective", "ibp", "--eps", "0.02", "--eps-warmup", "1", "--architecture", "small_cnn"]
+    typed = ["--objective", "ibp", "--eps", "0.02", "--eps-warmup", "1", "--architecture", "strided_cnn"]
+    typed += ["--contrast", "5"]
     main(["train", "--out", str(out), *TINY, *typed, "--epochs", "2"])
     assert "validation accuracy" in capsys.readouterr().out
     model, _ = model_of(str(out))
+    assert model.config["architecture"] == "strided_cnn" and model.config["contrast"] == 5
     assert load_weights(model, out)["history"]["best_epoch"] == 2  # no attack picks an epoch of a smaller radius
     main(["evaluate", "--model", str(out), "--attack", "fgsm", "--eps", "1/255", "--certify", "--out", str(found)])
     rows = json.loads(found.read_text())["accuracy"]

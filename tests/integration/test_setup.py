@@ -162,7 +162,7 @@ def test_the_front_page_is_short_and_begins_with_a_picture():
 @pytest.mark.parametrize("page", PAGES)
 def test_links_within_the_repository_lead_to_files(page):
     text = (ROOT / page).read_text(encoding="utf-8")
-    made = {"slider.md", "references.md"}  # by book/build.py
+    made = {"references.md"}  # by book/build.py
     links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if "://" not in link]
     assert [link for link in links if not ((ROOT / page).parent / link).exists() and link not in made] == []
 

@@ -80,7 +80,7 @@ def of_recipe(kind):
         make_loader(val, batch_size=10),
         epochs=2,
         lr=recipe["lr"],
-        objective=objective_of(kind, recipe, EPS),
+        objective=objective_of(kind, recipe),
         eps=EPS if defence else None,
         eps_warmup=min(1, recipe.get("eps_warmup", 0)),
         ema_decay=0.9 if "ema_decay" in recipe else None,

@@ -21,7 +21,7 @@ from pathlib import Path
 import nbformat
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent.parent / "notebooks"
-TRAINING = ("01", "04", "07", "08", "11")
+TRAINING = ("01", "04", "07", "08", "11", "12")
 MACHINES = [",".join(parts) for parts in itertools.product(("sse41", "avx2"), ("default", "avx2"), ("1", "2"))]
 HERE = "here,here,1"
 

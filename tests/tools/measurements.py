@@ -26,6 +26,7 @@ from advutils import (
     accuracy,
     accuracy_vs_eps,
     adversarial,
+    certified_radius,
     checklist,
     clean,
     cw,
@@ -49,6 +50,7 @@ from advutils import (
     small_cnn,
     split,
     square,
+    strided_cnn,
     survivors,
     targeted,
     trades,
@@ -58,6 +60,7 @@ from advutils import (
 )
 from advutils.attacks import VERSIONS as ATTACK_VERSIONS
 from advutils.attacks.auto import autoattack as auto_attack
+from advutils.certify import proven
 from advutils.pretrained import VERSIONS as RECIPE_VERSIONS
 from advutils.pretrained import machine
 from advutils.utils.images import read_image, to_levels
@@ -891,6 +894,80 @@ def training_cost():
             row["trained"] = seconds(build, objective, 2000, 1)[0] / 2000
             found.append(row | dict(repeat=repeat))
             print(found[-1], flush=True)
+    return found
+
+
+def _attack_radius(net, x, y):
+    """The smallest of the radii 0, 0.01, 0.02, ... 1 at which PGD-40 finds a misread image, or 1: (N,)."""
+    with torch.no_grad():
+        unfooled = (net(x).argmax(1) == y).nonzero().flatten()
+    radius, draws = torch.zeros(len(x)), torch.Generator().manual_seed(0)
+    for eps in torch.linspace(0, 1, 101)[1:].tolist():
+        radius[unfooled] = eps
+        if len(unfooled):
+            x_adv = pgd(net, x[unfooled], y[unfooled], eps=eps, steps=40, early_exit=True, generator=draws)
+            with torch.no_grad():
+                unfooled = unfooled[net(x_adv).argmax(1) == y[unfooled]]
+    return radius
+
+
+@measurement("certified-0.1", "pgd")
+def certificates():
+    """Notebook 12: the radii of proof and of attack of 200 digits, for three strided networks."""
+    x, y = _spread_digits(200)
+    train_set, val_set = split(load_data("mnist-5k", train=True), 0.1, seed=0)
+    batches, val = make_loader(train_set, batch_size=100, shuffle=True, seed=0), make_loader(val_set, batch_size=400)
+    objectives = {"ordinary": (clean, None), "PGD": (partial(adversarial, attack=partial(pgd, steps=5)), 0.1)}
+    nets = {"certified": trained("certified-0.1", progress=False)}
+    for name, (objective, eps) in objectives.items():
+        nets[name] = initialised(strided_cnn, seed=0)
+        fit(nets[name], batches, val, epochs=15, lr=3e-3, objective=objective, eps=eps, progress=False)
+    found = {}
+    for name, net in nets.items():
+        radii = {"proved": certified_radius(net.eval(), x, y), "fooled": _attack_radius(net, x, y)}
+        found[name] = {label: [round(value, 4) for value in radius.tolist()] for label, radius in radii.items()}
+        print(name, {label: radius.median().item() for label, radius in radii.items()}, flush=True)
+    return found
+
+
+def _attacked_and_proved(net, x, y, eps, strongest=True):
+    """Records of what FGSM, PGD-40 and, if asked for, AutoAttack leave, and of what is proved; {name: bool (N,)}.
+
+    AutoAttack goes on where PGD ended, and is spared the images that are proved: no attack breaks these.
+    """
+    kept = {"clean": survivors(net, [(x, y)])}
+    for name, attack in {"FGSM": fgsm, "PGD-40": partial(pgd, steps=40)}.items():
+        kept[name] = survivors(net, [(x, y)], attack, eps=eps)
+    kept["certified"] = proven(net, x, y, eps=eps)
+    unknown = (kept["PGD-40"] & ~kept["certified"]).nonzero().flatten()
+    if strongest:
+        kept["AutoAttack"] = kept["PGD-40"].clone()
+    if strongest and len(unknown):
+        kept["AutoAttack"][unknown] = survivors(net, [(x[unknown], y[unknown])], auto_attack, eps=eps)
+    return kept
+
+
+@measurement("certified-0.1", "fgsm", "pgd", "autoattack")
+def certificate_curves():
+    """Notebook 12: which of 200 digits FGSM, PGD-40 and AutoAttack leave the certified network; which are proved."""
+    (x, y), net, found = _spread_digits(200), trained("certified-0.1", progress=False), {}
+    for eps in (0.05, 0.1, 0.15, 0.2):
+        found[eps] = {name: _marks(kept) for name, kept in _attacked_and_proved(net, x, y, eps).items()}
+        print(eps, {name: marks.count("1") for name, marks in found[eps].items()}, flush=True)
+    return found
+
+
+@measurement("certified-0.1", "certified-0.3", "fgsm", "pgd", "autoattack")
+def certificate_seeds():
+    """Notebook 12: three seeds of both certified networks on 1,000 digits, AutoAttack for the published ones alone."""
+    (x, y), found = load_data("mnist-5k", train=False).tensors, {}
+    for eps in (0.1, 0.3):
+        for seed in range(3):
+            net = trained(f"certified-{eps}", seed=seed, progress=False)
+            records = _attacked_and_proved(net, x, y, eps, strongest=seed == 0)
+            shares = {name: kept.double().mean().item() for name, kept in records.items()}
+            found.setdefault(eps, []).append(shares)
+            print(eps, seed, shares, flush=True)
     return found
 
 

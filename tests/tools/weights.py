@@ -1,6 +1,6 @@
 """Trains the published networks anew and shows each beside the published one: `make weights`, a few minutes.
 
-Nothing is written without --write, which replaces the files in advutils/published/.
+Nothing is written without --write, which replaces the files in advutils/published/ and book/lab/networks/.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from advutils import accuracy, fgsm, load_data, load_weights, make_loader, pgd, save_weights, trained
+from advutils import accuracy, certified, fgsm, load_data, load_weights, make_loader, pgd, save_weights, trained
 from advutils.pretrained import PUBLISHED, file_name, machine
 
 SMALL = dict(depth=11, width=0.125)
@@ -22,31 +22,41 @@ NETWORKS = [  # name for `trained`, and its settings
     ("fgsm-0.2", SMALL | dict(eps_warmup=0)),  # notebook 7: before the collapse
     ("fgsm-last-0.2", SMALL),  # and after it, of the same training
     ("random-fgsm-0.3", SMALL | dict(contrast=10)),  # notebook 8: a steep first layer
+    ("certified-0.1", {}),
+    ("certified-0.3", {}),
 ]
-JUDGES = {"clean": None, "FGSM 0.1": fgsm, "PGD 0.1": partial(pgd, steps=10)}
+LAB = [("clean", SMALL), ("mixed-fgsm-0.1", SMALL)]  # the narrow twins in the book's laboratory, not in the package
+BOOK = Path(__file__).resolve().parents[2] / "book" / "lab" / "networks"
+JUDGES = {"clean": None, "FGSM": fgsm, "PGD-10": partial(pgd, steps=10)}  # at 0.1, or the radius in the name
 LARGEST = 12e6  # bytes, of all files together
 
 
-def judged(model):
-    """The accuracy in percent on the 1,000 test digits, without an attack, under FGSM and under PGD."""
+def judged(name, model):
+    """The accuracy in percent on the 1,000 test digits without an attack, under FGSM and PGD; the certified one."""
     test = make_loader(load_data("mnist-5k", train=False), batch_size=250)
-    return [100 * accuracy(model, test, attack, eps=attack and 0.1).value for attack in JUDGES.values()]
+    bounded = name.startswith("certified")
+    eps = float(name.removeprefix("certified-")) if bounded else 0.1
+    records = [accuracy(model, test, attack, eps=attack and eps) for attack in JUDGES.values()]
+    records += [certified(model, test, eps=eps)] if bounded else []
+    return [100 * record.value for record in records]
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="of clean, mixed-fgsm-0.1 and so on; all if none")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="clean, mixed-fgsm-0.1 and so on, or lab; all if none")
     parser.add_argument("--write", action="store_true", help="replace the published files by what was trained")
     chosen = parser.parse_args(arguments)
-    names = {name for name, _ in NETWORKS}
+    names = {name for name, _ in NETWORKS} | {"lab"}
     if unknown := set(chosen.names) - names:
         parser.error(f"NAME: got {', '.join(sorted(unknown))}; accepts {', '.join(sorted(names))}")
-    print(f"{'accuracy in percent on 1,000 test digits':54}" + "".join(f"{label:>10}" for label in JUDGES), flush=True)
-    for name, settings in NETWORKS:
-        if chosen.names and name not in chosen.names:
+    heads = "".join(f"{label:>10}" for label in (*JUDGES, "certified"))
+    print(f"{'accuracy in percent on 1,000 test digits':54}{heads}", flush=True)
+    every = [(name, name, settings) for name, settings in NETWORKS] + [("lab", *network) for network in LAB]
+    for called, name, settings in every:
+        if chosen.names and called not in chosen.names:
             continue
         fresh = trained(name, retrain=True, **settings)
-        path = PUBLISHED / file_name(fresh.recipe)
+        path = BOOK / f"{name}.safetensors" if called == "lab" else PUBLISHED / file_name(fresh.recipe)
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder, path.name)
             save_weights(fresh, made, recipe=fresh.recipe, history=vars(fresh.history), machine=machine(), packed=True)
@@ -58,7 +68,7 @@ def main(arguments=None):
                 load_weights(shown["published"], path)
             print(path.name, flush=True)
             for label, model in shown.items():
-                print(f"   {label:51}" + "".join(f"{share:10.1f}" for share in judged(model)), flush=True)
+                print(f"   {label:51}" + "".join(f"{share:10.1f}" for share in judged(name, model)), flush=True)
             if chosen.write:
                 path.parent.mkdir(exist_ok=True)
                 path.write_bytes(made.read_bytes())

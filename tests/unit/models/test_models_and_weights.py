@@ -1,4 +1,4 @@
-"""The two networks, and their weights on disk: whole or not at all, and never a pickle."""
+"""The three networks, and their weights on disk: whole or not at all, and never a pickle."""
 
 import ast
 import copy
@@ -25,10 +25,12 @@ from advutils import (
     accuracy,
     eval_mode,
     input_gradient,
+    interval_bounds,
     load_weights,
     predict,
     save_weights,
     small_cnn,
+    strided_cnn,
     vgg,
 )
 from advutils.utils.weights import read_tensors, write_tensors
@@ -178,8 +180,22 @@ def test_the_small_network_maps_images_to_logits(channels, size, classes):
     assert not layers(model, nn.BatchNorm2d) and layers(model, nn.Dropout)
 
 
+@pytest.mark.parametrize("channels, size, classes", [(1, 28, 10), (3, 32, 10), (1, 4, 3), (1, 65, 2)])
+def test_the_strided_network_maps_images_to_logits_and_has_bounds(channels, size, classes):
+    model, x = strided_cnn(in_channels=channels, num_classes=classes), images(2, channels=channels, size=size)
+    lower, upper = interval_bounds(model, x, x + 0.01)
+    assert lower.shape == (2, classes) and (lower <= model(x)).all() and (model(x) <= upper).all()
+    assert isinstance(model[0], Normalize) and isinstance(strided_cnn(contrast=3)[0], Contrast)
+
+
+def test_on_digits_the_strided_network_pools_nothing():
+    model, x = strided_cnn(), images(2, size=28)
+    unpooled = nn.Sequential(*[layer for layer in model if not isinstance(layer, nn.AdaptiveMaxPool2d)])
+    assert len(unpooled) == len(model) - 1 and torch.equal(model(x), unpooled(x))
+
+
 def test_the_networks_return_logits_not_probabilities():
-    for model in (vgg(11, width=0.05), small_cnn()):
+    for model in (vgg(11, width=0.05), small_cnn(), strided_cnn()):
         z = logits(model, images(5, size=28))
         assert z.min() < 0 and not torch.allclose(z.sum(1), torch.ones(5))
         torch.testing.assert_close(predict(model, images(5, size=28)).sum(1), torch.ones(5))
@@ -197,7 +213,7 @@ def test_a_bad_width_is_refused(bad):
         vgg(width=bad)
 
 
-@pytest.mark.parametrize("build", [vgg, small_cnn])
+@pytest.mark.parametrize("build", [vgg, small_cnn, strided_cnn])
 @pytest.mark.parametrize("argument", ["in_channels", "num_classes"])
 @pytest.mark.parametrize("bad", [0, -1, 1.5, "3", None, True])
 def test_a_bad_count_is_refused(build, argument, bad):
@@ -413,6 +429,7 @@ OTHERS = {
     "coloured": lambda: slim(in_channels=3),
     "more classes": lambda: slim(num_classes=11),
     "the small network": small_cnn,
+    "the strided network": strided_cnn,
     "no network of ours": conv_net,
 }
 

@@ -15,6 +15,7 @@ from weights import LARGEST, NETWORKS
 
 from advutils import (
     Contrast,
+    Normalize,
     accuracy,
     cache_dir,
     describe,
@@ -30,10 +31,12 @@ from advutils import (
     save_weights,
     small_cnn,
     split,
+    strided_cnn,
     tighten,
     trained,
     vgg,
 )
+from advutils.certify import proven
 from advutils.cli.common import model_of
 from advutils.objectives import OBJECTIVES
 from advutils.utils.hashes import image_hashes
@@ -176,13 +179,15 @@ def test_a_certified_network_is_trained_beyond_its_radius_from_tightened_weights
     monkeypatch.setattr(
         module, "fit", lambda model, *a, **k: started.append(copy.deepcopy(model)) or fit(model, *a, **k)
     )
-    model, again = (get("certified-0.1", epochs=2, eps_warmup=1, beyond=1.5) for _ in range(2))
-    assert len(trainings) == 1 and same(model, again) and model.recipe["beyond"] == 1.5
-    assert same(started[0], initialised(lambda: tighten(small_cnn()), seed=0))
+    model, again = (get("certified-0.3", epochs=2, eps_warmup=1, eps=0.45) for _ in range(2))
+    assert len(trainings) == 1 and same(model, again) and model.recipe["eps"] == 0.45
+    assert same(started[0], initialised(lambda: tighten(strided_cnn(contrast=20)), seed=0))
     given = trainings[0]
-    assert given["eps"] == pytest.approx(0.15) and given["eval_attacks"] is None and given["eps_warmup"] == 1
-    assert describe(given["objective"]) == f"ibp(kappa=0.5, full_eps={given['eps']!r})"
+    assert given["eps"] == 0.45 and given["eval_attacks"] is None and given["eps_warmup"] == 1
+    assert given["augment"] is None and describe(given["objective"]) == "ibp(full_eps=0.45)"
     assert model.history.best_epoch == 2 and model.history.forwards == [108, 216]  # three an image
+    other = get("certified-0.1", epochs=1)
+    assert isinstance(other[0], Normalize) and trainings[1]["eps"] == 0.13
 
 
 def test_plain_fgsm_training_can_average_its_weights_too():
@@ -291,6 +296,8 @@ def test_a_refused_name_is_told_all_there_are():
         "n-fgsm-E",
         "pgd-E",
         "trades-E",
+        "'certified-0.1'",
+        "'certified-0.3'",
     ]
     with refused("name", "'madry'", *kinds):
         get("madry")
@@ -448,7 +455,8 @@ def test_published_weights_load_in_a_second_without_a_cache(name, settings, no_t
 @each_published
 def test_a_published_file_says_how_it_was_made(name, settings, no_training, all_digits):
     model = trained(name, **settings)
-    kind, path = re.sub(r"-[\d.]+$", "", name), module.PUBLISHED / module.file_name(model.recipe)
+    kind = name if name in module.RECIPES else re.sub(r"-[\d.]+$", "", name)
+    path = module.PUBLISHED / module.file_name(model.recipe)
     saved = load_weights(copy.deepcopy(model), path)
     assert saved["recipe"] == json.loads(json.dumps(model.recipe))
     asked = module.RECIPES[kind] | settings | dict(name=name, dataset="mnist-5k", version=module.VERSIONS[kind])
@@ -479,6 +487,8 @@ def test_published_networks_do_what_they_are_known_for(no_training, all_digits):
         return (predict(model, x).argmax(1) == y).float().mean().item()
 
     assert all(right(model, x) > 0.95 for model in (clean, other, small, mixed)) and right(outsider, x) > 0.8
+    for eps, least in ((0.1, 0.8), (0.3, 0.7)):
+        assert proven(trained(f"certified-{eps}"), x, y, eps=eps).float().mean() > least
     stronger, weaker = (right(model, pgd(model, x, y, eps=0.15, steps=5)) for model in (mixed, clean))
     assert stronger > weaker + 0.3, (stronger, weaker)
     assert not same(clean, other) and not set(outsider.train_hashes.tolist()) & set(clean.train_hashes.tolist())

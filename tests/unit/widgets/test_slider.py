@@ -1,5 +1,7 @@
 """The slider shows what the models say, and its picture, drawn in a browser, shows what it was given."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from advutils import cw, fgsm, initialised, margin, predict, small_cnn, vgg
-from advutils.plots import MODEL_COLORS, WRONG
+from advutils.plots import MODEL_COLORS, PROVED, WRONG
 from advutils.widgets import slider
 from advutils.widgets.pad import DigitPad
 from advutils.widgets.panel import Panel, colors_of
@@ -187,6 +189,28 @@ def test_the_slider_refuses_what_it_cannot_show(models, digits):
         EpsilonSlider(models, digits, curve=0)
 
 
+def test_the_bar_of_a_model_with_bounds_ends_where_an_attack_begins(models, digits):
+    weight, classes = models["linear"][1].weight, torch.arange(10)
+    with torch.no_grad():  # each of the first images is the template of its class
+        weight.zero_()[:4] = digits.tensors[0][:4].flatten(1) - 0.5
+    dashboard, linear = EpsilonSlider(models, digits), models["linear"]
+    x, y = dashboard.x, dashboard.y
+    for look in range(4):
+        dashboard.look.value = str(look + 1)
+        of_vgg, radius = dashboard.picture.shown["proved"]
+        assert of_vgg == 0 and 0.1 < radius < 0.5
+        told = (
+            f"Nobody can change how linear reads the chosen image up to epsilon = {math.floor(1000 * radius) / 1000}."
+        )
+        assert told in dashboard.picture.words and "how clean VGG reads" not in dashboard.picture.words
+        away = (weight - weight[y[look]]).sign().view(10, 1, 28, 28)  # the worst corner of the box for each class
+        corners = {part: (x[look] + (radius + part) * away).clamp(0, 1) for part in (-1e-5, 2**-11)}
+        read = {part: linear(images).argmax(1) for part, images in corners.items()}
+        assert read[-1e-5].eq(y[look]).all() and read[2**-11][classes != y[look]].ne(y[look]).any()
+    dashboard.show(x, (y + 1) % 4)  # what is misread is not proved
+    assert dashboard.picture.shown["proved"] == [0, 0] and "Nobody" not in dashboard.picture.words
+
+
 # a digit of one's own
 
 
@@ -209,6 +233,8 @@ def test_what_is_drawn_is_read_and_attacked_when_the_pen_is_lifted(models, digit
     assert dashboard.x.shape == (1, 1, 28, 28)
     assert dashboard.x[0, 0, 5:23, 13:15].min() > 0.8 and dashboard.x[0, 0, :, :10].max() == 0
     assert int(dashboard.y) == int(predict(models["clean VGG"], dashboard.x).argmax())
+    pad.meant.value = str(int(predict(models["linear"], dashboard.x).argmax()))
+    assert "Nobody can change how linear reads the chosen image up to epsilon = 0." in dashboard.picture.words
     x_adv, _ = dashboard.shown["linear"]
     assert (x_adv - dashboard.x).abs().max() == pytest.approx(dashboard.slider.value, abs=1e-6)
 
@@ -239,7 +265,7 @@ def test_a_wiped_pad_is_empty_and_the_series_digits_come_back(models, digits):
 # what is told, and what is drawn
 
 
-MARGIN = 10
+MARGIN, COLUMN = 10, 5 * 84 + 4 * 5
 
 
 def panel(x, y, x_adv, p, *, curve=None, labels=("clean VGG",), **kwargs):
@@ -295,6 +321,17 @@ def test_the_perturbation_is_red_where_it_adds_and_blue_where_it_takes(page):
     blues = (picture[..., 2] - picture[..., 0] > 60).nonzero()
     patch = reds[1][(reds[0] > 130)]
     assert len(patch) > 3000 and patch.max() < blues[1][blues[0] > 130].min() + 60
+
+
+@pytest.mark.browser
+def test_a_green_bar_goes_as_far_as_what_is_proved(page):
+    x, curve, lengths = torch.zeros(1, 1, 28, 28), dict(radii=[0, 0.3], values=[[0.5, 0.5]] * 2, title=""), []
+    for radius in (0, 0.1, 0.2):
+        told = panel(x, [0], x, one_hot([0]), curve=curve, labels=("a", "b"), eps=0.3, proved=(0, radius))
+        green = abs(drawn(page, told) - rgb(PROVED)).max(2) < 3
+        lengths.append(int(green.sum(1).max()))
+    axis = 2 * COLUMN + 26 - 44 - 14  # its length in pixels
+    assert lengths[0] == 0 and abs(lengths[1] - axis / 3) < 25 and abs(lengths[2] - 2 * axis / 3) < 25
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
