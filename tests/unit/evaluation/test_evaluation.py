@@ -11,13 +11,13 @@ from scipy.special import softmax
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset, WeightedRandomSampler
 
-from advutils import worst_case
+from advutils import describe, worst_case
 from advutils.attacks.base import attack as as_attack
 from advutils.attacks.black_box import grey, random_noise, square
 from advutils.attacks.gradient import fgsm, pgd, targeted
 from advutils.attacks.losses import dlr
 from advutils.data import make_loader
-from advutils.evaluation import Accuracy, accuracy, accuracy_vs_eps, describe, mcnemar, predict, survivors, wilson
+from advutils.evaluation import Accuracy, accuracy, accuracy_vs_eps, mcnemar, predict, survivors, wilson
 from advutils.training import ledger
 from advutils.utils.hashes import image_hashes
 from advutils.utils.inference import eval_mode

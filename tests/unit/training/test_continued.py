@@ -243,6 +243,12 @@ def test_at_most_a_thousand_images_are_watched():
     assert sum(map(len, seen)) == 1000 and len(torch.cat(seen).flatten(1).unique(dim=0)) > 990
 
 
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_validation_images_that_were_trained_on_are_refused_under_attack(average):
+    with refused("loader", "24 images"):
+        train(conv_net(), val=loader(24), objective=mixed, eps=0.1, ema_decay=average, eval_attacks={"FGSM": fgsm})
+
+
 @pytest.mark.parametrize("ramp, grows", [(0, 1), (1, 5), (2, 10), (0.4, 2), (4, 20), (1.5, 7.5)])
 def test_the_radius_grows_in_a_straight_line_and_reaches_eps(ramp, grows):
     radii = []
