@@ -65,7 +65,7 @@ latency: $(READY)  ## measure the slider, key press to picture, in a real Chromi
 
 unit: $(READY)  ## the quick tests alone, under two minutes
 	OMP_NUM_THREADS=$(HALF) OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m pytest $(TWO) -p no:nbval -o addopts="--strict-markers" \
-		-m "not slow and not integration" tests $(ARGS)
+		-m "not integration" tests $(ARGS)
 
 weights: $(READY)  ## train the published networks anew and show each beside the published one; ARGS=--write replaces them
 	.venv/bin/python tests/tools/weights.py $(ARGS)

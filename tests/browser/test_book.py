@@ -61,27 +61,16 @@ def is_foreign(address):
 # nothing from elsewhere
 
 
-def test_no_page_loads_anything_from_another_host(pages):
+def test_no_page_and_no_stylesheet_loads_anything_from_another_host(site, pages):
     loaded = [(path.name, tag[LOADED[tag.name]]) for path, page in pages.items() for tag in page.find_all(list(LOADED))
               if tag.has_attr(LOADED[tag.name])]  # fmt: skip
     assert len(loaded) > 100
     assert not [(name, address) for name, address in loaded if is_foreign(address)]
-
-
-def test_no_stylesheet_loads_anything_from_another_host(site, pages):
     styles = {path.name: path.read_text(encoding="utf-8") for path in site.rglob("*.css")}
     styles |= {path.name: " ".join(tag.text for tag in page.find_all("style")) for path, page in pages.items()}
     assert "book.css" in styles
     addresses = {name: re.findall(r"""(?:url\(|@import)\s*["']?([^"')]+)""", text) for name, text in styles.items()}
     assert not {name: found for name, found in addresses.items() if any(map(is_foreign, found))}
-
-
-@each_notebook
-def test_equations_are_drawn_by_a_script_of_the_site(notebook, site, pages):
-    page = page_of(notebook, pages)
-    if page.select(".math"):
-        (script,) = (tag["src"] for tag in page.find_all("script", src=re.compile("tex-")))
-        assert (site / "notebooks" / urlsplit(script).path).resolve().is_file()
 
 
 # nothing missing
@@ -121,11 +110,6 @@ def test_a_page_shows_all_code_figures_and_text_outputs_of_its_notebook(notebook
     assert all(" ".join("".join(output["text"]).split()) in shown for output in printed)
 
 
-def test_the_notebooks_link_to_each_other_on_the_site(site, pages):
-    page = pages[site / "notebooks" / "05_reattack.html"]
-    assert page.select_one(".bd-article a[href='07_catastrophic_overfitting.html']")
-
-
 def test_the_title_page_lists_every_notebook_with_its_question(site, pages):
     rows = pages[site / "index.html"].select(".bd-article tbody tr")
     assert [Path(row.a["href"]).stem for row in rows] == [path.stem for path in NOTEBOOKS]
@@ -138,9 +122,6 @@ def test_what_the_front_page_leaves_out_is_a_page(site, pages):
     assert len(pages[site / "benchmark.html"].select("table")) == 4  # the leads, and a table for each machine
     text = pages[site / "results.html"].text
     assert "APGD-CE and APGD-T" in text and "made by" not in text  # the marks around the table are not shown
-
-
-def test_the_glossary_is_in_order_and_names_no_term_twice(site, pages):
     terms = [tag.text for tag in pages[site / "glossary.html"].select(".bd-article dt")]
     assert len(terms) > 15 and terms == sorted(terms, key=str.casefold)
     assert len({term.casefold() for term in terms}) == len(terms)
@@ -155,11 +136,6 @@ def test_every_paper_that_is_cited_is_on_the_page_of_references(site, pages):
     listed = [tag.text for tag in page.select(".bd-article a.external")]
     assert len(cited) > 20 and cited <= set(listed)
     assert len(listed) == len(set(listed))
-
-
-def test_the_search_index_knows_the_notebooks(site):
-    index = (site / "searchindex.js").read_text(encoding="utf-8")
-    assert all(f"notebooks/{path.stem}" in index for path in NOTEBOOKS)
 
 
 # nothing dead, nothing mute
@@ -179,9 +155,6 @@ def test_every_figure_has_a_text_and_every_text_a_figure(notebook):
     written = {cell: 1 if isinstance(text, str) else len(text) for cell, text in written.items()}
     drawn = {cell["id"]: len(holding("image/png", cell)) for cell in code_cells(notebook)}
     assert written == {cell: count for cell, count in drawn.items() if count}
-
-
-def test_texts_are_written_for_these_notebooks_only():
     assert set(texts()) == {path.stem for path in NOTEBOOKS}
 
 
