@@ -43,6 +43,7 @@ export function pad(canvas, { snapped, changed }) {
     const last = strokes.at(-1).at(-1), next = snapped(point);
     if (last && last[0] === next[0] && last[1] === next[1]) return;
     strokes.at(-1).push(next);
+    show(canvas, strokes);
     changed(strokes);
   };
   const place = (event) => {

@@ -300,6 +300,8 @@ def test_a_stroke_is_read_and_is_in_the_address(opened, browser, file):
     page.mouse.move(box["x"] + 0.45 * box["width"], box["y"] + 0.8 * box["height"], steps=8)
     page.mouse.up()
     said(page, "A 1 under no attack")
+    white = "([x, y]) => document.getElementById('pad').getContext('2d').getImageData(x, y, 1, 1).data[0]"
+    assert page.evaluate(white, [142, 150]) == 255 and page.evaluate(white, [60, 150]) == 0
     ink = levels(page, 0)
     rows, columns = np.nonzero(ink > 127)
     assert 18 <= np.ptp(rows) + 1 <= 20
@@ -311,8 +313,9 @@ def test_a_stroke_is_read_and_is_in_the_address(opened, browser, file):
         other.page.goto(page.url)
         said(other.page, "A 7 under no attack")
         assert np.array_equal(levels(other.page, 0), ink)
+        assert other.page.evaluate(white, [142, 150]) == 255
     page.get_by_role("button", name="Clear").click()
-    assert chosen(page)["strokes"] is None
+    assert chosen(page)["strokes"] is None and page.evaluate(white, [142, 150]) == 0
 
 
 def test_a_digit_is_drawn_with_keys(opened):
