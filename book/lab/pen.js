@@ -19,8 +19,8 @@ export function digitOf(strokes) {
 function painted(strokes) {
   return Float32Array.from({ length: PIXELS }, (_, at) => {
     const here = [(at % SIDE) + 0.5, Math.floor(at / SIDE) + 0.5];
-    const away = Math.min(...strokes.map((stroke) => Math.min(...stroke.map((point, i) => distance(here, stroke[i - 1] ?? point, point)))));
-    return Math.min(1, Math.max(0, 0.5 + (PEN - away) / SOFT));
+    const away = strokes.flatMap((stroke) => stroke.map((point, i) => distance(here, stroke[i - 1] ?? point, point)));
+    return Math.min(1, Math.max(0, 0.5 + (PEN - Math.min(...away)) / SOFT));
   });
 }
 

@@ -139,7 +139,7 @@ def said(page, words):
 
 
 def chosen(page):
-    return page.evaluate("laboratory.state()")
+    return page.evaluate("laboratory.state")
 
 
 def levels(page, i, which=0):
@@ -351,6 +351,7 @@ def test_on_a_phone_fingers_do(browser, file, width):
 def test_slow_motion_takes_one_step_after_the_other(opened):
     page = opened("digit=14&attack=PGD&eps=0.120")
     said(page, "step 10 of 10")
+    page.wait_for_function("() => document.querySelectorAll('#chart .curve').length === laboratory.networks.length")
     note = "new MutationObserver(() => seen.push(taken.textContent))"
     page.evaluate(f"seen = []; {note}.observe(taken, {{ childList: true }})")
     page.get_by_role("button", name="Slow motion").click()
@@ -376,6 +377,7 @@ def test_an_address_brings_its_situation_and_nonsense_does_no_harm(opened):
 
 def test_everything_has_a_name_and_is_reached_by_keys(opened):
     page = opened("digit=14&attack=PGD&eps=0.120")
+    said(page, "step 10 of 10")
     tree = page.locator("body").aria_snapshot()
     for line in ('slider "epsilon"', 'radio "test digit 7, number 1"', 'radio "PGD" [checked]', 'combobox "towards',
                  'slider "PGD step', 'button "Slow motion"', 'img "or draw one', 'img "Margin against epsilon',
