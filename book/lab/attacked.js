@@ -42,7 +42,9 @@ export class Attacked {
     if (this.attack !== "PGD") return true;
     if (this.#paths[0]?.eps !== eps) this.#paths = this.networks.map(() => ({ eps, images: [this.x] }));
     while (this.#paths[0].images.length <= STEPS) {
-      this.#paths.forEach(({ images }, i) => images.push(pgdStep(this.networks[i], this.x, images.at(-1), this, [eps])));
+      this.#paths.forEach(({ images }, i) => {
+        images.push(pgdStep(this.networks[i], this.x, images.at(-1), this, [eps]));
+      });
       shown();
       if (!(await pause())) return false;
     }

@@ -27,7 +27,7 @@ export function direction(network, x, { y, target }) {
   return target === null ? gradient : gradient.map((value) => -value);
 }
 
-/** One step of PGD for n images, each with its own radius, around their originals: STEPS of them cross a ball and return. */
+/** One step of PGD for n images, each with its own radius, around their originals: STEPS cross a ball and return. */
 export function pgdStep(network, x, current, aim, radii) {
   const uphill = direction(network, current, aim);
   return current.map((value, at) => {
@@ -44,7 +44,7 @@ export function repeated(x, n) {
   return all;
 }
 
-/** What one image's logits say: the class that is read, all probabilities, and the true class's lead over the others. */
+/** What one image's logits say: the class that is read, all probabilities, and the margin of the true class. */
 export function reading(logits, y) {
   const best = logits.reduce((most, value, k) => (value > logits[most] ? k : most), 0), top = logits[best];
   const parts = Array.from(logits, (value) => Math.exp(value - top)), sum = parts.reduce((a, b) => a + b);
@@ -59,7 +59,8 @@ export function margin(logits, y) {
 /** Of n images, the margins. */
 export function margins(network, x, y) {
   const logits = network.logits(x);
-  return Array.from({ length: x.length / PIXELS }, (_, i) => margin(logits.subarray(i * CLASSES, (i + 1) * CLASSES), y));
+  const each = (_, i) => margin(logits.subarray(i * CLASSES, (i + 1) * CLASSES), y);
+  return Array.from({ length: x.length / PIXELS }, each);
 }
 
 /** The margin at each radius under an attack; PGD takes a breath (`pause`) between its steps, in which it may end. */

@@ -19,13 +19,15 @@ export function card(network, i, parent) {
   return ({ x, y, target }, seen, eps, ground) => {
     const right = seen.read === y, hit = seen.read === target;
     article.classList.toggle("fooled", !right);
-    verdict.replaceChildren(made("span", "sign", null, right ? "✓" : "✗"), made("span", "reads", null, " reads "), " ", made("strong", "", null, seen.read));
+    const sign = made("span", "sign", null, right ? "✓" : "✗");
+    verdict.replaceChildren(sign, made("span", "reads", null, " reads "), " ", made("strong", "", null, seen.read));
     made("small", "", verdict, hit ? " the target" : ` ${percent(seen.probabilities[seen.read])}`);
     image(attackedImage.canvas, seen.x);
     attackedImage.canvas.setAttribute("aria-label", `the digit ${y} as the attack on ${network.label} leaves it`);
     perturbation(difference.canvas, x, seen.x, eps, ground);
     difference.caption.textContent = `change, ±${eps.toFixed(3)}`;
-    difference.canvas.setAttribute("aria-label", `change of each pixel, at most ${eps.toFixed(3)}: red is brighter, blue is darker`);
+    const change = `change of each pixel, at most ${eps.toFixed(3)}: red is brighter, blue is darker`;
+    difference.canvas.setAttribute("aria-label", change);
     tellBars(seen.probabilities, y, seen.read);
     lead.replaceChildren("margin ", made("strong", "", null, signed(seen.margin)));
   };

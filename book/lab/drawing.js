@@ -3,7 +3,7 @@
 import { CLASSES, SIDE } from "./network.js";
 import { sprite } from "./panel.js"; // of advutils/widgets: the slider of the notebooks draws its images with it
 
-const BLUE = [33, 102, 172], RED = [178, 24, 43]; // the ends of the diverging scale, which colour-blind readers tell apart
+const BLUE = [33, 102, 172], RED = [178, 24, 43]; // ends of the diverging scale that colour-blind readers tell apart
 const SVG = "http://www.w3.org/2000/svg";
 
 /** An image of grey levels, a canvas pixel for each. */
@@ -31,7 +31,7 @@ function show(canvas, bytes, scale) {
   pen.drawImage(sprite(bytes, 0, 1, [1, SIDE, SIDE], scale), 0, 0);
 }
 
-/** Ten rows for the probabilities of the classes; returns what shows some, with the true class and the one that is read. */
+/** Ten rows for the probabilities of the classes; returns what shows some, with the class y and the one read. */
 export function bars(element) {
   const rows = Array.from({ length: CLASSES }, (_, k) => {
     const row = made("div", "bar", element);
@@ -46,7 +46,8 @@ export function bars(element) {
       share.textContent = percent(probabilities[k]);
     });
     const likely = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]).slice(0, 3);
-    element.setAttribute("aria-label", `class probabilities: ${likely.map((k) => `${k} ${percent(probabilities[k])}`).join(", ")}`);
+    const words = likely.map((k) => `${k} ${percent(probabilities[k])}`).join(", ");
+    element.setAttribute("aria-label", `class probabilities: ${words}`);
   };
 }
 
@@ -91,7 +92,7 @@ export function mark(number) {
 
 /**
  * Margins against epsilon, as wide as the slider below, half of whose handle is as wide as `inset`.
- * curves: for each network null or a margin for each radius; now: the margins at eps; proved: null or a radius for each.
+ * curves: for each network null or a margin at each radius; now: the margins at eps; proved: null or a radius for each.
  */
 export function chart(svg, { labels, radii, curves, now, eps, proved }, { wide, high, inset }) {
   const last = radii.at(-1);
@@ -101,10 +102,14 @@ export function chart(svg, { labels, radii, curves, now, eps, proved }, { wide, 
   svg.setAttribute("viewBox", `0 0 ${wide} ${high}`);
   svg.replaceChildren();
   drawn("rect", { class: "misread", x: 0, y: down(0), width: wide, height: Math.max(0, high - down(0)) }, svg);
-  proved.forEach((radius, i) => radius && drawn("rect", { class: `proved of-${i}`, x: across(0), y: 0, width: across(radius) - across(0), height: down(0) }, svg));
+  proved.forEach((radius, i) => {
+    const width = across(radius ?? 0) - across(0);
+    if (radius) drawn("rect", { class: `proved of-${i}`, x: across(0), y: 0, width, height: down(0) }, svg);
+  });
   ticks(least, most, high / 30).forEach((value) => {
     drawn("line", { class: value ? "grid" : "zero", x1: 0, x2: wide, y1: down(value), y2: down(value) }, svg);
-    if (down(value) > 16) drawn("text", { x: wide - 4, y: down(value) - 4, "text-anchor": "end" }, svg, String(value).replace("-", "−"));
+    const place = { x: wide - 4, y: down(value) - 4, "text-anchor": "end" };
+    if (down(value) > 16) drawn("text", place, svg, String(value).replace("-", "−"));
   });
   if (high > 100) drawn("text", { class: "side", x: 6, y: down(0) - 6 }, svg, "read correctly");
   drawn("text", { class: "side", x: 6, y: down(0) + 15 }, svg, "misread");
@@ -115,7 +120,8 @@ export function chart(svg, { labels, radii, curves, now, eps, proved }, { wide, 
   });
   now.forEach((value, i) => drawn(...MARKS[i](across(eps), down(value), 5), svg).classList.add("point", `of-${i}`));
   const said = labels.map((label, i) => `${label} ${signed(now[i])}`).join(", ");
-  svg.setAttribute("aria-label", `Margin against epsilon. At epsilon ${eps.toFixed(3)}: ${said}. Below 0 the digit is misread.`);
+  const words = `Margin against epsilon. At epsilon ${eps.toFixed(3)}: ${said}. Below 0 the digit is misread.`;
+  svg.setAttribute("aria-label", words);
 }
 
 /** A margin with its sign. */

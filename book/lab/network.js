@@ -20,7 +20,7 @@ export async function start(kernels) {
   URL.revokeObjectURL(address);
 }
 
-/** The largest of each 2x2 window. Of equal ones the first has the gradient, as in PyTorch: black ground is full of them. */
+/** The largest of each 2x2 window. Of equal ones the first has the gradient: black ground is full of them. */
 function pool(x) {
   const [n, high, wide, channels] = x.shape;
   const larger = (values) => {
@@ -65,7 +65,7 @@ function monotone(layer, [c, r]) {
 }
 
 export class Network {
-  /** `about` is an entry of the manifest that book/lab.py writes; `take(kind, count)` the next numbers of the weights. */
+  /** `about` is an entry of the manifest that book/lab.py writes; `take(kind, count)` the next of its numbers. */
   constructor(about, take) {
     Object.assign(this, { label: about.label, certified: about.certified });
     this.layers = about.layers.map((layer) => (layer.shape ? loaded(layer, take) : layer));
@@ -96,7 +96,7 @@ export class Network {
     });
   }
 
-  /** The radius up to which no image is read as another class than y, at most 1/4096 too small: two rounds of 64 radii. */
+  /** The radius up to which every image is read as y, at most 1/4096 too small: two rounds of 64 radii. */
   certifiedRadius(x, y) {
     let radius = 0;
     for (const step of [1 / 64, 1 / 4096]) {
@@ -112,7 +112,7 @@ export class Network {
   }
 }
 
-const ROUNDING = 1e-4; // of a bound, in single precision; certified_radius in the package allows for all that there can be
+const ROUNDING = 1e-4; // of a bound, as a rule; certified_radius in the package allows for all that there can be
 const batch = (x) => tf.tensor4d(x, [x.length / PIXELS, SIDE, SIDE, 1]);
 
 /** The last layer, of the differences of logits: what raises both of two logits cancels before the bound is taken. */
@@ -137,7 +137,10 @@ function loaded(layer, take) {
 /** The networks and digits that book/lab.py packed: a manifest, and its numbers one kind after the other. */
 export function unpack(manifest, bytes) {
   const { wholes, floats } = manifest, middle = 2 * wholes, end = middle + 4 * floats;
-  const numbers = { wholes: new Int16Array(bytes.buffer, 0, wholes), floats: new Float32Array(bytes.buffer, middle, floats) };
+  const numbers = {
+    wholes: new Int16Array(bytes.buffer, 0, wholes),
+    floats: new Float32Array(bytes.buffer, middle, floats),
+  };
   const at = { wholes: 0, floats: 0 };
   const take = (kind, count) => numbers[kind].subarray(at[kind], (at[kind] += count));
   const networks = manifest.networks.map((about) => new Network(about, take));

@@ -5,7 +5,7 @@ import { Attacked } from "./attacked.js";
 import { card } from "./card.js";
 import { chart, groundOf, image, made, mark, signed } from "./drawing.js";
 import { load } from "./load.js";
-import { PIXELS } from "./network.js";
+import { CLASSES, PIXELS, SIDE } from "./network.js";
 import { digitOf, pad } from "./pen.js";
 import { read, snapped, write } from "./state.js";
 
@@ -13,85 +13,116 @@ const find = (id) => document.getElementById(id), frame = () => new Promise(requ
 const INSET = 14; // half the width of the slider's handle: the chart above begins and ends where its middle does
 
 /** Everything that the page knows; `change` is the only way to another state. */
-async function laboratory({ networks, digits }) {
-  let state = read(location.hash, digits.length), attacked, turn = 0, playing;
-  const cards = networks.map((network, i) => card(network, i, find("networks")));
-  const tell = later((words) => (find("status").textContent = words), 500);
-  const remember = later((now) => history.replaceState(null, "", `#${write(now)}`), 150);
+class Laboratory {
+  #attacked;
+  #turn = 0; // counts the changes: what was begun before the last one stops
+  #playing;
 
-  function subject() {
-    const digit = digits[state.digit], x = state.strokes ? digitOf(state.strokes) : digit.x;
-    const first = () => new Attacked(networks, { x, y: 0, attack: "none" }).seen(0, 0, 0).read;
-    const y = state.strokes ? (state.meant ?? first()) : digit.y;
-    return { x, y, attack: state.attack, target: state.target === y ? null : state.target };
+  constructor({ networks, digits }) {
+    Object.assign(this, { networks, digits, state: read(location.hash, digits.length) });
+    this.cards = networks.map((network, i) => card(network, i, find("networks")));
+    this.tell = later((words) => (find("status").textContent = words), 500);
+    this.remember = later((now) => history.replaceState(null, "", `#${write(now)}`), 150);
+    this.redraw = pad(find("pad"), { snapped, changed: (strokes) => this.change({ strokes, meant: null }) });
+    connect(this);
+    this.change({});
+    this.redraw(this.state.strokes);
+    new ResizeObserver(() => this.show()).observe(find("chart"));
   }
 
-  function show() {
-    const { eps, step } = state, seen = networks.map((_, i) => attacked.seen(i, eps, step));
-    const { width: wide, height: high } = find("chart").getBoundingClientRect(), ground = groundOf(find("networks").firstChild);
-    cards.forEach((tell, i) => tell(attacked, seen[i], eps, ground)); // all is measured by now, so the page is laid out once
-    controls(state, attacked);
-    const proved = networks.map((_, i) => attacked.proved(i)), labels = networks.map(({ label }) => label);
-    const now = seen.map(({ margin }) => margin), { curves, radii } = attacked;
-    chart(find("chart"), { labels, radii, curves, now, eps, proved }, { wide, high, inset: INSET });
-    proof(networks, proved);
-    tell(described(state, attacked, networks, seen, proved));
-    remember(state);
-  }
-
-  async function change(part) {
-    const mine = ++turn, pause = async () => (await frame(), mine === turn);
-    state = { ...state, ...part };
-    if (!attacked || Object.keys(part).some((key) => !["eps", "step"].includes(key))) attacked = new Attacked(networks, subject());
+  async change(part) {
+    const mine = ++this.#turn, pause = async () => (await frame(), mine === this.#turn), show = () => this.show();
+    const same = Object.keys(part).every((key) => key === "eps" || key === "step");
+    this.state = { ...this.state, ...part };
+    if (!this.#attacked || !same) this.#attacked = new Attacked(this.networks, this.#subject());
     show();
-    if (await attacked.climb(state.eps, pause, show)) await attacked.draw(pause, show);
+    if (await this.#attacked.climb(this.state.eps, pause, show)) await this.#attacked.draw(pause, show);
   }
 
-  function play() {
-    clearInterval(playing);
-    change({ step: 0 });
-    playing = setInterval(() => (state.step < STEPS ? change({ step: state.step + 1 }) : clearInterval(playing)), 450);
+  /** The image that is attacked, its class, the attack and its target. */
+  #subject() {
+    const { strokes, meant, digit, attack, target } = this.state, x = strokes ? digitOf(strokes) : this.digits[digit].x;
+    const first = () => new Attacked(this.networks, { x, y: 0, attack: "none" }).seen(0).read;
+    const y = strokes ? (meant ?? first()) : this.digits[digit].y;
+    return { x, y, attack, target: target === y ? null : target };
   }
 
-  connect(change, play, digits, () => clearInterval(playing));
-  addEventListener("hashchange", () => location.hash.slice(1) !== write(state) && restore());
-  new ResizeObserver(show).observe((await change({}), find("chart")));
-  const redraw = pad(find("pad"), { snapped, changed: (strokes) => change({ strokes, meant: null }) });
-  const restore = () => (change(read(location.hash, digits.length)), redraw(state.strokes));
-  find("clear").addEventListener("click", () => (change({ strokes: null }), redraw(null)));
-  find("digits").addEventListener("change", () => redraw(null));
-  redraw(state.strokes);
-  globalThis.laboratory = { networks, digits, Attacked, digitOf, PIXELS, state: () => state }; // for tests and for the curious
-  document.body.dataset.ready = "";
+  show() {
+    const { networks, state } = this, attacked = this.#attacked, { eps, step } = state, { curves, radii } = attacked;
+    const seen = networks.map((_, i) => attacked.seen(i, eps, step)), now = seen.map(({ margin }) => margin);
+    const proved = networks.map((_, i) => attacked.proved(i)), labels = networks.map(({ label }) => label);
+    const { width: wide, height: high } = find("chart").getBoundingClientRect();
+    const ground = groundOf(find("networks").firstChild); // all is measured by now, so the page is laid out once
+    this.cards.forEach((tell, i) => tell(attacked, seen[i], eps, ground));
+    controls(state, attacked);
+    chart(find("chart"), { labels, radii, curves, now, eps, proved }, { wide, high, inset: INSET });
+    proof(proved);
+    this.tell(described(state, attacked, networks, seen, proved));
+    this.remember(state);
+  }
+
+  /** PGD's steps, one after the other. */
+  play() {
+    this.halt();
+    this.change({ step: 0 });
+    this.#playing = setInterval(() => {
+      if (this.state.step < STEPS) this.change({ step: this.state.step + 1 });
+      else this.halt();
+    }, 450);
+  }
+
+  halt() {
+    clearInterval(this.#playing);
+  }
+
+  /** Go to the state in the address. */
+  restore() {
+    if (location.hash.slice(1) === write(this.state)) return;
+    this.change(read(location.hash, this.digits.length));
+    this.redraw(this.state.strokes);
+  }
 }
 
-/** Build the controls, and let each bring its part of the state. */
-function connect(change, play, digits, halt) {
-  digits.forEach(({ x, y }, i) => {
-    const choice = made("label", "digit", find("digits")), radio = made("input", "", choice), canvas = made("canvas", "", choice);
-    Object.assign(radio, { type: "radio", name: "digit", value: i, ariaLabel: `test digit ${y}, number ${(i % 2) + 1}` });
-    [canvas.width, canvas.height] = [28, 28];
-    image(canvas, x);
-    radio.addEventListener("change", () => change({ digit: i, strokes: null, meant: null }));
-  });
+/** Let every control bring its part of the state. */
+function connect(laboratory) {
+  const change = (part) => laboratory.change(part);
+  const number = (target) => (target.value === "" ? null : Number(target.value));
+  laboratory.digits.forEach((digit, i) => choice(digit, i, () => {
+    change({ digit: i, strokes: null, meant: null });
+    laboratory.redraw(null);
+  }));
   ATTACKS.forEach((attack) => {
-    const choice = made("label", "", find("attacks")), radio = made("input", "", choice);
+    const label = made("label", "", find("attacks")), radio = made("input", "", label);
     Object.assign(radio, { type: "radio", name: "attack", value: attack });
-    made("span", "", choice, attack);
+    made("span", "", label, attack);
     radio.addEventListener("change", () => change({ attack }));
   });
   for (const id of ["target", "meant"]) {
-    for (let k = 0; k < 10; k++) made("option", "", find(id), k).value = k;
-    find(id).addEventListener("change", ({ target }) => change({ [id]: target.value === "" ? null : Number(target.value) }));
+    for (let k = 0; k < CLASSES; k++) made("option", "", find(id), k).value = k;
+    find(id).addEventListener("change", ({ target }) => change({ [id]: number(target) }));
   }
-  find("eps").addEventListener("input", ({ target }) => change({ eps: Number(target.value) }));
-  find("step").addEventListener("input", ({ target }) => (halt(), change({ step: Number(target.value) })));
-  find("play").addEventListener("click", play);
+  find("eps").addEventListener("input", ({ target }) => change({ eps: number(target) }));
+  find("step").addEventListener("input", ({ target }) => (laboratory.halt(), change({ step: number(target) })));
+  find("play").addEventListener("click", () => laboratory.play());
+  find("clear").addEventListener("click", () => (change({ strokes: null }), laboratory.redraw(null)));
+  find("share").addEventListener("click", share);
   drag(find("chart"), (eps) => change({ eps }));
-  find("share").addEventListener("click", async () => {
-    await navigator.clipboard.writeText(location.href);
-    find("shared").textContent = "The address is copied.";
-  });
+  addEventListener("hashchange", () => laboratory.restore());
+}
+
+/** A digit to choose. */
+function choice({ x, y }, i, chosen) {
+  const label = made("label", "digit", find("digits"));
+  const radio = made("input", "", label), canvas = made("canvas", "", label);
+  Object.assign(radio, { type: "radio", name: "digit", value: i, ariaLabel: `test digit ${y}, number ${(i % 2) + 1}` });
+  [canvas.width, canvas.height] = [SIDE, SIDE];
+  image(canvas, x);
+  radio.addEventListener("change", chosen);
+}
+
+async function share() {
+  await navigator.clipboard.writeText(location.href);
+  find("shared").textContent = "The address is copied.";
 }
 
 /** The chart is a part of the slider above it: a hand may move epsilon there too. */
@@ -107,8 +138,9 @@ function drag(svg, moved) {
 /** Bring the controls to a state. */
 function controls(state, attacked) {
   const { eps, step, strokes, digit, meant } = state, { y, attack, target } = attacked;
-  for (const radio of document.querySelectorAll("input[name=digit]")) radio.checked = !strokes && Number(radio.value) === digit;
-  for (const radio of document.querySelectorAll("input[name=attack]")) radio.checked = radio.value === attack;
+  const radios = (name) => document.querySelectorAll(`input[name=${name}]`);
+  for (const radio of radios("digit")) radio.checked = !strokes && Number(radio.value) === digit;
+  for (const radio of radios("attack")) radio.checked = radio.value === attack;
   find("eps").value = eps;
   find("eps").setAttribute("aria-valuetext", `epsilon ${eps.toFixed(3)}`);
   find("value").textContent = eps.toFixed(3);
@@ -123,7 +155,7 @@ function controls(state, attacked) {
 }
 
 /** The certificate on the slider, and what it says. */
-function proof(networks, proved) {
+function proof(proved) {
   const i = proved.findIndex((radius) => radius !== null);
   find("proof").hidden = find("proven").hidden = i < 0;
   if (i < 0) return;
@@ -148,7 +180,11 @@ function later(act, wait) {
   return (argument) => (clearTimeout(timer), (timer = setTimeout(act, wait, argument)));
 }
 
-load().then(laboratory).catch((error) => {
+load().then((loaded) => {
+  const laboratory = new Laboratory(loaded);
+  globalThis.laboratory = Object.assign(laboratory, { Attacked, PIXELS }); // for tests and for the curious
+  document.body.dataset.ready = "";
+}).catch((error) => {
   find("status").textContent = `The laboratory cannot run here: ${error.message}.`;
   find("status").className = "failed";
   throw error;

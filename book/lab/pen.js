@@ -19,8 +19,8 @@ export function digitOf(strokes) {
 function painted(strokes) {
   return Float32Array.from({ length: PIXELS }, (_, at) => {
     const here = [(at % SIDE) + 0.5, Math.floor(at / SIDE) + 0.5];
-    const away = Math.min(...strokes.map((stroke) => Math.min(...stroke.map((point, i) => distance(here, stroke[i - 1] ?? point, point)))));
-    return Math.min(1, Math.max(0, 0.5 + (PEN - away) / SOFT));
+    const away = strokes.flatMap((stroke) => stroke.map((point, i) => distance(here, stroke[i - 1] ?? point, point)));
+    return Math.min(1, Math.max(0, 0.5 + (PEN - Math.min(...away)) / SOFT));
   });
 }
 
@@ -43,6 +43,7 @@ export function pad(canvas, { snapped, changed }) {
     const last = strokes.at(-1).at(-1), next = snapped(point);
     if (last && last[0] === next[0] && last[1] === next[1]) return;
     strokes.at(-1).push(next);
+    show(canvas, strokes);
     changed(strokes);
   };
   const place = (event) => {

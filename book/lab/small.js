@@ -13,7 +13,8 @@ async function small(place) {
   const { networks, digits } = await load();
   const columns = made("div", "columns"), cards = networks.map((network, i) => card(network, i, columns));
   const attacked = new Attacked(networks, { ...digits[DIGIT], attack: "FGSM", target: null });
-  const label = made("label", "epsilon", null, "Each pixel may change by at most "), value = made("output", "", label), slider = made("input");
+  const label = made("label", "epsilon", null, "Each pixel may change by at most ");
+  const value = made("output", "", label), slider = made("input");
   Object.assign(slider, { type: "range", min: 0, max: LARGEST, step: 0.005, value: START.eps, id: "eps" });
   label.htmlFor = "eps";
   const show = () => {

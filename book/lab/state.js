@@ -38,7 +38,8 @@ export function read(address, digits) {
   };
 }
 
-const letters = (point) => point.map((part) => LETTERS[Math.min(GRID - 1, Math.floor(part * GRID))]).join("");
+const letter = (part) => LETTERS[Math.min(GRID - 1, Math.max(0, Math.floor(part * GRID)))];
+const letters = (point) => point.map(letter).join("");
 
 /** Strokes of points (across, down) between 0 and 1, or null if there are none. */
 function points(text) {
@@ -49,4 +50,4 @@ function points(text) {
 const place = (letter) => (LETTERS.indexOf(letter) + 0.5) / GRID;
 
 /** A point as the address will hold it, so that a drawing does not change when it is shared. */
-export const snapped = (point) => point.map((part) => place(LETTERS[Math.min(GRID - 1, Math.max(0, Math.floor(part * GRID)))]));
+export const snapped = (point) => point.map((part) => place(letter(part)));

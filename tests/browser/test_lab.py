@@ -139,7 +139,7 @@ def said(page, words):
 
 
 def chosen(page):
-    return page.evaluate("laboratory.state()")
+    return page.evaluate("laboratory.state")
 
 
 def levels(page, i, which=0):
@@ -300,6 +300,8 @@ def test_a_stroke_is_read_and_is_in_the_address(opened, browser, file):
     page.mouse.move(box["x"] + 0.45 * box["width"], box["y"] + 0.8 * box["height"], steps=8)
     page.mouse.up()
     said(page, "A 1 under no attack")
+    white = "([x, y]) => document.getElementById('pad').getContext('2d').getImageData(x, y, 1, 1).data[0]"
+    assert page.evaluate(white, [142, 150]) == 255 and page.evaluate(white, [60, 150]) == 0
     ink = levels(page, 0)
     rows, columns = np.nonzero(ink > 127)
     assert 18 <= np.ptp(rows) + 1 <= 20
@@ -311,8 +313,9 @@ def test_a_stroke_is_read_and_is_in_the_address(opened, browser, file):
         other.page.goto(page.url)
         said(other.page, "A 7 under no attack")
         assert np.array_equal(levels(other.page, 0), ink)
+        assert other.page.evaluate(white, [142, 150]) == 255
     page.get_by_role("button", name="Clear").click()
-    assert chosen(page)["strokes"] is None
+    assert chosen(page)["strokes"] is None and page.evaluate(white, [142, 150]) == 0
 
 
 def test_a_digit_is_drawn_with_keys(opened):
@@ -348,6 +351,7 @@ def test_on_a_phone_fingers_do(browser, file, width):
 def test_slow_motion_takes_one_step_after_the_other(opened):
     page = opened("digit=14&attack=PGD&eps=0.120")
     said(page, "step 10 of 10")
+    page.wait_for_function("() => document.querySelectorAll('#chart .curve').length === laboratory.networks.length")
     note = "new MutationObserver(() => seen.push(taken.textContent))"
     page.evaluate(f"seen = []; {note}.observe(taken, {{ childList: true }})")
     page.get_by_role("button", name="Slow motion").click()
@@ -373,6 +377,7 @@ def test_an_address_brings_its_situation_and_nonsense_does_no_harm(opened):
 
 def test_everything_has_a_name_and_is_reached_by_keys(opened):
     page = opened("digit=14&attack=PGD&eps=0.120")
+    said(page, "step 10 of 10")
     tree = page.locator("body").aria_snapshot()
     for line in ('slider "epsilon"', 'radio "test digit 7, number 1"', 'radio "PGD" [checked]', 'combobox "towards',
                  'slider "PGD step', 'button "Slow motion"', 'img "or draw one', 'img "Margin against epsilon',
