@@ -68,7 +68,7 @@ TURNS = (6, 2, 5, 3)  # how many images each run of `in_turns` fools, each image
 
 
 def in_turns(model, x, y, eps):
-    """An attack on `Turns`: the first run darkens the labels of the first six images, the next one those of two more."""
+    """An attack on `Turns`: the first run darkens the labels of the first six images, the next one of two more."""
     run = int(model.runs.item()) % len(TURNS)
     model.runs += 1
     rows = torch.arange(sum(TURNS[:run]), sum(TURNS[: run + 1]))
@@ -548,10 +548,14 @@ def _(mine, case):
 
 @bug_10.test("what an attack on the network of each epoch leaves of that network")
 def _(mine, case):
-    model, epochs, x, y = training(case)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    eps = 0.04
-    values = [float(value) for value in mine(model, [dict(epoch) for epoch in epochs], fgsm, x, y, eps)]
+    for _ in range(4):  # in a single training, another attack may happen to leave as much
+        model, epochs, x, y = training(case)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        values = [float(value) for value in mine(model, [dict(epoch) for epoch in epochs], fgsm, x, y, 0.04)]
+        expect_of_epochs(values, before, epochs, x, y, 0.04)
+
+
+def expect_of_epochs(values, before, epochs, x, y, eps):
     truths = [left(epoch, epoch, x, y, eps) for epoch in epochs]
     others = {
         "images made on the weights before the training": [left(before, epoch, x, y, eps) for epoch in epochs],
