@@ -46,6 +46,8 @@ def test_every_check_has_an_exercise_and_every_exercise_a_check():
 @each_notebook
 def test_a_notebook_has_something_to_predict_to_write_and_to_explain(here):
     kinds = [one.kind for one in here.exercises.values()]
+    if here.bugs:  # test_bugs.py
+        return
     assert 4 <= len(kinds) <= 6
     assert kinds.count("predict") == 1 and kinds.count("write") >= 2 and kinds.count("explain") == 1
 
