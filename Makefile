@@ -65,7 +65,7 @@ latency: $(READY)  ## measure the slider, key press to picture, in a real Chromi
 
 unit: $(READY)  ## the quick tests alone, under two minutes
 	OMP_NUM_THREADS=$(HALF) OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m pytest $(TWO) -p no:nbval -o addopts="--strict-markers" \
-		-m "not slow and not integration" tests $(ARGS)
+		-m "not integration" tests $(ARGS)
 
 weights: $(READY)  ## train the published networks anew and show each beside the published one; ARGS=--write replaces them
 	.venv/bin/python tests/tools/weights.py $(ARGS)
@@ -92,7 +92,7 @@ lines: $(READY)  ## count the package's lines of code, room by room; ARGS=--file
 	.venv/bin/python tests/tools/count_lines.py $(ARGS)
 
 clean:  ## remove .venv, the website and the tools' caches; your notebooks stay
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis book/_build tests/screenshots
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis book/_build book/lab/node_modules tests/screenshots
 
 # A linked interpreter outlives its target: without this, every command would only say "not found".
 unbroken:

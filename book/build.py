@@ -1,4 +1,7 @@
-"""Builds the executed notebooks into a static site without a network: `make book`, or python book/build.py FOLDER."""
+"""Builds the executed notebooks into a static site: `make book`, or python book/build.py FOLDER.
+
+A network is needed once, for the packages of the laboratory: see lab.py.
+"""
 
 import json
 import re
@@ -6,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from slider import slider
+from lab import lab
 from sphinx.cmd.build import main as sphinx
 
 HERE = Path(__file__).resolve().parent
@@ -18,11 +21,13 @@ ADDRESSES = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
 
 def build(folder):
     """Assemble the sources in folder/source and turn them into folder/html; returns Sphinx's exit status."""
-    source, site = folder / "source", folder / "html"
-    for old in (source, site):
+    source, site, made = folder / "source", folder / "html", folder / "made"
+    for old in (source, site, made):
         shutil.rmtree(old, ignore_errors=True)
+    lab(made)
     assemble(source)
-    options = ["-c", HERE, "-d", folder / "doctrees", "-b", "html", "--fail-on-warning", "--keep-going"]
+    options = ["-c", HERE, "-d", folder / "doctrees", "-D", f"html_extra_path={made}", "-b", "html"]
+    options += ["--fail-on-warning", "--keep-going"]
     return sphinx([str(option) for option in [*options, "--fresh-env", "--quiet", source, site]])
 
 
@@ -80,7 +85,7 @@ def notebooks():
     return sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 
-MADE = [references, slider]  # each writes its page into the source folder, and index.md names the page
+MADE = [references]  # each writes its page into the source folder, and index.md names the page
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "_build"

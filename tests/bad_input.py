@@ -2,10 +2,7 @@
 
 import pytest
 import torch
-from helpers import (
-    batch,
-    linear,
-)  # fmt: skip
+from helpers import batch, linear
 from torch import nn
 
 X, Y = batch(3)
@@ -68,6 +65,7 @@ BAD_MODELS = {
     "a map of logits": (Returns(lambda z: z[:, :, None]), "(3, 4, 1)"),
     "predicted labels": (Returns(lambda z: z.argmax(1)), "Tensor"),
     "a tuple": (Returns(lambda z: (z, z)), "tuple"),
+    "a dict": (Returns(lambda z: dict(logits=z)), "dict"),
     "NaN logits": (Returns(lambda z: z * torch.nan), "NaN"),
     "infinite logits": (Returns(lambda z: z / 0), "infinite"),
 }

@@ -1,6 +1,7 @@
 """For the unit tests; what concerns notebooks is in nbval_harness.py, which pyproject.toml loads for both folders."""
 
 import re
+import sys
 from pathlib import Path
 
 import chromium
@@ -31,6 +32,15 @@ def pytest_ignore_collect(collection_path, config):
 def seeded():
     """A network that a test builds starts from the same weights, whichever tests ran before."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """A list that gets the settings of each training that `trained` begins."""
+    module, done = sys.modules["advutils.pretrained"], []
+    fit = module.fit
+    monkeypatch.setattr(module, "fit", lambda *given, **settings: done.append(settings) or fit(*given, **settings))
+    return done
 
 
 @pytest.fixture(scope="module")

@@ -13,21 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from advutils import (
-    cw,
-    dlr,
-    fgsm,
-    grey,
-    load_data,
-    make_loader,
-    pgd,
-    random_noise,
-    square,
-    targeted,
-)
+from advutils import cw, dlr, eval_mode, fgsm, grey, load_data, make_loader, pgd, random_noise, square, targeted
+from advutils.utils.traits import norm_of
 
 torch.set_num_threads(1)  # the models here are so small that threads only get in each other's way
-few = settings(deadline=None, derandomize=True, max_examples=10)
+few = settings(max_examples=10)
 
 ATTACKS = {
     "fgsm": fgsm,
@@ -43,19 +33,15 @@ ATTACKS = {
     "square": partial(square, n_queries=15),
     "grey": grey,
     "random noise": random_noise,
+    "l2 pgd": partial(pgd, steps=3, norm="l2"),
+    "l2 pgd with long steps": partial(pgd, steps=2, norm="l2", step_size=5),
+    "l2 pgd with momentum": partial(pgd, steps=4, norm="l2", momentum=1, random_start=False),
+    "l2 pgd with restarts and early exit": partial(pgd, steps=2, norm="l2", restarts=3, early_exit=True),
+    "l2 grey": partial(grey, norm="l2"),
 }
-CLIMBING = ("fgsm", "pgd without random start")  # the cross-entropy, from the image itself
-DETERMINISTIC = (*CLIMBING, "pgd with momentum", "pgd on the margin", "grey")
-L2_ATTACKS = {
-    "pgd": partial(pgd, steps=3, norm="l2"),
-    "pgd without random start": partial(pgd, steps=3, norm="l2", random_start=False),
-    "pgd with long steps": partial(pgd, steps=2, norm="l2", step_size=5),
-    "pgd with momentum": partial(pgd, steps=3, norm="l2", momentum=1),
-    "pgd with restarts and early exit": partial(pgd, steps=2, norm="l2", restarts=3, early_exit=True),
-    "grey": partial(grey, norm="l2"),
-}
+DETERMINISTIC = ("fgsm", "pgd without random start", "pgd with momentum", "pgd on the margin", "grey",
+                 "l2 pgd with momentum", "l2 grey")  # fmt: skip
 every_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
-every_l2_attack = pytest.mark.parametrize("attack", L2_ATTACKS.values(), ids=L2_ATTACKS)
 
 
 def images(n, *, channels=1, size=8, seed=0):
@@ -158,11 +144,8 @@ def state(model):
 
 def same_state(a, b):
     plain = all(a[key] == b[key] for key in ("modes", "requires_grad", "hooks"))
-    tensors = a["tensors"].keys() == b["tensors"].keys() and all(
-        torch.equal(value, b["tensors"][key]) for key, value in a["tensors"].items()
-    )
     grads = all((g is None) == (h is None) and (g is None or torch.equal(g, h)) for g, h in zip(a["grads"], b["grads"]))
-    return plain and tensors and grads
+    return plain and grads and same_weights(a["tensors"], b["tensors"])
 
 
 @contextlib.contextmanager
@@ -205,6 +188,43 @@ def in_l2_ball(x_adv, x, eps):
     return lengths.max() <= eps * (1 + 1e-6) + 1e-6 and x_adv.min() >= 0 and x_adv.max() <= 1
 
 
+def in_its_ball(attack, x_adv, x, eps):
+    return (in_l2_ball if norm_of(attack) == "l2" else in_ball)(x_adv, x, eps)
+
+
+def leads(model, x, y):
+    """Above 0 where the model misreads the image."""
+    with eval_mode(model), torch.no_grad():
+        return cw(model(x), y)
+
+
+def read_as(model, x):
+    """The class of each image."""
+    with eval_mode(model), torch.no_grad():
+        return model(x).argmax(1)
+
+
+def certain(model, x, y, eps):
+    """The largest margin that a linear model can be driven to in the l_inf ball and [0, 1], exactly."""
+    weight, bias = (p.detach().double() for p in model[1].parameters())
+    low, high = ((x + s * eps).clamp(0, 1).flatten(1).double() for s in (-1, 1))
+    best = []
+    for k in range(len(bias)):
+        w = weight[k] - weight[y]  # (N, D)
+        reach = torch.where(w > 0, w * high, w * low).sum(1) + bias[k] - bias[y]
+        best.append(reach.masked_fill(y == k, -torch.inf))
+    return torch.stack(best).amax(0)
+
+
+def grey_images(n, classes=2, *, seed=0):
+    """Images far enough from black and white that a small ball is not clipped."""
+    return 0.4 + 0.2 * images(n, seed=seed), labels(n, classes, seed=seed)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
 def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
@@ -221,6 +241,26 @@ class Runs:
 
     def __reduce__(self):
         return Path.touch, (self.path,)
+
+
+class BreaksOff:
+    """An objective that is broken off at its n-th call, and only there; by its name it is the same training."""
+
+    def __init__(self, objective, n):
+        functools.update_wrapper(self, objective)
+        self.objective, self.left = objective, n
+
+    def __call__(self, *args, **kwargs):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return self.objective(*args, **kwargs)
+
+
+def same_weights(a, b):
+    """Whether two networks, or their states, hold the same values to the bit."""
+    a, b = (getattr(of, "state_dict", lambda of=of: of)() for of in (a, b))
+    return a.keys() == b.keys() and all(torch.equal(value, b[key]) for key, value in a.items())
 
 
 @functools.cache

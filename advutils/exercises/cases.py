@@ -94,7 +94,7 @@ class Moody(Linear):
         return super().forward(x) * (0.5 if self.training else 1.0)
 
 
-def step_in_eval_mode(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, eps: float) -> torch.Tensor:
+def step_in_eval_mode(model: Linear, x: torch.Tensor, y: torch.Tensor, *, eps: float) -> torch.Tensor:
     """An attack on `Linear` that goes the wrong way where the model is in train mode."""
     way = -1 if model.training else 1
     return (x + way * eps * model.gradient(x, y).float().sign()).clamp(0, 1)

@@ -151,7 +151,10 @@ class Exercise:
         outcome = self.run(mine)
         print(told(self.name, outcome))
         if outcome.right and self.show:
-            self.show(mine)
+            try:
+                self.show(Guarded(mine))
+            except (Symptom, Stopped) as error:
+                print(f"On real digits: {error}")
 
 
 class Prediction:

@@ -127,7 +127,7 @@ function read(shown, column, i) {
 }
 
 /** n images of bytes, one or three a pixel, below each other; with a scale, bytes are places on it. */
-function sprite(pixels, start, n, [channels, high, wide], scale) {
+export function sprite(pixels, start, n, [channels, high, wide], scale) {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [wide, n * high];
   const pen = canvas.getContext("2d", { willReadFrequently: true }), image = pen.createImageData(wide, n * high);

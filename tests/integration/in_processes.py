@@ -14,29 +14,15 @@ from pathlib import Path
 
 import results
 import torch
-from helpers import digits
+from helpers import BreaksOff, digits
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchvision.ops import FrozenBatchNorm2d
 
-from advutils import (
-    accuracy_vs_eps,
-    certified,
-    fgsm,
-    fit,
-    ibp,
-    initialised,
-    make_loader,
-    pgd,
-    pretrained,
-    small_cnn,
-    survivors,
-    tighten,
-    vgg,
-    worst_case,
-)
+from advutils import certified, fgsm, fit, ibp, initialised, make_loader, pgd, pretrained, small_cnn, tighten, vgg
 from advutils.attacks.black_box import random_noise
+from advutils.evaluation import accuracy_vs_eps, survivors, worst_case
 from advutils.objectives import adversarial, clean, mixed, random_fgsm
 from advutils.utils import distributed
 from advutils.utils.fusion import fuse_batch_norm
@@ -109,25 +95,10 @@ def one_step(objective, build=network, norm=FrozenBatchNorm2d):
     return torch.cat([weight.detach().flatten() for weight in model.parameters()])
 
 
-class BreaksOff:
-    """Training on FGSM images from a random start, until so many steps were made."""
-
-    __name__ = "breaks_off"
-
-    def __init__(self, steps):
-        self.left = steps
-
-    def __call__(self, model, x, y, *, eps):
-        if self.left == 0:
-            raise InterruptedError
-        self.left -= 1
-        return random_fgsm(model, x, y, eps=eps)
-
-
 def training(state, *, broken_off_at=None):
     """A training with noise, averaged weights and a state; broken off at that step and continued, if asked."""
 
-    def run(model, steps=-1):
+    def run(model, steps=0):
         train, val = plain_loader(45, 8, shuffle=True), plain_loader(20, 7, train=False)
         options = dict(
             eps=0.1,
@@ -137,11 +108,13 @@ def training(state, *, broken_off_at=None):
             checkpoint=state,
             accelerator=distributed.accelerator(),
         )
-        return fit(model, train, val, epochs=2, lr=1e-3, objective=BreaksOff(steps), progress=False, **options)
+        return fit(
+            model, train, val, epochs=2, lr=1e-3, objective=BreaksOff(random_fgsm, steps), progress=False, **options
+        )
 
     if broken_off_at is not None:
-        with contextlib.suppress(InterruptedError):
-            run(network(), broken_off_at)
+        with contextlib.suppress(KeyboardInterrupt):
+            run(network(), broken_off_at + 1)
     model = network()
     history = vars(run(model)) | dict(seconds=None)
     weights = torch.cat([value.flatten().double() for value in model.state_dict().values()])

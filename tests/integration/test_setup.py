@@ -47,41 +47,24 @@ def pins(file):
     return [line.split("==") for line in lines if line and not line.startswith("#")]
 
 
-def test_every_conda_entry_is_a_strict_match_spec():
-    specs = [MatchSpec(entry, strict=True) for entry in environment()["dependencies"] if isinstance(entry, str)]
-    assert [spec.name.normalized for spec in specs] == ["python", "pip"]
-
-
-def test_conda_and_pip_agree_on_name_and_python():
-    assert environment()["name"] == PROJECT["name"]
-    python = environment()["dependencies"][0].removeprefix("python").strip()
-    assert SpecifierSet(python) == SpecifierSet(PROJECT["requires-python"])
-
-
 def test_conda_leads_to_the_one_list():
-    (section,) = (entry for entry in environment()["dependencies"] if isinstance(entry, dict))
-    assert section == {"pip": ["-c constraints.txt", "-e .[test]"]}
+    python, pip, section = environment()["dependencies"]
+    assert [MatchSpec(entry, strict=True).name.normalized for entry in (python, pip)] == ["python", "pip"]
+    assert SpecifierSet(python.removeprefix("python").strip()) == SpecifierSet(PROJECT["requires-python"])
+    assert section == {"pip": ["-c constraints.txt", "-e .[test]"]} and environment()["name"] == PROJECT["name"]
 
 
-def test_the_list_holds_what_the_series_promises():
-    names = {Requirement(line).name for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["notebooks"]}
-    assert names >= {"torch", "torchvision", "jupyterlab", "matplotlib", "ipywidgets", "nbval"}
+def test_constraints_pin_each_package_once_and_those_without_dependencies_alike():
+    counts = Counter(canonicalize_name(name) for name, _ in pins("constraints.txt"))
+    assert not [name for name, count in counts.items() if count > 1]
+    without = pins("tests/without-deps.txt")
+    assert without and all(pin in pins("constraints.txt") for pin in without)
 
 
 @pytest.mark.parametrize("requirement", requirements(), ids=lambda requirement: requirement.name)
 def test_constraints_pin_each_dependency_within_its_range(requirement):
     (version,) = (version for name, version in pins("constraints.txt") if canonicalize_name(name) == requirement.name)
     assert requirement.specifier.contains(version)
-
-
-def test_constraints_pin_each_package_once():
-    counts = Counter(canonicalize_name(name) for name, _ in pins("constraints.txt"))
-    assert not [name for name, count in counts.items() if count > 1]
-
-
-def test_packages_without_their_dependencies_are_pinned_alike():
-    without = pins("tests/without-deps.txt")
-    assert without and all(pin in pins("constraints.txt") for pin in without)
 
 
 NEEDED = {
@@ -94,10 +77,10 @@ PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"book/{path.name}" for path in
 @pytest.mark.parametrize("page", PAGES)
 def test_pages_name_only_commands_that_exist(page):
     needed = NEEDED.get(page, set())
-    n_target_classes = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
     code = re.findall(r"```.*?```|`[^`]+`", (ROOT / page).read_text(), re.DOTALL)
     named = {target for snippet in code for target in re.findall(r"\bmake ([a-z]+)", snippet)}
-    assert needed <= named <= n_target_classes
+    assert needed <= named <= targets
 
 
 def blocks(page, language=""):
@@ -162,7 +145,7 @@ def test_the_front_page_is_short_and_begins_with_a_picture():
 @pytest.mark.parametrize("page", PAGES)
 def test_links_within_the_repository_lead_to_files(page):
     text = (ROOT / page).read_text(encoding="utf-8")
-    made = {"slider.md", "references.md"}  # by book/build.py
+    made = {"references.md"}  # by book/build.py
     links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if "://" not in link]
     assert [link for link in links if not ((ROOT / page).parent / link).exists() and link not in made] == []
 

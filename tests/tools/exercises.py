@@ -5,6 +5,7 @@ The one source of both is notebooks/solutions/source/NN_*.py, which describes th
     here = Notebook(__file__)
     here.predict("name", task, answer=..., wrong={answer: "words of the remark"})
     here.write("name", task, hints)(function)   # its solution stands between ### BEGIN SOLUTION and ### END SOLUTION
+    here.bug("name", words)(function)            # in notebook 13: the function as it came, shown above the one to write
     here.mistake("name", "words of the symptom")(wrong_function)
     here.explain("name", task, answer, contains)
     here.more(text)                              # open ones, without an answer
@@ -54,6 +55,7 @@ class Source:
     function: object = None
     answer: object = None
     contains: tuple = ()
+    explanation: str = ""  # what was wrong, for those who have tried
     mistakes: list = field(default_factory=list)  # (wrong function or answer, words of what the check says to it)
 
     @property
@@ -77,18 +79,28 @@ class Source:
 class Notebook:
     """The exercises of one notebook, in their order."""
 
-    def __init__(self, file):
+    def __init__(self, file, introduction=INTRODUCTION):
         self.path = NOTEBOOKS / f"{Path(file).stem}.ipynb"
+        self.introduction = introduction.format(name=self.path.name)
         self.source, self.exercises, self.open = Path(file), {}, ""
+        self.bugs = {}  # {name: function as it came}, where exercises stand between the other cells
 
     def predict(self, name, task, *, answer, wrong):
         self.exercises[name] = Source(name, "predict", task, answer=answer, mistakes=list(wrong.items()))
 
-    def write(self, name, task, hints):
+    def write(self, name, task, hints, explanation=""):
         def added(function):
             assert function.__name__ == f"my_{name}" and len(hints) == 3, name
-            self.exercises[name] = Source(name, "write", task, hints, function)
+            self.exercises[name] = Source(name, "write", task, hints, function, explanation=explanation)
             return function
+
+        return added
+
+    def bug(self, name, words):
+        def added(function):
+            assert function.__name__ == name, name
+            self.bugs[name] = function
+            return self.mistake(name, words)(function)
 
         return added
 
@@ -148,11 +160,12 @@ def cell(make, name, text):
 
 def exercise_cells(here):
     """The section of a notebook: for each exercise its task with folded hints, and its stub."""
-    cells = [cell(new_markdown_cell, "introduction", INTRODUCTION.format(name=here.path.name))]
+    cells = [cell(new_markdown_cell, "introduction", here.introduction)]
     cells.append(cell(new_code_cell, "check", "from advutils.exercises import check"))
     for number, one in enumerate(here.exercises.values(), 1):
         parts = [heading(number, one), *(folded(f"Hint {i}", hint) for i, hint in enumerate(one.hints, 1))]
         parts += [folded("A worked answer", answered(one))] if one.kind == "explain" else []
+        parts += [folded("What was wrong (for when you have tried)", one.explanation)] if one.explanation else []
         cells.append(cell(new_markdown_cell, f"{one.name}-task", "\n\n".join(parts)))
         if one.kind == "explain":
             cells.append(cell(new_markdown_cell, one.name, PLACE))
@@ -165,7 +178,7 @@ def exercise_cells(here):
 
 def heading(number, one):
     title, _, task = one.task.strip().partition("\n\n")
-    return f"### {KINDS[one.kind]} {number}: {title}\n\n{task}"
+    return f"### {'Mend' if one.explanation else KINDS[one.kind]} {number}: {title}\n\n{task}"
 
 
 def answered(one):
@@ -179,7 +192,8 @@ def solution_notebook(here):
     cells = [new_markdown_cell(f"{title}: solutions", id="title")]
     cells.append(new_code_cell(imports(here), id="imports"))
     for number, one in enumerate(here.exercises.values(), 1):
-        text = heading(number, one) + (f"\n\n{answered(one)}" if one.kind == "explain" else "")
+        after = answered(one) if one.kind == "explain" else one.explanation
+        text = f"{heading(number, one)}\n\n{after}".strip()
         cells.append(new_markdown_cell(text, id=f"{one.name.replace('_', '-')}-task"))
         if one.kind != "explain":
             cells.append(new_code_cell(one.solution, id=one.name.replace("_", "-")))
@@ -206,6 +220,8 @@ def names(code):
 def write_notebook(here):
     """Replace the notebook's section of exercises by the one of the source, executed by itself."""
     notebook = nbformat.read(here.path, as_version=4)
+    if here.bugs:
+        return save(filled(notebook, here), here.path)
     before, after = split(notebook.cells)
     section = new_notebook(cells=exercise_cells(here))
     executed(section)
@@ -216,6 +232,23 @@ def write_notebook(here):
             output.pop("execution_count", None)
     notebook.cells = [*before, *section.cells, *after]
     save(normalised(notebook), here.path)
+
+
+def filled(notebook, here):
+    """The notebook with each bug and each exercise in its place: the cell that has its id; `make run` executes them."""
+    made = {one.id: one for one in exercise_cells(here)}
+    made |= {
+        one.id: one for one in (new_code_cell(source_of(bug), id=code_id(name)) for name, bug in here.bugs.items())
+    }
+    assert made.keys() <= {one.id for one in notebook.cells}, made.keys() - {one.id for one in notebook.cells}
+    for one in notebook.cells:
+        if one.id in made:
+            one.source, one.metadata["tags"] = made[one.id].source, made[one.id].metadata.get("tags", [])
+    return normalised(notebook)
+
+
+def code_id(name):
+    return f"code-{name.replace('_', '-')}"
 
 
 def split(cells):

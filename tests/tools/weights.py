@@ -1,6 +1,6 @@
 """Trains the published networks anew and shows each beside the published one: `make weights`, a few minutes.
 
-Nothing is written without --write, which replaces the files in advutils/published/.
+Nothing is written without --write, which replaces the files in advutils/published/ and book/lab/networks/.
 """
 
 import argparse
@@ -25,6 +25,8 @@ NETWORKS = [  # name for `trained`, and its settings
     ("certified-0.1", {}),
     ("certified-0.3", {}),
 ]
+LAB = [("clean", SMALL), ("mixed-fgsm-0.1", SMALL)]  # the narrow twins in the book's laboratory, not in the package
+BOOK = Path(__file__).resolve().parents[2] / "book" / "lab" / "networks"
 JUDGES = {"clean": None, "FGSM": fgsm, "PGD-10": partial(pgd, steps=10)}  # at 0.1, or the radius in the name
 LARGEST = 12e6  # bytes, of all files together
 
@@ -41,19 +43,20 @@ def judged(name, model):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="of clean, mixed-fgsm-0.1 and so on; all if none")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="clean, mixed-fgsm-0.1 and so on, or lab; all if none")
     parser.add_argument("--write", action="store_true", help="replace the published files by what was trained")
     chosen = parser.parse_args(arguments)
-    names = {name for name, _ in NETWORKS}
+    names = {name for name, _ in NETWORKS} | {"lab"}
     if unknown := set(chosen.names) - names:
         parser.error(f"NAME: got {', '.join(sorted(unknown))}; accepts {', '.join(sorted(names))}")
     heads = "".join(f"{label:>10}" for label in (*JUDGES, "certified"))
     print(f"{'accuracy in percent on 1,000 test digits':54}{heads}", flush=True)
-    for name, settings in NETWORKS:
-        if chosen.names and name not in chosen.names:
+    every = [(name, name, settings) for name, settings in NETWORKS] + [("lab", *network) for network in LAB]
+    for called, name, settings in every:
+        if chosen.names and called not in chosen.names:
             continue
         fresh = trained(name, retrain=True, **settings)
-        path = PUBLISHED / file_name(fresh.recipe)
+        path = BOOK / f"{name}.safetensors" if called == "lab" else PUBLISHED / file_name(fresh.recipe)
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder, path.name)
             save_weights(fresh, made, recipe=fresh.recipe, history=vars(fresh.history), machine=machine(), packed=True)

@@ -4,9 +4,12 @@ import math
 
 import torch
 
-from advutils.attacks.gradient import fgsm_step
+from advutils.attacks.gradient import fgsm_step, input_gradient
+from advutils.data import load_data
+from advutils.evaluation import predict
 from advutils.exercises.cases import Case, Window
 from advutils.exercises.framework import Choice, Exercise, expect, expect_images, expect_like
+from advutils.pretrained import trained
 
 
 def way_of_a_white_ground():
@@ -70,7 +73,22 @@ def _(mine, case):
         expect(abs(largest[i] - true[0]) + abs(length[i] - true[1]) < 1e-3, symptom)
 
 
-universal = Exercise("universal", 3)
+def one_pattern_for_100_digits(mine):
+    """A picture: the learner's pattern, made from 100 test digits, on some of them."""
+    from advutils import plots
+
+    x, y = load_data("mnist-5k", train=False)[::10]
+    clean_vgg = trained("clean", width=0.25, epochs=8)
+    gradients = input_gradient(clean_vgg, x, y)
+    x_adv = mine(x, gradients, 0.3)
+    read = predict(clean_vgg, x_adv).argmax(1)
+    own = predict(clean_vgg, fgsm_step(x, gradients, 0.3)).argmax(1)
+    print(f"At epsilon 0.3 the one pattern leaves {(read == y).sum()} of 100 digits, FGSM {(own == y).sum()}.")
+    wrong = (read != y)[::12].tolist()
+    plots.gallery(x_adv[::12], [f"{a} → {b}" for a, b in zip(y[::12], read[::12])], wrong=wrong, columns=9)
+
+
+universal = Exercise("universal", 3, show=one_pattern_for_100_digits)
 
 
 @universal.test("the result is a batch of images in [0, 1]")

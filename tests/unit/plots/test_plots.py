@@ -38,11 +38,6 @@ def test_gallery_shows_the_images_unscaled_and_marks_the_wrong_ones(digits):
     assert widths[1] > widths[0] == widths[2]
 
 
-def test_gallery_shows_colour_images(digits):
-    x = torch.rand(1, 3, 32, 32)
-    assert np.array_equal(plots.gallery(x).axes[0].images[0].get_array(), x[0].permute(1, 2, 0))
-
-
 def test_equation_shows_the_perturbation_scaled_on_a_symmetric_scale_and_says_so(digits):
     x = digits.tensors[0][:2]
     delta = torch.full_like(x, -0.05)
@@ -50,12 +45,10 @@ def test_equation_shows_the_perturbation_scaled_on_a_symmetric_scale_and_says_so
     picture = fig.axes[1].images[0]
     assert np.allclose(picture.get_array(), -1) and picture.get_clim() == (-1, 1)
     assert "20" in fig.axes[1].get_title()
-
-
-def test_signed_maps_share_one_symmetric_scale(digits):
     maps = [torch.full((1, 4, 4), v) for v in (-2.0, 0.5)]
-    fig = plots.signed(maps, ["a", "b"], columns=2)
-    assert {ax.images[0].get_clim() for ax in fig.axes[:2]} == {(-2.0, 2.0)}
+    assert {ax.images[0].get_clim() for ax in plots.signed(maps, ["a", "b"], columns=2).axes[:2]} == {(-2.0, 2.0)}
+    x = torch.rand(1, 3, 32, 32)  # in colours
+    assert np.array_equal(plots.gallery(x).axes[0].images[0].get_array(), x[0].permute(1, 2, 0))
 
 
 def test_sweep_draws_each_value_with_its_interval_and_one_style_for_one_meaning():
@@ -87,12 +80,6 @@ def test_confusion_writes_every_count():
     assert np.array_equal(ax.images[0].get_array(), [[0, 1], [0, 0]])
 
 
-def test_lines_draw_their_series():
-    ax = plots.lines([0, 1], {"clean VGG": [1, 2], "else": [3, 4]}, xlabel="t", ylabel="loss").axes[0]
-    assert [list(line.get_ydata()) for line in ax.lines] == [[1, 2], [3, 4]]
-    assert ax.lines[0].get_color() == plots.MODEL_COLORS["clean VGG"] != ax.lines[1].get_color()
-
-
 def test_a_surface_is_signed_about_zero_with_its_zero_line_and_marks():
     t = np.linspace(0, 1, 5)
     height = t[None, :] - 0.25 + 0 * t[:, None]  # rises along x alone
@@ -106,8 +93,11 @@ def test_a_surface_is_signed_about_zero_with_its_zero_line_and_marks():
     assert len(plots.surface(t, t, height + 1, {}, xlabel="", ylabel="", limit=2).axes[0].collections) == 1
 
 
-def test_a_figure_as_png_is_closed():
-    fig = plots.lines([0, 1], {"a": [0, 1]}, xlabel="x", ylabel="y")
+def test_lines_draw_their_series_and_a_figure_as_png_is_closed():
+    fig = plots.lines([0, 1], {"clean VGG": [1, 2], "else": [3, 4]}, xlabel="t", ylabel="loss")
+    first, second = fig.axes[0].lines
+    assert [list(line.get_ydata()) for line in (first, second)] == [[1, 2], [3, 4]]
+    assert first.get_color() == plots.MODEL_COLORS["clean VGG"] != second.get_color()
     assert Image.open(io.BytesIO(plots.png(fig))).format == "PNG"
     assert not matplotlib.pyplot.fignum_exists(fig.number)
 

@@ -1,31 +1,22 @@
 """A training that was broken off and continued ends as if it had not been; and what is watched, ramped, averaged."""
 
-import copy
 import functools
 from functools import partial
 
 import pytest
 import torch
-from helpers import batch, conv_net, dataset, linear, loader, measured, refused, weights
+from helpers import BreaksOff, batch, conv_net, dataset, linear, loader, measured, refused, same_weights, weights
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SubsetRandomSampler
 
-from advutils import (
-    accuracy,
-    adversarial,
-    clean,
-    eval_mode,
-    fgsm,
-    fit,
-    make_loader,
-    mixed,
-    pgd,
-    predict,
-    save_weights,
-    shift,
-    trades,
-    vgg,
-)
+from advutils.attacks.gradient import fgsm, pgd
+from advutils.data import make_loader, shift
+from advutils.evaluation import accuracy, predict
+from advutils.models import vgg
+from advutils.objectives import clean, mixed, trades
+from advutils.training import fit
+from advutils.utils.inference import eval_mode
+from advutils.utils.weights import save_weights
 
 PGD2 = partial(pgd, steps=2)
 
@@ -65,19 +56,6 @@ class Noisy(Dataset):
         return (x + 0.2 * torch.rand(1)).clamp(max=1), y
 
 
-class BreaksOff:
-    """An objective that fails at its n-th call."""
-
-    def __init__(self, objective, n):
-        self.objective, self.left, self.__name__ = objective, n, objective.__name__  # so it is the same training
-
-    def __call__(self, *args, **kwargs):
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-        return self.objective(*args, **kwargs)
-
-
 def watched_joined(model, x, y, *, eps):
     return mixed(model, x, y, eps=eps, attack=PGD2)
 
@@ -89,19 +67,15 @@ def climbed(model, x, y, *, eps):
 ROBUST = dict(eps=0.1, eps_warmup=2, ema_decay=0.9, eval_attacks={"FGSM": fgsm, "PGD": PGD2})
 RUNS = {
     "plain": (conv_net, clean, {}),
-    "not shuffled": (conv_net, clean, dict(data=lambda: loader(24, batch_size=5))),
     "shuffled by the global generator": (
         conv_net, clean, dict(data=lambda: DataLoader(dataset(24), batch_size=5, shuffle=True)),
     ),
     "shuffled by a sampler of batches": (conv_net, clean, dict(data=lambda: in_batches(dataset(24)))),
     "transformed at random": (conv_net, clean, dict(data=lambda: in_batches(Noisy()))),
-    "augmented": (conv_net, clean, dict(augment=partial(shift, pixels=1))),
-    "averaged": (conv_net, clean, dict(ema_decay=0.9)),
     "ramp, average and watch": (conv_net, watched_joined, ROBUST),
     "TRADES": (conv_net, climbed, dict(ROBUST, eps_warmup=1.5)),
     "a VGG, channels last": (slim, watched_joined, dict(ROBUST, epochs=3)),
     "partly frozen": (tied_up, clean, dict(ema_decay=0.5)),
-    "no dropout, no batch norm": (linear, clean, dict(ema_decay=0.5)),
 }  # fmt: skip
 
 
@@ -123,9 +97,7 @@ def ends_as_if_nothing_had_happened(name, model, history):
     whole, expected = undisturbed(name)
     assert measured(history) == measured(expected) and len(history.seconds) == len(expected.seconds)
     assert history.seconds == sorted(history.seconds)
-    a, b = whole.state_dict(), model.state_dict()
-    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-    assert torch.equal(whole.train_hashes, model.train_hashes)
+    assert same_weights(whole, model) and torch.equal(whole.train_hashes, model.train_hashes)
     assert not any(module.training for module in model.modules())
 
 
@@ -136,75 +108,43 @@ def test_a_training_that_was_broken_off_continues_to_the_same_weights_to_the_bit
     with pytest.raises(KeyboardInterrupt):
         run(name, build(), BreaksOff(objective, calls), checkpoint=tmp_path / "state")
     continued = build()
-    with torch.random.fork_rng():
-        torch.manual_seed(123)  # another process has another random state
-        history = run(name, continued, checkpoint=tmp_path / "state")
+    torch.manual_seed(123)  # another process has another random state
+    before = torch.random.get_rng_state()
+    history = run(name, continued, checkpoint=tmp_path / "state")
     ends_as_if_nothing_had_happened(name, continued, history)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_cell_interrupted_in_the_first_epoch_and_run_again_begins_anew(name, tmp_path):
     build, objective, options = RUNS[name]
-    data, again = (
-        options["data"]() if "data" in options else make_loader(dataset(24), batch_size=5, shuffle=True),
-        build(),
-    )
-    others = {key: value for key, value in options.items() if key != "data"} | dict(
-        data=data, checkpoint=tmp_path / "state"
-    )
+    model, options = build(), options | dict(checkpoint=tmp_path / "state")
+    options["data"] = options["data"]() if "data" in options else make_loader(dataset(24), batch_size=5, shuffle=True)
     with pytest.raises(KeyboardInterrupt):
-        train(again, objective=BreaksOff(objective, 3), **others)
-    history = train(again, objective=objective, **others)
-    ends_as_if_nothing_had_happened(name, again, history)
-
-
-def test_a_training_broken_off_again_and_again_ends_all_the_same(tmp_path):
-    whole, calls = conv_net(), 0
-    expected = train(whole, objective=watched_joined, **ROBUST)
-    while True:
-        model = conv_net()
-        try:
-            history = train(model, objective=BreaksOff(watched_joined, 7), checkpoint=tmp_path / "state", **ROBUST)
-        except KeyboardInterrupt:
-            calls += 1
-        else:
-            break
-    assert calls == 3 and torch.equal(weights(model), weights(whole)) and measured(history) == measured(expected)
-
-
-def test_a_state_changes_nothing_and_leaves_no_other_files(tmp_path):
-    with_state, without = conv_net(), conv_net()
-    assert measured(train(with_state, checkpoint=tmp_path / "new" / "state")) == measured(train(without))
-    assert torch.equal(weights(with_state), weights(without))
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["state"]
+        train(model, objective=BreaksOff(objective, 3), **options)
+    ends_as_if_nothing_had_happened(name, model, train(model, objective=objective, **options))
 
 
 def test_a_finished_state_returns_at_once(tmp_path):
     first, second, objective = conv_net(), conv_net(), BreaksOff(clean, 21)
-    history = train(first, objective=objective, checkpoint=tmp_path / "state", ema_decay=0.9)
-    before = torch.random.get_rng_state()
-    again = train(
-        second, objective=objective, checkpoint=str(tmp_path / "state"), ema_decay=0.9
-    )  # would raise if called
-    assert again == history and objective.left == 1
-    a, b = first.state_dict(), second.state_dict()
-    assert all(torch.equal(a[key], b[key]) for key in a) and torch.equal(first.train_hashes, second.train_hashes)
+    options = dict(objective=objective, checkpoint=str(tmp_path / "state"), ema_decay=0.9)
+    history, before = train(first, **options), torch.random.get_rng_state()
+    assert train(second, **options) == history and objective.left == 1  # else it would have raised
+    assert same_weights(first, second) and torch.equal(first.train_hashes, second.train_hashes)
     assert not any(module.training or module._forward_hooks for module in second.modules())
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 CHANGES = {
-    "epochs": dict(epochs=5),
-    "lr": dict(lr=0.02),
-    "seed": dict(seed=1),
-    "eps": dict(eps=0.2),
-    "eps_warmup": dict(eps_warmup=0),
-    "ema_decay": dict(ema_decay=None),
-    "objective": dict(objective=climbed),
+    "epochs": dict(epochs=5), "lr": dict(lr=0.02), "seed": dict(seed=1), "eps": dict(eps=0.2),
+    "eps_warmup": dict(eps_warmup=0), "ema_decay": dict(ema_decay=None), "objective": dict(objective=climbed),
     "eval_attacks": dict(eval_attacks={"PGD": partial(pgd, steps=3)}),
-    "augment": dict(augment=shift),
-    "steps": dict(data=loader(24, batch_size=12)),
-}
+    "augment": dict(augment=shift), "steps": dict(data=loader(24, batch_size=12)),
+    "batch_size": dict(data=loader(24, batch_size=6)), "data": dict(data=loader(25, batch_size=5)),
+    "network": dict(model=partial(conv_net, classes=5)),
+    "layers": dict(model=lambda: nn.Sequential(*conv_net(), nn.Identity())),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -216,36 +156,16 @@ def robust_state(tmp_path_factory):
 
 
 @pytest.mark.parametrize("entry", CHANGES)
-def test_the_state_of_another_recipe_is_refused(entry, robust_state, tmp_path):
+def test_the_state_of_another_training_is_refused(entry, robust_state, tmp_path):
     options, data = robust_state
     (tmp_path / "state").write_bytes(data)
-    before, model = torch.random.get_rng_state(), conv_net()
+    options = options | CHANGES[entry]
+    before, model = torch.random.get_rng_state(), options.pop("model", conv_net)()
+    weights_before = weights(model).clone()
     with refused("checkpoint", str(tmp_path / "state"), entry):
-        train(model, checkpoint=tmp_path / "state", **(options | CHANGES[entry]))
-    assert torch.equal(weights(model), weights(conv_net())) and (tmp_path / "state").read_bytes() == data
+        train(model, checkpoint=tmp_path / "state", **options)
+    assert torch.equal(weights(model), weights_before) and (tmp_path / "state").read_bytes() == data
     assert torch.equal(torch.random.get_rng_state(), before) and not model._forward_hooks
-
-
-@pytest.mark.parametrize("build", [linear, partial(conv_net, classes=5), slim])
-def test_the_state_of_another_network_is_refused(build, tmp_path):
-    train(conv_net(), epochs=1, checkpoint=tmp_path / "state")
-    model = build()
-    before = copy.deepcopy(model.state_dict())
-    with refused("checkpoint", str(tmp_path / "state")):
-        train(model, epochs=1, checkpoint=tmp_path / "state")
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-
-
-def test_the_state_of_layers_that_only_act_otherwise_is_refused(tmp_path):
-    train(vgg(11, width=0.03, num_classes=4, contrast=10), epochs=1, checkpoint=tmp_path / "state")
-    with refused("checkpoint", "layers"):
-        train(vgg(11, width=0.03, num_classes=4), epochs=1, checkpoint=tmp_path / "state")
-
-
-def test_the_state_of_another_batch_size_is_refused_though_the_steps_are_as_many(tmp_path):
-    train(conv_net(), epochs=1, checkpoint=tmp_path / "state", data=loader(24, batch_size=9))
-    with refused("checkpoint", "batch_size"):
-        train(conv_net(), epochs=1, checkpoint=tmp_path / "state", data=loader(24, batch_size=10))
 
 
 def test_a_spoilt_state_is_named_not_used(tmp_path):
@@ -264,12 +184,9 @@ def test_a_spoilt_state_is_named_not_used(tmp_path):
         train(conv_net(), epochs=1, checkpoint=path)
 
 
-@pytest.mark.parametrize("option", [dict(lr=torch.tensor(0.01).numpy()[()]), dict(eps=torch.tensor(0.1).numpy()[()])])
-def test_any_number_that_is_accepted_can_be_written_to_the_state(option, tmp_path):
-    train(conv_net(), epochs=1, objective=mixed, checkpoint=tmp_path / "state", **(dict(eps=0.1) | option))
-
-
-# what is watched
+def test_any_number_that_is_accepted_can_be_written_to_the_state(tmp_path):
+    lr, eps = torch.tensor([0.01, 0.1]).numpy()
+    train(conv_net(), epochs=1, objective=mixed, checkpoint=tmp_path / "state", eps=eps, lr=lr)
 
 
 def scripted(model, x, y, *, eps, script, at):
@@ -311,23 +228,16 @@ def test_the_epoch_that_the_last_watched_attack_leaves_most_is_kept_the_later_of
     assert model.weight.item() == passed[picked - 1]
 
 
-def test_what_is_watched_is_accuracy_on_the_validation_images():
-    model = conv_net()
-    history = train(model, objective=mixed, eps=0.1, eval_attacks={"PGD": PGD2, "FGSM": fgsm}, epochs=2)
-    assert list(history.robust_val_accuracy) == ["PGD", "FGSM"] and all(
-        len(line) == 2 for line in history.robust_val_accuracy.values()
-    )
-    best = max(history.robust_val_accuracy["FGSM"])
-    assert accuracy(model, loader(8, batch_size=8, seed=1), fgsm, eps=0.1).value == best
-    assert history.robust_val_accuracy["FGSM"][history.best_epoch - 1] == best
-
-
-def test_watching_is_left_out_of_the_ledger_and_changes_no_weights():
-    plain, watched = conv_net(), conv_net()
-    options = dict(objective=mixed, eps=0.1, epochs=1)
-    histories = train(plain, **options), train(watched, eval_attacks={"PGD": pgd, "FGSM": fgsm}, **options)
-    assert histories[0].forwards == histories[1].forwards == [72] and histories[1].backwards == [72]
-    assert torch.equal(weights(plain), weights(watched))
+def test_watching_is_accuracy_on_the_validation_images_and_left_out_of_the_ledger():
+    plain, model = conv_net(), conv_net()
+    options = dict(objective=mixed, eps=0.1, epochs=2)
+    alone, history = train(plain, **options), train(model, eval_attacks={"PGD": PGD2, "FGSM": fgsm}, **options)
+    assert alone.forwards == history.forwards == history.backwards == [72, 144]
+    assert list(history.robust_val_accuracy) == ["PGD", "FGSM"]
+    found = history.robust_val_accuracy["FGSM"]
+    assert len(found) == len(history.robust_val_accuracy["PGD"]) == 2 and found[history.best_epoch - 1] == max(found)
+    assert accuracy(model, loader(8, batch_size=8, seed=1), fgsm, eps=0.1).value == max(found)
+    assert history.best_epoch < 2 or torch.equal(weights(plain), weights(model))
 
 
 def test_at_most_a_thousand_images_are_watched():
@@ -343,14 +253,10 @@ def test_at_most_a_thousand_images_are_watched():
     assert sum(map(len, seen)) == 1000 and len(torch.cat(seen).flatten(1).unique(dim=0)) > 990
 
 
-def test_the_callers_random_state_is_left_alone(tmp_path):
-    before = torch.random.get_rng_state()
-    for state in (None, tmp_path / "state", tmp_path / "state"):
-        train(conv_net(), objective=watched_joined, epochs=2, checkpoint=state, **ROBUST)
-        assert torch.equal(torch.random.get_rng_state(), before)
-
-
-# the radius
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_validation_images_that_were_trained_on_are_refused_under_attack(average):
+    with refused("loader", "24 images"):
+        train(conv_net(), val=loader(24), objective=mixed, eps=0.1, ema_decay=average, eval_attacks={"FGSM": fgsm})
 
 
 @pytest.mark.parametrize("ramp, grows", [(0, 1), (1, 5), (2, 10), (0.4, 2), (4, 20), (1.5, 7.5)])
@@ -367,37 +273,25 @@ def test_the_radius_grows_in_a_straight_line_and_reaches_eps(ramp, grows):
     assert ramp != int(ramp) or all(eps == 0.3 for eps in radii[max(1, 5 * int(ramp)) - 1 :])
 
 
-def test_an_objective_gets_no_eps_unless_the_training_has_one():
-    with pytest.raises(TypeError, match="eps"):
-        train(conv_net(), objective=mixed)
-    with pytest.raises(TypeError, match="eps"):
-        train(conv_net(), objective=clean, eps=0.1)
+NAN = float("nan")
 
 
-@pytest.mark.parametrize(
-    "argument, options",
-    [
-        ("eps", dict(eval_attacks={"FGSM": fgsm})),
-        ("eps", dict(eps_warmup=1)),
-        ("eps", dict(eps=8)),
-        ("eps", dict(eps=-0.1)),
-        ("eps_warmup", dict(eps=0.1, eps_warmup=5)),
-        ("eps_warmup", dict(eps=0.1, eps_warmup=-1)),
-        ("eps_warmup", dict(eps=0.1, eps_warmup=float("nan"))),
-        ("ema_decay", dict(ema_decay=1.5)),
-        ("ema_decay", dict(ema_decay="0.9")),
-        ("eval_attacks", dict(eps=0.1, eval_attacks=[fgsm])),
-        ("attack", dict(eps=0.1, eval_attacks={"FGSM": "fgsm"})),
-    ],
-)
+@pytest.mark.parametrize("argument, options", [
+    ("eps", dict(eval_attacks={"FGSM": fgsm})), ("eps", dict(eps_warmup=1)), ("eps", dict(eps=8)),
+    ("eps", dict(eps=-0.1)), ("eps_warmup", dict(eps=0.1, eps_warmup=5)), ("eps_warmup", dict(eps=0.1, eps_warmup=-1)),
+    ("eps_warmup", dict(eps=0.1, eps_warmup=NAN)), ("ema_decay", dict(ema_decay=1.5)),
+    ("ema_decay", dict(ema_decay="0.9")), ("eval_attacks", dict(eps=0.1, eval_attacks=[fgsm])),
+    ("attack", dict(eps=0.1, eval_attacks={"FGSM": "fgsm"})),
+])  # fmt: skip
 def test_bad_options_are_refused_before_anything_is_trained(argument, options):
     model = conv_net()
     with refused(argument):
         train(model, objective=mixed, **options)
     assert torch.equal(weights(model), weights(conv_net()))
-
-
-# averaged weights
+    with pytest.raises(TypeError, match="eps"):  # an objective gets none unless the training has one
+        train(model, objective=mixed)
+    with pytest.raises(TypeError, match="eps"):
+        train(model, objective=clean, eps=0.1)
 
 
 def test_averaged_weights_are_the_running_average_of_those_after_each_step():
@@ -442,45 +336,6 @@ def test_averaged_weights_come_with_batch_norm_statistics_of_their_own():
     assert model[1].momentum == 0.1
 
 
-def test_averaging_changes_what_is_kept_and_not_how_it_is_trained():
-    seen = []
-    for average in (None, 0.9):
-        losses = []
-
-        def spy(model, x, y, losses=losses):
-            losses.append(clean(model, x, y))
-            return losses[-1]
-
-        history = train(linear(), objective=spy, ema_decay=average)
-        seen.append([loss.item() for loss in losses])
-        assert history.forwards == history.backwards == [24, 48, 72, 96]
-    assert seen[0] == seen[1]
-
-
-def test_adversarial_training_with_everything_learns():
-    x = torch.rand(200, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    y = (x.mean((1, 2, 3)) > 0.5).long()
-    data = torch.utils.data.TensorDataset(x, y)
-    held_out = make_loader(torch.utils.data.TensorDataset(1 - x, 1 - y), batch_size=100)
-    model = linear(2, size=4)
-    history = fit(model, make_loader(data, batch_size=20, shuffle=True), held_out, epochs=8, lr=0.1, progress=False,
-                  objective=partial(adversarial, attack=PGD2), eps=0.02, eps_warmup=2, ema_decay=0.9,
-                  eval_attacks={"FGSM": fgsm, "PGD": PGD2})  # fmt: skip
-    assert history.robust_val_accuracy["PGD"][history.best_epoch - 1] == max(history.robust_val_accuracy["PGD"]) > 0.55
-    assert history.val_accuracy[history.best_epoch - 1] > 0.65
-
-
-@pytest.mark.parametrize("before, after", [
-    (partial(adversarial, eps=0.1, attack=PGD2), partial(adversarial, eps=0.1, attack=partial(pgd, steps=3))),
-    (partial(trades, eps=0.1, steps=1, beta=6.0), partial(trades, eps=0.1, steps=1, beta=5.0)),
-    (lambda model, x, y: clean(model, x, y), clean),
-], ids=["another attack", "another argument", "another name"])  # fmt: skip
-def test_the_state_of_another_objective_is_refused(before, after, tmp_path):
-    train(conv_net(), objective=before, checkpoint=tmp_path / "state")
-    with refused("checkpoint", "of a training with other"):
-        train(conv_net(), objective=after, checkpoint=tmp_path / "state")
-
-
 def noting(calls):
     """A learner's objective, defined anew each time its cell is run."""
 
@@ -498,25 +353,17 @@ def test_a_function_that_was_defined_anew_under_its_name_is_the_same_training(tm
     assert calls == []  # all of it was there already
 
 
-@pytest.mark.parametrize("side", ["train", "val"])
-def test_a_loader_that_serves_a_part_of_its_data_set_is_refused(side):
-    part = DataLoader(dataset(24), batch_size=4, sampler=SubsetRandomSampler(range(8)))
-    with refused(side, "8 of the 24"):
-        train(conv_net(), **{"data" if side == "train" else "val": part})
+PARTS = {
+    "a sampler": (DataLoader(dataset(24), batch_size=4, sampler=SubsetRandomSampler(range(8))), 8),
+    "small batches that somebody cut": (DataLoader(dataset(24), batch_sampler=[[0, 1, 2], [3, 4]] * 3), 15),
+    "one large batch": (DataLoader(dataset(24), batch_sampler=[list(range(20))]), 20),
+}
 
 
-@pytest.mark.parametrize("batches, drawn", [([[0, 1, 2], [3, 4]] * 3, 15), ([list(range(20))], 20)])
-def test_batches_that_somebody_has_cut_are_counted(batches, drawn):
-    with refused("train", f"{drawn} of the 24"):
-        train(conv_net(), data=DataLoader(dataset(24), batch_sampler=batches))
-
-
-def test_cut_batches_of_all_examples_are_trained_on():
-    history = train(conv_net(), data=DataLoader(dataset(24), batch_sampler=[list(range(10)), list(range(10, 24))]))
-    assert history.images[-1] == 4 * 24
-
-
-def test_a_data_set_that_draws_leaves_the_callers_random_state_alone():
-    before = torch.random.get_rng_state()
-    train(conv_net(), data=in_batches(Noisy()))
-    assert torch.equal(torch.random.get_rng_state(), before)
+@pytest.mark.parametrize("part, drawn", PARTS.values(), ids=PARTS)
+@pytest.mark.parametrize("side", ["data", "val"])
+def test_a_loader_that_serves_a_part_of_its_data_set_is_refused(side, part, drawn):
+    with refused("val" if side == "val" else "train", f"{drawn} of the 24"):
+        train(conv_net(), **{side: part})
+    whole = DataLoader(dataset(24), batch_sampler=[list(range(10)), list(range(10, 24))])
+    assert train(conv_net(), data=whole, epochs=1).images == [24]

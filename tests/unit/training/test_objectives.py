@@ -6,10 +6,9 @@ import pytest
 import torch
 from bad_input import BAD_EPS, table
 from helpers import batch, conv_net, images, labels, linear, refused, untouched
-from torch import nn
 from torch.nn import functional as F
 
-from advutils import adversarial, clean, eval_mode, fgsm, input_gradient, mixed, n_fgsm, pgd, random_fgsm, trades
+from advutils import adversarial, clean, fgsm, input_gradient, mixed, n_fgsm, pgd, random_fgsm, trades
 
 ROBUST = {
     "mixed": mixed,
@@ -42,6 +41,7 @@ def test_an_objective_crafts_asleep_and_trains_awake(objective):
     seen = passes(model)
     loss = objective(model, x, y, eps=0.1)
     awake = [training for training, _ in seen]
+    assert not seen[-1][1].requires_grad
     assert awake == sorted(awake) and not awake[0] and awake[-1]  # first all crafting, then the training passes
     assert loss.ndim == 0 and loss.requires_grad
     assert all(p.grad is None for p in model.parameters()) and x.grad is None
@@ -51,25 +51,11 @@ def test_an_objective_crafts_asleep_and_trains_awake(objective):
 
 
 @every_objective
-def test_an_objective_leaves_its_images_alone(objective):
-    model, (x, y) = conv_net().eval(), batch()
-    with untouched(model, x, y):
-        objective(model, x, y, eps=0.1)
-
-
-@every_objective
-def test_the_gradient_reaches_the_weights_and_not_the_attack(objective):
-    model, (x, y) = conv_net().train(), batch()
-    given = []
-    model.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]) if module.training else None)
-    objective(model, x, y, eps=0.1)
-    assert given and not any(got.requires_grad for got in given)
-
-
-@every_objective
 def test_a_radius_of_zero_trains_too(objective):
     model, (x, y) = conv_net().eval(), batch()
     torch.testing.assert_close(objective(model, x, y, eps=0.0), clean(model, x, y), rtol=1e-4, atol=1e-5)
+    with untouched(model, x, y):
+        objective(model, x, y, eps=0.1)
 
 
 @every_objective
@@ -79,54 +65,32 @@ def test_bad_eps_is_refused(objective, bad, fragment):
         objective(linear(), *batch(), eps=bad)
 
 
-@every_objective
-def test_bad_images_are_refused(objective):
-    x, y = batch()
-    with refused("x", "255"):
-        objective(linear(), 255 * x, y, eps=0.1)
-
-
-def test_adversarial_is_cross_entropy_on_attacked_images():
+@pytest.mark.parametrize("objective, both", [(mixed, True), (adversarial, False)])
+def test_mixed_and_adversarial_are_cross_entropy_on_their_images(objective, both):
     model, (x, y) = conv_net().eval(), batch()
-    expected = clean(model, fgsm(model, x, y, eps=0.2), y)
-    torch.testing.assert_close(adversarial(model, x, y, eps=0.2, attack=fgsm), expected)
     x_adv = fgsm(model, x, y, eps=0.2)
-    [seen] = learnt_from(model, adversarial, x, y, eps=0.2, attack=fgsm)
-    assert torch.equal(seen, x_adv)
+    got, attacked = objective(model, x, y, eps=0.2, attack=fgsm), clean(model, x_adv, y)
+    torch.testing.assert_close(got, (clean(model, x, y) + attacked) / 2 if both else attacked, rtol=1e-4, atol=1e-6)
+    [seen] = learnt_from(model, objective, x, y, eps=0.2, attack=fgsm)
+    assert torch.equal(seen, torch.cat([x, x_adv]) if both else x_adv)  # in one pass
 
 
-def many_grey(n=60):
-    return 0.45 + 0.1 * images(n), labels(n)
-
-
-def test_random_fgsm_trains_on_images_of_the_ball_one_step_from_a_random_start():
-    model, (x, y) = linear(), many_grey()
+@pytest.mark.parametrize("options, alpha", [({}, 1.25), (dict(alpha=0.5), 0.5), (dict(alpha=2.0), 2.0)])
+def test_random_fgsm_trains_on_images_of_the_ball_one_step_from_a_random_start(options, alpha):
+    model, x, y = linear(), 0.45 + 0.1 * images(60), labels(60)
     torch.manual_seed(0)
-    [seen] = learnt_from(model, random_fgsm, x, y, eps=0.1)
+    [seen] = learnt_from(model, random_fgsm, x, y, eps=0.1, **options)
     torch.manual_seed(0)
     start = x + 0.1 * (2 * torch.rand_like(x) - 1)
-    step = 0.125 * input_gradient(model, start, y).sign()
+    step = 0.1 * alpha * input_gradient(model, start, y).sign()
     torch.testing.assert_close(seen, torch.minimum(torch.maximum(start + step, x - 0.1), x + 0.1), rtol=0, atol=1e-6)
-    share = (((seen - x).abs() - 0.1).abs() < 1e-6).float().mean()
-    assert 0.55 < share < 0.7  # a start u is carried to the edge where it lies beyond -0.25 eps: 5 in 8
 
 
-@pytest.mark.parametrize("alpha", [0.5, 2.0])
-def test_the_step_of_random_fgsm_is_alpha_eps(alpha):
-    model, (x, y) = linear(), many_grey()
-    torch.manual_seed(1)
-    start = x + 0.1 * (2 * torch.rand_like(x) - 1)
-    torch.manual_seed(1)
-    [seen] = learnt_from(model, random_fgsm, x, y, eps=0.1, alpha=alpha)
-    moved = (seen - start).abs()
-    assert moved.max() <= 0.1 * alpha + 1e-6 and (moved.max() > 0.1 * alpha - 1e-4)
-
-
-@pytest.mark.parametrize("k", [2.0, 0.5])
-def test_n_fgsm_trains_on_noisy_images_that_leave_the_ball_and_stay_images(k):
+@pytest.mark.parametrize("options, k", [({}, 2.0), (dict(k=0.5), 0.5)])
+def test_n_fgsm_trains_on_noisy_images_that_leave_the_ball_and_stay_images(options, k):
     model, (x, y), eps = linear(), batch(60), 0.1
     torch.manual_seed(0)
-    [seen] = learnt_from(model, n_fgsm, x, y, eps=eps, k=k)
+    [seen] = learnt_from(model, n_fgsm, x, y, eps=eps, **options)
     torch.manual_seed(0)
     noisy = (x + k * eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
     weight = model[1].weight.detach()
@@ -136,21 +100,21 @@ def test_n_fgsm_trains_on_noisy_images_that_leave_the_ball_and_stay_images(k):
     stepped = (noisy + eps * uphill.sign()).clamp(0, 1)
     torch.testing.assert_close(seen[sure], stepped[sure], rtol=0, atol=1e-6)
     assert seen.min() == 0 and seen.max() == 1 and (seen - x).abs().max() > eps
-    x, y = many_grey()
-    [seen] = learnt_from(model, n_fgsm, x, y, eps=eps, k=k)
-    longest = (seen - x).abs().max()
-    assert (k + 0.95) * eps < longest <= (k + 1) * eps + 1e-6
 
 
 def kl(p, logits):
     return (p * (p.log() - logits.log_softmax(1))).sum(1)
 
 
-@pytest.mark.parametrize("beta, steps, step_size", [(6.0, 3, None), (1.0, 2, 0.02), (0.0, 1, None)])
-def test_trades_is_what_its_paper_writes(beta, steps, step_size):
-    model, (x, y), eps = conv_net().eval(), batch(), 0.1
+DEFAULTS = dict(beta=6.0, steps=10, step_size=None)
+
+
+@pytest.mark.parametrize("options", [{}, dict(beta=1.0, steps=2, step_size=0.02), dict(beta=0.0, steps=1)])
+def test_trades_is_what_its_paper_writes(options):
+    beta, steps, step_size = (DEFAULTS | options).values()
+    model, (x, y), eps = conv_net().eval(), batch(), 0.5
     torch.manual_seed(3)
-    got = trades(model, x, y, eps=eps, beta=beta, steps=steps, step_size=step_size)
+    got = trades(model, x, y, eps=eps, **options)
     torch.manual_seed(3)
     with torch.no_grad():
         p = model(x).softmax(1)
@@ -168,59 +132,12 @@ def test_trades_is_what_its_paper_writes(beta, steps, step_size):
         torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-4)
 
 
-def test_the_divergence_has_no_gradient_at_the_image_so_trades_starts_beside_it():
-    model, (x, y) = conv_net(), batch()
-    seen = passes(model.eval())
-    trades(model, x, y, eps=0.1, steps=2)
-    (_, first), (_, start), *_ = seen
-    assert torch.equal(first, x)
-    beside = start - x
-    assert 0.0005 < beside.std() < 0.0015 and beside.abs().max() < 0.01
-    with eval_mode(model):
-        p = model(x).detach().softmax(1)
-        assert input_gradient(model, x, y, lambda logits, _: kl(p, logits)).abs().max() < 1e-6
-        moved = (x + beside).clamp(0, 1)
-        assert input_gradient(model, moved, y, lambda logits, _: kl(p, logits)).abs().max() > 1e-6
-
-
-def test_trades_goes_through_the_network_with_clean_and_adversarial_images_apart():
-    model, (x, y) = conv_net(), batch()
-    natural, attacked = learnt_from(model, trades, x, y, eps=0.1, steps=3)
-    assert torch.equal(natural, x) and attacked.shape == x.shape and not torch.equal(attacked, x)
-    assert (attacked - x).abs().max() <= 0.1 + 1e-6 and attacked.min() >= 0 and attacked.max() <= 1
-    assert (attacked - x).abs().mean() > 0.03
-
-
 def test_the_climb_of_trades_does_not_know_the_labels():
     (x, y), climbs = batch(), []
     for those in (y, (y + 1) % 4):
         torch.manual_seed(0)
         climbs.append(learnt_from(conv_net(), trades, x, those, eps=0.1, steps=3)[-1])
     assert torch.equal(*climbs)
-
-
-def test_beta_weighs_the_second_term():
-    model, (x, y) = conv_net().eval(), batch()
-    losses = []
-    for beta in (0.0, 1.0, 3.0):
-        torch.manual_seed(0)
-        losses.append(trades(model, x, y, eps=0.1, steps=2, beta=beta))
-    torch.testing.assert_close(losses[0], clean(model, x, y))
-    torch.testing.assert_close(losses[2] - losses[0], 3 * (losses[1] - losses[0]), rtol=1e-3, atol=1e-5)
-
-
-def test_a_network_that_raises_during_the_climb_is_left_in_its_mode():
-    class Tired(nn.Module):
-        def forward(self, x):
-            if not self.training:
-                raise RuntimeError("out of paper")
-            return x.flatten(1)[:, :4]
-
-    for objective in ROBUST.values():
-        model = Tired().train()
-        with pytest.raises(RuntimeError, match="out of paper"):
-            objective(model, *batch(), eps=0.1)
-        assert model.training
 
 
 def test_trades_has_a_gradient_where_a_probability_is_zero():

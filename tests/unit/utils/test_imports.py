@@ -1,5 +1,6 @@
-"""The rooms of the package: imports only point downwards, and what is heavy waits until it is needed."""
+"""The package as a house: imports point downwards, heavy ones wait, public functions say their types."""
 
+import inspect
 import subprocess
 import sys
 import tomllib
@@ -54,11 +55,26 @@ def test_every_public_name_is_there():
     fixed = """load_data split make_loader vgg small_cnn input_gradient fgsm pgd predict accuracy accuracy_vs_eps fit
         save_weights load_weights trained worst_case"""
     assert set(fixed.split()) <= set(advutils.__all__)
-
-
-def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="nonsense"):
         getattr(advutils, "nonsense")  # noqa: B009
+
+
+FUNCTIONS = [value for value in map(vars(advutils).get, advutils.__all__) if inspect.isfunction(value)]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_a_public_function_says_its_types(function):
+    signature = inspect.signature(function)
+    untyped = [name for name, one in signature.parameters.items() if one.annotation is inspect.Parameter.empty]
+    assert not untyped and signature.return_annotation is not inspect.Signature.empty
+
+
+@pytest.mark.integration
+def test_the_type_checker_finds_nothing():
+    command = [sys.executable, "-m", "mypy", "--no-incremental"]
+    done = subprocess.run(command, cwd=Path(advutils.__file__).parents[1], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (Path(advutils.__file__).parent / "py.typed").exists()
 
 
 @pytest.mark.integration

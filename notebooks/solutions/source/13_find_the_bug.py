@@ -1,0 +1,822 @@
+"""The bugs of notebook 13 as they came, their mended functions, and other repairs that do not repair them."""
+
+import copy
+
+import torch
+from exercises import Notebook
+from torch import nn
+from torch.nn import functional as F
+
+from advutils import Normalize
+
+here = Notebook(
+    __file__,
+    introduction="""## How to work here
+
+Each section below has the same parts:
+
+1. A function `bug_N`, and a cell that runs it and prints a number. The number is wrong.
+2. A task with three hints. Open the first hint when you are stuck, and the next one when you still are.
+3. A cell for your mended function `my_bug_N`. Copy the lines of `bug_N` into it and mend them. Keep the name and the arguments. `check` runs your function on small data of its own and says what it saw. It names what is wrong with the *result*. What is wrong in the *code* you have to find.
+4. What was wrong, folded: the right number, and the public report of a place where it happened. Open it when you have tried.
+
+All mended functions lie in `notebooks/solutions/{name}`.""",
+)
+
+
+# 1
+
+
+@here.write(
+    "bug_1",
+    r"""an attack while the network is being trained
+
+Mend the attack. It must work whether the network comes in train mode or in eval mode, and it must leave the network as it found it.""",
+    hints=(
+        "Look at the line that runs the function. In which state is the network when the attack begins?",
+        "Batch norm and dropout do different things in train mode and in eval mode. A reader of digits uses the network in eval mode. In which mode is the gradient taken?",
+        "`model.training` says in which mode the network came. `model.eval()` before the gradient, `model.train(mode)` after it.",
+    ),
+    explanation=r"""The gradient is taken in **train mode**. There, batch norm uses the mean and the variance of the batch, so the attack differentiates another network than the one that is judged. At $\epsilon = 0.2$ it leaves 70.0% of 200 digits. In eval mode FGSM leaves 39.0%. The attack was weak; the network was not strong. There is a second effect: each pass in train mode changes the statistics that batch norm keeps.
+
+*Where it happened:* in 2017 a user of the attack library Foolbox reported that attacks on PyTorch networks mostly failed. The network was in train mode ([bethgelab/foolbox, issue 74](https://github.com/bethgelab/foolbox/issues/74)).
+
+*How to see it:* attack the same images twice. A network in eval mode gives the same gradient for an image, whatever else is in the batch.""",
+)
+def my_bug_1(model, x, y, eps):
+    """FGSM: the images, one step of size eps away from x, in [0, 1]."""
+    ### BEGIN SOLUTION
+    mode = model.training
+    model.eval()
+    pixels = x.clone().requires_grad_()
+    loss = F.cross_entropy(model(pixels), y, reduction="sum")
+    gradient = torch.autograd.grad(loss, pixels)[0]
+    model.train(mode)
+    x_adv = x + eps * gradient.sign()
+    return x_adv.clamp(0, 1)
+    ### END SOLUTION
+
+
+@here.bug("bug_1", "and once it was not as it is")
+def bug_1(model, x, y, eps):
+    """FGSM: the images, one step of size eps away from x, in [0, 1]."""
+    pixels = x.clone().requires_grad_()
+    loss = F.cross_entropy(model(pixels), y, reduction="sum")
+    gradient = torch.autograd.grad(loss, pixels)[0]
+    x_adv = x + eps * gradient.sign()
+    return x_adv.clamp(0, 1)
+
+
+@here.mistake("bug_1", "came in train mode and was left in eval mode")
+def left_in_eval_mode(model, x, y, eps):
+    return bug_1(model.eval(), x, y, eps)
+
+
+@here.mistake("bug_1", "came in eval mode and was left in train mode")
+def left_in_train_mode(model, x, y, eps):
+    x_adv = bug_1(model.eval(), x, y, eps)
+    model.train()
+    return x_adv
+
+
+@here.mistake("bug_1", "and 5 times it was not as it is")
+def mean_of_five_gradients_in_train_mode(model, x, y, eps):
+    pixels = x.clone().requires_grad_()
+    loss = sum(F.cross_entropy(model(pixels), y, reduction="sum") for _ in range(5))
+    return (x + eps * torch.autograd.grad(loss, pixels)[0].sign()).clamp(0, 1)
+
+
+@here.mistake("bug_1", "their values go from")
+def without_the_clip(model, x, y, eps):
+    mode = model.training
+    pixels = x.clone().requires_grad_()
+    loss = F.cross_entropy(model.eval()(pixels), y, reduction="sum")
+    model.train(mode)
+    return x + eps * torch.autograd.grad(loss, pixels)[0].sign()
+
+
+@here.mistake("bug_1", "moves the other way")
+def downhill(model, x, y, eps):
+    return my_bug_1(model, x, y, -eps)
+
+
+# 2
+
+
+@here.write(
+    "bug_2",
+    r"""a robust accuracy
+
+Mend the count. `loader` gives batches `(x, y)`. `attack` is called as `attack(model, x, y, eps=eps)`.""",
+    hints=(
+        "Before you read the code, ask what the number should say to somebody who uses the network.",
+        "A network that misreads half of the images without any attack: what does the function give it? By how many images does it divide?",
+        "Divide by *all* images. An image that is misread without an attack counts as misread.",
+    ),
+    explanation=r"""Images that are misread before the attack are dropped, and the rest is divided by the number of the rest: an **accuracy over the survivors**. Of 200 digits that were moved by four pixels the small CNN reads 76.5%. After FGSM at 0.1 it reads 47.5% of all, and this is 62.1% of those that it read before. The worse the network, the more the function flatters it.
+
+*Where it happened:* the authors of a benchmark of black-box attacks were asked what their robust accuracy is divided by. They answered: by the images that were read correctly at first ([SCLBD/BlackboxBench, issue 1](https://github.com/SCLBD/BlackboxBench/issues/1)). Such a share has a use, as a *success rate of the attack*. It is no robust accuracy.
+
+*How to see it:* a robust accuracy can never be larger than the clean accuracy, and at $\epsilon = 0$ the two are equal. Here the function gives 100% at $\epsilon = 0$.""",
+)
+def my_bug_2(model, loader, attack, eps):
+    """The robust accuracy: the share of images, 0 to 1, that are read correctly after the attack."""
+    ### BEGIN SOLUTION
+    right, n = 0, 0
+    for x, y in loader:
+        x_adv = attack(model, x, y, eps=eps)
+        right += (model(x_adv).argmax(1) == y).sum().item()
+        n += len(y)
+    return right / n
+    ### END SOLUTION
+
+
+@here.bug("bug_2", "stays the same if the network misreads ten more")
+def bug_2(model, loader, attack, eps):
+    """The robust accuracy: the share of images, 0 to 1, that are read correctly after the attack."""
+    right, n = 0, 0
+    for x, y in loader:
+        worth_it = model(x).argmax(1) == y  # a misread image needs no attack
+        x, y = x[worth_it], y[worth_it]
+        x_adv = attack(model, x, y, eps=eps)
+        right += (model(x_adv).argmax(1) == y).sum().item()
+        n += len(y)
+    return right / n
+
+
+@here.mistake("bug_2", "rises if the network misreads more images before")
+def misread_ones_count_as_survivors(model, loader, attack, eps):
+    right, n = 0, 0
+    for x, y in loader:
+        first = model(x).argmax(1) == y
+        right += (~first | (model(attack(model, x, y, eps=eps)).argmax(1) == y)).sum().item()
+        n += len(y)
+    return right / n
+
+
+@here.mistake("bug_2", "in batches of 4, 4 and 3")
+def mean_of_the_batches(model, loader, attack, eps):
+    shares = [(model(attack(model, x, y, eps=eps)).argmax(1) == y).double().mean().item() for x, y in loader]
+    return sum(shares) / len(shares)
+
+
+@here.mistake("bug_2", "if the attack is left out")
+def clean_images(model, loader, attack, eps):
+    return my_bug_2(model, loader, lambda model, x, y, eps: x, eps)
+
+
+@here.mistake("bug_2", "if the attack gets stronger")
+def share_of_the_fooled(model, loader, attack, eps):
+    return 1 - my_bug_2(model, loader, attack, eps)
+
+
+@here.mistake("bug_2", "twice for an image")
+def times_the_clean_accuracy(model, loader, attack, eps):
+    return my_bug_2(model, loader, attack, eps) * my_bug_2(model, loader, lambda model, x, y, eps: x, eps)
+
+
+@here.mistake("bug_2", "A share lies between 0 and 1")
+def in_percent(model, loader, attack, eps):
+    return 100 * my_bug_2(model, loader, attack, eps)
+
+
+# 3
+
+
+@here.write(
+    "bug_3",
+    r"""FGSM for a network that takes images in [−1, 1]
+
+Mend the attack. `x` and the result are images in [0, 1], and `eps` is a distance of *their* pixels. The network takes images in [−1, 1].""",
+    hints=(
+        "Measure how far the pixels of the result lie from those of `x`.",
+        "From black to white it is a way of 1 for `x`. How long is this way for the network?",
+        r"A distance $\epsilon$ in [0, 1] is a distance $2\epsilon$ in [−1, 1].",
+    ),
+    explanation=r"""`eps` is added where the way from black to white is 2 and not 1. So each pixel of the result moves by half of $\epsilon$: an **epsilon in the wrong unit**. At 0.2 the function leaves 87.0% of 200 digits. That is what FGSM leaves at 0.1. At 0.2 it leaves 53.5%.
+
+*Where it happened:* in the code of a well-known certified defence, the images of CIFAR-10 were divided by a standard deviation of 0.225, and $\epsilon$ was added after this. A user got a robust error of 51.9% at 8/255 in place of the paper's 79.2%. The author confirmed that $\epsilon$ has to be divided, too; in his own runs he had done it by hand ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
+
+*How to see it:* print the largest distance between the attacked images and the clean ones, in the unit of the images.""",
+)
+def my_bug_3(bare, x, y, eps):
+    """FGSM for x in [0, 1] and a network that takes images in [-1, 1]: images in [0, 1]."""
+    ### BEGIN SOLUTION
+    z = (2 * x - 1).requires_grad_()
+    loss = F.cross_entropy(bare(z), y, reduction="sum")
+    gradient = torch.autograd.grad(loss, z)[0]
+    z_adv = (z + 2 * eps * gradient.sign()).clamp(-1, 1)
+    return (z_adv + 1) / 2
+    ### END SOLUTION
+
+
+@here.bug("bug_3", "moved by 0.50 to 0.50 epsilon")
+def bug_3(bare, x, y, eps):
+    """FGSM for x in [0, 1] and a network that takes images in [-1, 1]: images in [0, 1]."""
+    z = (2 * x - 1).requires_grad_()
+    loss = F.cross_entropy(bare(z), y, reduction="sum")
+    gradient = torch.autograd.grad(loss, z)[0]
+    z_adv = (z + eps * gradient.sign()).clamp(-1, 1)
+    return (z_adv + 1) / 2
+
+
+@here.mistake("bug_3", "moved by 0.25 to 0.25 epsilon")
+def halved_again(bare, x, y, eps):
+    return bug_3(bare, x, y, eps / 2)
+
+
+@here.mistake("bug_3", "moved by 2.00 to 2.00 epsilon")
+def too_much(bare, x, y, eps):
+    return bug_3(bare, x, y, 4 * eps)
+
+
+@here.mistake("bug_3", "asked about values from 0.00 to 1.00")
+def images_as_they_are(bare, x, y, eps):
+    z = x.clone().requires_grad_()
+    gradient = torch.autograd.grad(F.cross_entropy(bare(z), y, reduction="sum"), z)[0]
+    return (x + eps * gradient.sign()).clamp(0, 1)
+
+
+@here.mistake("bug_3", "their values go from -")
+def not_brought_back(bare, x, y, eps):
+    return 2 * my_bug_3(bare, x, y, eps) - 1
+
+
+@here.mistake("bug_3", "moved by 0.")
+def clipped_to_the_other_range(bare, x, y, eps):
+    z = (2 * x - 1).requires_grad_()
+    gradient = torch.autograd.grad(F.cross_entropy(bare(z), y, reduction="sum"), z)[0]
+    return ((z + 2 * eps * gradient.sign()).clamp(0, 1) + 1) / 2
+
+
+# 4
+
+
+@here.write(
+    "bug_4",
+    r"""PGD with a projection
+
+Mend the attack. It takes `steps` steps of size `step_size` in the ball of radius `eps` around `x`.""",
+    hints=(
+        "Look at the attacked images. Could you save them as files, without a change?",
+        "There are two limits for a pixel: the ball, and black and white. Which of them does the function know? When does each of them have to hold?",
+        "`.clamp(0, 1)` after the projection, *inside* the loop: the network should never be asked about something that is no image.",
+    ),
+    explanation=r"""The projection keeps the images in the ball, but no line keeps them in [0, 1]: a **missing clip**. Four of five pixels of a digit are black. Without a clip 44% of these become darker than black. No file can hold such an image. The number is wrong in the other direction this time: at 0.2 the function leaves 7.0% of 200 digits; PGD with the clip leaves 25.5%. The network looks weaker than it is, and numbers from two attacks cannot be compared.
+
+*Where it happened:* in 2019 the PGD of the Adversarial Robustness Toolbox (ART) had the projection onto the ball and not the one onto images. A user noticed it, as the numbers differed from those of another code ([Trusted-AI/adversarial-robustness-toolbox, issue 148](https://github.com/Trusted-AI/adversarial-robustness-toolbox/issues/148)).
+
+*How to see it:* print the smallest and the largest value of the attacked images. The functions of `advutils` refuse images outside [0, 1].""",
+)
+def my_bug_4(model, x, y, eps, step_size, steps):
+    """PGD from x: images that are no farther than eps from x."""
+    ### BEGIN SOLUTION
+    x_adv = x.clone()
+    for _ in range(steps):
+        x_adv.requires_grad_()
+        loss = F.cross_entropy(model(x_adv), y, reduction="sum")
+        gradient = torch.autograd.grad(loss, x_adv)[0]
+        x_adv = x_adv.detach() + step_size * gradient.sign()
+        x_adv = x_adv.clamp(min=x - eps, max=x + eps).clamp(0, 1)
+    return x_adv
+    ### END SOLUTION
+
+
+@here.bug("bug_4", "their values go from -0.")
+def bug_4(model, x, y, eps, step_size, steps):
+    """PGD from x: images that are no farther than eps from x."""
+    x_adv = x.clone()
+    for _ in range(steps):
+        x_adv.requires_grad_()
+        loss = F.cross_entropy(model(x_adv), y, reduction="sum")
+        gradient = torch.autograd.grad(loss, x_adv)[0]
+        x_adv = x_adv.detach() + step_size * gradient.sign()
+        x_adv = x_adv.clamp(min=x - eps, max=x + eps)
+    return x_adv
+
+
+@here.mistake("bug_4", "on the way the network was asked about values")
+def clipped_at_the_end(model, x, y, eps, step_size, steps):
+    return bug_4(model, x, y, eps, step_size, steps).clamp(0, 1)
+
+
+def with_limits(model, x, y, step_size, steps, low, high):
+    x_adv = x.clone()
+    for _ in range(steps):
+        x_adv.requires_grad_()
+        gradient = torch.autograd.grad(F.cross_entropy(model(x_adv), y, reduction="sum"), x_adv)[0]
+        x_adv = (x_adv.detach() + step_size * gradient.sign()).clamp(min=low, max=high)
+    return x_adv
+
+
+@here.mistake("bug_4", "epsilon away from the image")
+def clip_in_place_of_the_projection(model, x, y, eps, step_size, steps):
+    return with_limits(model, x, y, step_size, steps, torch.zeros_like(x), torch.ones_like(x))
+
+
+@here.mistake("bug_4", "their values go from 0.00 to 1.")
+def no_darker_than_black_only(model, x, y, eps, step_size, steps):
+    return with_limits(model, x, y, step_size, steps, (x - eps).clamp_min(0), x + eps)
+
+
+@here.mistake("bug_4", "to 1.00")
+def no_brighter_than_white_only(model, x, y, eps, step_size, steps):
+    return with_limits(model, x, y, step_size, steps, x - eps, (x + eps).clamp_max(1))
+
+
+@here.mistake("bug_4", "of the pixels are where a reference")
+def one_large_step(model, x, y, eps, step_size, steps):
+    return with_limits(model, x, y, step_size * steps, 1, (x - eps).clamp_min(0), (x + eps).clamp_max(1))
+
+
+# 5
+
+
+@here.write(
+    "bug_5",
+    r"""FGSM on a network that is very sure
+
+Mend the attack. The network returns logits. For the images on which it is very sure the attack must work, too.""",
+    hints=(
+        "Look at a single image for which the network is very sure, before and after the attack.",
+        "Print the gradient of such an image. Which line makes it exactly zero? Think of the derivative of `clamp` outside its limits.",
+        "`F.cross_entropy` takes logits. It works with the logarithm of the softmax as a whole, so it needs no clamp. Use it in place of the three lines.",
+    ),
+    explanation=r"""The loss is taken from **probabilities**. Where the probability of the label lies above 0.9999999, the clamp makes the gradient exactly zero, so the step is zero, and the image comes back as it was. Here 95.5% of 200 digits are not attacked at all, and the function leaves 94.5%. The cross-entropy of the logits leaves 61.5%. This network gives the same answers as the clean VGG, for its logits are those of the clean VGG times 4. So the images that FGSM makes on the clean VGG fool it as well, and they leave 39.0%: a robust accuracy is an upper bound, also after one fault is mended.
+
+*Where it happened:* in 2018 a user of CleverHans saw that FGSM left 45% of the test digits unchanged. A maintainer named the common cause: probabilities where an attack expects logits ([cleverhans-lab/cleverhans, issue 350](https://github.com/cleverhans-lab/cleverhans/issues/350)). Later the library removed its functions that take probabilities ([issue 763](https://github.com/cleverhans-lab/cleverhans/issues/763)). A whole defence, defensive distillation, had looked strong for such a reason (Carlini and Wagner, 2016).
+
+*How to see it:* count the images that an attack returns unchanged.""",
+)
+def my_bug_5(model, x, y, eps):
+    """FGSM on the cross-entropy: the images, one step of size eps away from x, in [0, 1]."""
+    ### BEGIN SOLUTION
+    pixels = x.clone().requires_grad_()
+    loss = F.cross_entropy(model(pixels), y, reduction="sum")
+    gradient = torch.autograd.grad(loss, pixels)[0]
+    return (x + eps * gradient.sign()).clamp(0, 1)
+    ### END SOLUTION
+
+
+@here.bug("bug_5", "leads by 20 or more")
+def bug_5(model, x, y, eps):
+    """FGSM on the cross-entropy: the images, one step of size eps away from x, in [0, 1]."""
+    pixels = x.clone().requires_grad_()
+    p = model(pixels).softmax(1)
+    p_label = p.gather(1, y[:, None]).clamp(1e-7, 1 - 1e-7)  # the logarithm of 0 is infinite
+    loss = -p_label.log().sum()
+    gradient = torch.autograd.grad(loss, pixels)[0]
+    return (x + eps * gradient.sign()).clamp(0, 1)
+
+
+def on_loss(model, x, eps, loss_of):
+    pixels = x.clone().requires_grad_()
+    gradient = torch.autograd.grad(loss_of(model(pixels)), pixels)[0]
+    return (x + eps * gradient.sign()).clamp(0, 1)
+
+
+@here.mistake("bug_5", "lies 20 or more behind")
+def no_upper_limit(model, x, y, eps):
+    return on_loss(model, x, eps, lambda z: -z.softmax(1).gather(1, y[:, None]).clamp_min(1e-7).log().sum())
+
+
+@here.mistake("bug_5", "lies 110 or more behind")
+def no_limit(model, x, y, eps):
+    return on_loss(model, x, eps, lambda z: -z.softmax(1).gather(1, y[:, None]).log().sum())
+
+
+@here.mistake("bug_5", "of the pixels move against what")
+def a_second_softmax(model, x, y, eps):
+    return on_loss(model, x, eps, lambda z: F.cross_entropy(z.softmax(1), y, reduction="sum"))
+
+
+@here.mistake("bug_5", "of the pixels move against what")
+def the_logit_of_the_label_alone(model, x, y, eps):
+    return on_loss(model, x, eps, lambda z: F.nll_loss(z, y, reduction="sum"))
+
+
+@here.mistake("bug_5", "moves the other way")
+def a_sign_lost(model, x, y, eps):
+    return on_loss(model, x, eps, lambda z: F.log_softmax(z, 1).gather(1, y[:, None]).sum())
+
+
+@here.mistake("bug_5", "a pixel moved by")
+def larger_where_it_is_sure(model, x, y, eps):
+    return my_bug_5(model, x, y, 2 * eps)
+
+
+# 6
+
+
+@here.write(
+    "bug_6",
+    r"""restarts
+
+Mend the choice among the runs. `attack(model, x, y, eps)` begins at random, so each run gives other images. Call it `restarts` times.""",
+    hints=(
+        "The attacker may send any image that fools the network. How does the function decide which ones to keep?",
+        "Suppose that the first run fools the images 1 and 2, and the second run the images 3 and 4. What should come back, and what does come back?",
+        "Keep a batch `best`. After each run replace only the images that this run fools: `best[fooled] = x_adv[fooled]`.",
+    ),
+    explanation=r"""The function keeps the best *batch*, not the best version of each image: **restarts chosen per batch**. An attacker chooses for each image by itself. With 20 runs of random noise at 0.4 the best batch leaves 59.0% of 200 digits. Chosen for each image, the same 20 runs leave 39.5%. A single run leaves about 62%. The more images are in the batch, the less do the restarts count.
+
+*Where it happened:* the PGD of the Adversarial Robustness Toolbox (ART) kept the run with the best mean over the data. It was reported in 2020, with an example of two runs that leave half of a batch each and together nothing ([issue 714](https://github.com/Trusted-AI/adversarial-robustness-toolbox/issues/714)), and mended in [pull request 765](https://github.com/Trusted-AI/adversarial-robustness-toolbox/pull/765).
+
+*How to see it:* attack the images once in one batch and once one by one. The result should not depend on it, but for the random numbers.""",
+)
+def my_bug_6(model, x, y, attack, eps, restarts):
+    """What is left to the defender: the strongest images of several runs of an attack that begins at random."""
+    ### BEGIN SOLUTION
+    best = x.clone()
+    for _ in range(restarts):
+        x_adv = attack(model, x, y, eps)
+        fooled = model(x_adv).argmax(1) != y
+        best[fooled] = x_adv[fooled]
+    return best
+    ### END SOLUTION
+
+
+@here.bug("bug_6", "So many does the best run leave")
+def bug_6(model, x, y, attack, eps, restarts):
+    """What is left to the defender: the strongest images of several runs of an attack that begins at random."""
+    best, least = x, 1.0
+    for _ in range(restarts):
+        x_adv = attack(model, x, y, eps)
+        right = model(x_adv).argmax(1) == y
+        accuracy = right.double().mean().item()
+        if accuracy < least:
+            best, least = x_adv, accuracy
+    return best
+
+
+@here.mistake("bug_6", "So many does the last run leave")
+def the_last_run(model, x, y, attack, eps, restarts):
+    for _ in range(restarts):
+        x_adv = attack(model, x, y, eps)
+    return x_adv
+
+
+@here.mistake("bug_6", "no run had fooled any")
+def those_that_failed(model, x, y, attack, eps, restarts):
+    best = x.clone()
+    for _ in range(restarts):
+        x_adv = attack(model, x, y, eps)
+        right = model(x_adv).argmax(1) == y
+        best[right] = x_adv[right]
+    return best
+
+
+@here.mistake("bug_6", "The attack was called once")
+def until_one_image_is_fooled(model, x, y, attack, eps, restarts):
+    for _ in range(restarts):
+        x_adv = attack(model, x, y, eps)
+        if (model(x_adv).argmax(1) != y).any():
+            break
+    return x_adv
+
+
+@here.mistake("bug_6", "The attack was called 8 times")
+def two_calls_for_each_restart(model, x, y, attack, eps, restarts):
+    best = x.clone()
+    for _ in range(restarts):
+        fooled = model(attack(model, x, y, eps)).argmax(1) != y
+        best[fooled] = attack(model, x, y, eps)[fooled]
+    return best
+
+
+@here.mistake("bug_6", "none that a run of the attack has made")
+def mean_of_the_runs(model, x, y, attack, eps, restarts):
+    return sum(attack(model, x, y, eps) for _ in range(restarts)) / restarts
+
+
+# 7
+
+
+@here.write(
+    "bug_7",
+    r"""test images
+
+Mend the choice of the test images. `x, y` is a pool of images with labels. `trained_on` holds the positions of those that the network was trained on. All others shall come back, in an order drawn from the generator.""",
+    hints=(
+        "Take an image that comes back, and look for it among those that the network was trained on.",
+        "`trained_on` holds positions. Positions in what? Follow `x` line by line.",
+        "Leave out the images first, and shuffle the rest afterwards.",
+    ),
+    explanation=r"""The pool is shuffled *before* the images are left out. After this, a position belongs to another image. So 146 of the 200 "test images" are images that the network was trained on: the **test set is in the training**. On them the network reads 93.0% without an attack, and 73.0% under FGSM at 0.02. On the 200 digits that it has not seen it reads 73.5% and 33.0%.
+
+*Where it happened:* the public script that measured the accuracy of a defence under attack loaded the *training* part of CIFAR-10. Asked about it, the author wrote that he had changed this by hand for a figure that compares training and test images, years ago ([xuanqing94/RobGAN, issue 9](https://github.com/xuanqing94/RobGAN/issues/9)). A weaker form is common: the epoch is chosen on the test images. Authors have said so openly ([csdongxian/AWP, issue 2](https://github.com/csdongxian/AWP/issues/2)), and Rice and others (2020) measured what it changes.
+
+*How to see it:* compare the images themselves. `advutils.accuracy` keeps a fingerprint of each image that a network was trained on, and refuses to count on them.""",
+)
+def my_bug_7(x, y, trained_on, generator):
+    """The test images and their labels: those of the pool that are not trained_on, in random order."""
+    ### BEGIN SOLUTION
+    unseen = torch.ones(len(x), dtype=torch.bool)
+    unseen[trained_on] = False
+    x, y = x[unseen], y[unseen]
+    order = torch.randperm(len(x), generator=generator)
+    return x[order], y[order]
+    ### END SOLUTION
+
+
+@here.bug("bug_7", "are images that the network was trained on")
+def bug_7(x, y, trained_on, generator):
+    """The test images and their labels: those of the pool that are not trained_on, in random order."""
+    order = torch.randperm(len(x), generator=generator)
+    x, y = x[order], y[order]
+    unseen = torch.ones(len(x), dtype=torch.bool)
+    unseen[trained_on] = False
+    return x[unseen], y[unseen]
+
+
+@here.mistake("bug_7", "have the label of another image")
+def labels_left_behind(x, y, trained_on, generator):
+    unseen = torch.ones(len(x), dtype=torch.bool)
+    unseen[trained_on] = False
+    order = torch.randperm(int(unseen.sum()), generator=generator)
+    return x[unseen][order], y[unseen]
+
+
+@here.mistake("bug_7", "All of your 12 test images")
+def the_training_images(x, y, trained_on, generator):
+    order = trained_on[torch.randperm(len(trained_on), generator=generator)]
+    return x[order], y[order]
+
+
+@here.mistake("bug_7", "in which they stood in the pool")
+def not_shuffled(x, y, trained_on, generator):
+    unseen = torch.ones(len(x), dtype=torch.bool)
+    unseen[trained_on] = False
+    return x[unseen], y[unseen]
+
+
+@here.mistake("bug_7", "of your 20 test images")
+def the_whole_pool(x, y, trained_on, generator):
+    order = torch.randperm(len(x), generator=generator)
+    return x[order], y[order]
+
+
+@here.mistake("bug_7", "You give back 4 of them")
+def half_of_them(x, y, trained_on, generator):
+    x, y = my_bug_7(x, y, trained_on, generator)
+    return x[::2], y[::2]
+
+
+@here.mistake("bug_7", "The same image is there twice")
+def drawn_with_replacement(x, y, trained_on, generator):
+    x, y = my_bug_7(x, y, trained_on, generator)
+    drawn = torch.tensor([0, *range(len(x) - 1)])
+    return x[drawn], y[drawn]
+
+
+# 8
+
+
+@here.write(
+    "bug_8",
+    r"""PGD for any epsilon
+
+Mend the attack. It is called with many values of `eps` and of `steps`. Use exactly `steps` gradients.""",
+    hints=(
+        "Multiply the two numbers that say how far the attack can go.",
+        r"How far can a pixel go in 10 steps of 0.007? How far does the ball at $\epsilon = 0.2$ reach? And what if a step went the wrong way at first?",
+        r"The step size must grow with $\epsilon$ and shrink with the number of steps. Madry and others chose $2.5\,\epsilon / \text{steps}$: enough to cross the ball and to come back.",
+    ),
+    explanation=r"""The **steps are too small**: ten steps of 0.007 are a way of 0.07 at most, and the ball has a radius of 0.2. So the attack stays deep inside the ball, and the same images come back for every $\epsilon$ above 0.07. The function leaves 90.5% of 200 digits at 0.1, at 0.2 and at 0.3. With steps of $2.5\,\epsilon/10$, PGD leaves 81.5%, 17.0% and 0%. A step of $\epsilon/10$ is just enough on a straight way. It is too small after one turn.
+
+*Where it happened:* in the public code of a defence, the step of PGD was fixed at 0.007, for all values of $\epsilon$. A user reported that different values of $\epsilon$ gave the same images ([xuanqing94/BayesianDefense, issue 8](https://github.com/xuanqing94/BayesianDefense/issues/8)).
+
+*How to see it:* print how far the pixels moved, as a share of $\epsilon$. If no pixel reaches the edge of the ball, the ball was too large for the attack. And more steps must not make an attack much stronger.""",
+)
+def my_bug_8(model, x, y, eps, steps):
+    """PGD from x with `steps` steps: images in [0, 1], no farther than eps from x."""
+    ### BEGIN SOLUTION
+    x_adv, step_size = x.clone(), 2.5 * eps / steps
+    for _ in range(steps):
+        x_adv.requires_grad_()
+        loss = F.cross_entropy(model(x_adv), y, reduction="sum")
+        gradient = torch.autograd.grad(loss, x_adv)[0]
+        x_adv = x_adv.detach() + step_size * gradient.sign()
+        x_adv = x_adv.clamp(min=x - eps, max=x + eps).clamp(0, 1)
+    return x_adv
+    ### END SOLUTION
+
+
+@here.bug("bug_8", "on a path that is straight")
+def bug_8(model, x, y, eps, steps):
+    """PGD from x with `steps` steps: images in [0, 1], no farther than eps from x."""
+    x_adv, step_size = x.clone(), 0.007
+    for _ in range(steps):
+        x_adv.requires_grad_()
+        loss = F.cross_entropy(model(x_adv), y, reduction="sum")
+        gradient = torch.autograd.grad(loss, x_adv)[0]
+        x_adv = x_adv.detach() + step_size * gradient.sign()
+        x_adv = x_adv.clamp(min=x - eps, max=x + eps).clamp(0, 1)
+    return x_adv
+
+
+def with_step(model, x, y, eps, step_size, steps):
+    return my_bug_4(model, x, y, eps, step_size, steps)
+
+
+@here.mistake("bug_8", "came to 0.50 epsilon")
+def another_fixed_step(model, x, y, eps, steps):
+    return with_step(model, x, y, eps, 0.05, steps)
+
+
+@here.mistake("bug_8", "led the first of 10 steps the wrong way")
+def just_enough_on_a_straight_way(model, x, y, eps, steps):
+    return with_step(model, x, y, eps, eps / steps, steps)
+
+
+@here.mistake("bug_8", "The network was asked 100 times")
+def ten_times_as_many_steps(model, x, y, eps, steps):
+    return with_step(model, x, y, eps, 0.007, 10 * steps)
+
+
+@here.mistake("bug_8", "epsilon away from the image")
+def without_the_projection(model, x, y, eps, steps):
+    return with_step(model, x, y, 1.0, 2.5 * eps / steps, steps)
+
+
+@here.mistake("bug_8", "their values go from")
+def without_the_clip_to_images(model, x, y, eps, steps):
+    return bug_4(model, x, y, eps, 2.5 * eps / steps, steps)
+
+
+@here.mistake("bug_8", "came to 0.75 epsilon")
+def step_that_knows_epsilon_only(model, x, y, eps, steps):
+    return with_step(model, x, y, eps, eps / 4, steps)
+
+
+# 9
+
+
+@here.write(
+    "bug_9",
+    r"""FGSM on somebody else's network
+
+Mend the measurement. `x` are images in [0, 1], and `eps` is a distance of their pixels. The network was trained on `(x - bare.mean) / bare.std`.""",
+    hints=(
+        "Run the function at `eps=0`. Is this the accuracy that you know of this network?",
+        "Which values did black and white pixels have in the training of this network? Which values do they have here?",
+        "`Normalize(bare.mean, bare.std)` in place of the usual numbers. All the rest can stay.",
+    ),
+    explanation=r"""The network was trained on $(x - 0.5)/0.5$, and gets $(x - 0.1307)/0.3081$, with the mean and the standard deviation of MNIST: the **wrong normalisation**. The digits have too much contrast, so the network reads 89.0% of the clean ones where it should read 97.0%. At 0.1 FGSM seems to leave 44.5%. With the network's own numbers it leaves 87.0%. What was measured is a network that nobody uses.
+
+*Where it happened:* in PyTorch's own tutorial on FGSM. Its network had been trained on normalised digits, and the tutorial fed it digits that were not normalised. It was asked in 2020 ([pytorch/tutorials, issue 1032](https://github.com/pytorch/tutorials/issues/1032)) and mended in 2023 ([pull request 2419](https://github.com/pytorch/tutorials/pull/2419)).
+
+*How to see it:* measure the clean accuracy first, and compare it with the one that the network's authors give.""",
+)
+def my_bug_9(bare, x, y, eps):
+    """The share of images that FGSM leaves to a network trained on (x - bare.mean) / bare.std."""
+    ### BEGIN SOLUTION
+    model = nn.Sequential(Normalize(bare.mean, bare.std), bare)
+    pixels = x.clone().requires_grad_()
+    loss = F.cross_entropy(model(pixels), y, reduction="sum")
+    gradient = torch.autograd.grad(loss, pixels)[0]
+    x_adv = (x + eps * gradient.sign()).clamp(0, 1)
+    return (model(x_adv).argmax(1) == y).double().mean().item()
+    ### END SOLUTION
+
+
+@here.bug("bug_9", "the first time, about values from -0.42 to 2.82")
+def bug_9(bare, x, y, eps):
+    """The share of images that FGSM leaves to a network trained on (x - bare.mean) / bare.std."""
+    model = nn.Sequential(Normalize(0.1307, 0.3081), bare)  # the usual numbers of MNIST
+    pixels = x.clone().requires_grad_()
+    loss = F.cross_entropy(model(pixels), y, reduction="sum")
+    gradient = torch.autograd.grad(loss, pixels)[0]
+    x_adv = (x + eps * gradient.sign()).clamp(0, 1)
+    return (model(x_adv).argmax(1) == y).double().mean().item()
+
+
+def share_of(first, last, x, y, eps, low=0, high=1):
+    pixels = x.clone().requires_grad_()
+    gradient = torch.autograd.grad(F.cross_entropy(first(pixels), y, reduction="sum"), pixels)[0]
+    x_adv = (x + eps * gradient.sign()).clamp(low, high)
+    return (last(x_adv).argmax(1) == y).double().mean().item()
+
+
+@here.mistake("bug_9", "the first time, about values from 0.00 to 1.00")
+def not_at_all(bare, x, y, eps):
+    return share_of(bare, bare, x, y, eps)
+
+
+@here.mistake("bug_9", "the last time, about values from 0.00 to 1.00")
+def for_the_gradient_only(bare, x, y, eps):
+    return share_of(nn.Sequential(Normalize(bare.mean, bare.std), bare), bare, x, y, eps)
+
+
+@here.mistake("bug_9", "the first time, about values from -")
+def divided_before_the_mean(bare, x, y, eps):
+    model = nn.Sequential(Normalize(bare.mean * bare.std, bare.std), bare)
+    return share_of(model, model, x, y, eps)
+
+
+@here.mistake("bug_9", "moved by 0.")
+def epsilon_in_the_unit_of_the_network(bare, x, y, eps):
+    z, black, white = ((v - bare.mean) / bare.std for v in (x, torch.tensor(0.0), torch.tensor(1.0)))
+    return share_of(bare, bare, z, y, eps, black, white)
+
+
+@here.mistake("bug_9", "Back in pixels")
+def without_the_clip_to_pixels(bare, x, y, eps):
+    model = nn.Sequential(Normalize(bare.mean, bare.std), bare)
+    return share_of(model, model, x, y, eps, -9, 9)
+
+
+# 10
+
+
+@here.write(
+    "bug_10",
+    r"""the accuracy under attack, epoch by epoch
+
+Mend the measurement. `epochs` holds the weights after each epoch, as `state_dict()` gives them. `attack` is called as `attack(network, x, y, eps=eps)`. It must leave the gradients of `model`'s own training alone, so it gets a copy.""",
+    hints=(
+        "After each epoch two networks take part: one is attacked, and one reads the images. Are they the same?",
+        "When was the copy made, and when do the weights change? Which weights does the copy have in the second epoch?",
+        "Make the copy inside the loop, *after* `load_state_dict`.",
+    ),
+    explanation=r"""The copy is made once, before the loop. When the weights change, the copy does not: the attack differentiates a **stale copy**. From then on the measurement is a transfer attack from the old network. After the second epoch, that of the defended VGG, it leaves 88.0% of 100 digits at 0.2. An attack on the network itself leaves 18.0%. Weights that were folded, compiled, exported or averaged are copies, too, and so are the statistics of batch norm.
+
+*Where it happened:* not in one line of code but in the plan of a whole comparison. The images of the benchmark DEEPSEC were made on an undefended network and then shown to all defended ones ([ryderling/DEEPSEC, issue 1](https://github.com/ryderling/DEEPSEC/issues/1)). So no defence was attacked.
+
+*How to see it:* compare the answers of the network that was attacked with those of the network that is judged, on clean images. They must be equal.""",
+)
+def my_bug_10(model, epochs, attack, x, y, eps):
+    """The accuracy under attack after each epoch of a training, a list; epochs holds the weights after each."""
+    ### BEGIN SOLUTION
+    model.eval()
+    left = []
+    for weights in epochs:
+        model.load_state_dict(weights)
+        twin = copy.deepcopy(model)
+        x_adv = attack(twin, x, y, eps=eps)
+        right = model(x_adv).argmax(1) == y
+        left.append(right.double().mean().item())
+    return left
+    ### END SOLUTION
+
+
+@here.bug("bug_10", "made on the weights before the training")
+def bug_10(model, epochs, attack, x, y, eps):
+    """The accuracy under attack after each epoch of a training, a list; epochs holds the weights after each."""
+    model.eval()
+    twin = copy.deepcopy(model)  # so that an attack leaves the gradients of the training alone
+    left = []
+    for weights in epochs:
+        model.load_state_dict(weights)
+        x_adv = attack(twin, x, y, eps=eps)
+        right = model(x_adv).argmax(1) == y
+        left.append(right.double().mean().item())
+    return left
+
+
+@here.mistake("bug_10", "weights of one epoch earlier")
+def copied_before_the_weights_are_loaded(model, epochs, attack, x, y, eps):
+    left = []
+    for weights in epochs:
+        twin = copy.deepcopy(model).eval()
+        model.load_state_dict(weights)
+        left += bug_10_of(twin, model, attack, x, y, eps)
+    return left
+
+
+def bug_10_of(twin, model, attack, x, y, eps):
+    return [(model.eval()(attack(twin, x, y, eps=eps)).argmax(1) == y).double().mean().item()]
+
+
+@here.mistake("bug_10", "After epoch 3 your numbers are others")
+def the_parameters_without_the_statistics(model, epochs, attack, x, y, eps):
+    twin, left = copy.deepcopy(model).eval(), []
+    for weights in epochs:
+        model.load_state_dict(weights)
+        for old, new in zip(twin.parameters(), model.parameters()):
+            old.data.copy_(new.data)
+        left += bug_10_of(twin, model, attack, x, y, eps)
+    return left
+
+
+@here.mistake("bug_10", "made and read with the weights before the training")
+def read_by_the_copy(model, epochs, attack, x, y, eps):
+    twin = copy.deepcopy(model).eval()
+    return [bug_10_of(twin, twin, attack, x, y, eps)[0] for _ in epochs]
+
+
+@here.mistake("bug_10", "made and read with the weights after the training")
+def the_last_weights_for_all(model, epochs, attack, x, y, eps):
+    model.load_state_dict(epochs[-1])
+    return [bug_10_of(model, model, attack, x, y, eps)[0] for _ in epochs]
+
+
+@here.mistake("bug_10", "not a list of numbers")
+def the_last_epoch_only(model, epochs, attack, x, y, eps):
+    return my_bug_10(model, epochs, attack, x, y, eps)[-1]
+
+
+@here.mistake("bug_10", "made on the weights after the training")
+def copied_at_the_end(model, epochs, attack, x, y, eps):
+    model.load_state_dict(epochs[-1])
+    return bug_10(model, epochs, attack, x, y, eps)
