@@ -161,7 +161,7 @@ def eps(value, name="eps", *, norm="linf"):
     hint = ", in units of the pixel range"
     if isinstance(value, numbers.Real) and 1 < value <= 255:
         hint += f" (for grey levels write {value:g}/255)"
-    return share(value, name, hint)
+    return float(_within(value, name, 0, 1, f"0 to 1{hint}"))
 
 
 def radii(values, name):
@@ -219,9 +219,9 @@ def positive(value, name, *, zero=False):
     return float(_within(value, name, LEAST, MOST, "a finite number above 0"))
 
 
-def share(value, name, hint=""):
+def share(value, name):
     """Return `value` as a float; raise unless it is a number from 0 to 1."""
-    return float(_within(value, name, 0, 1, f"a number from 0 to 1{hint}"))
+    return float(_within(value, name, 0, 1, "a number from 0 to 1"))
 
 
 def _within(value, name, low, high, accepts, kind=numbers.Real):

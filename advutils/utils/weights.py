@@ -117,8 +117,8 @@ def read_tensors(path):
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118, it is no dict
     except safetensors.SafetensorError as error:
-        why = f"which is no complete safetensors file ({error}; pickled weights are never opened: they can run code)"
-        raise _refusal(path, why) from error
+        accepts = "one that save_weights wrote. Pickled weights are never opened: they can run code."
+        raise _refusal(path, f"which is no complete safetensors file ({error})", accepts) from error
     if metadata.get("format") != FORMAT:
         raise _refusal(path, "a safetensors file of another program or version")
     if metadata.pop("sha256", None) != _digest(tensors, metadata):
