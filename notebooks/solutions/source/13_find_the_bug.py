@@ -195,7 +195,7 @@ Mend the attack. `x` and the result are images in [0, 1], and `eps` is a distanc
     ),
     explanation=r"""`eps` is added where the way from black to white is 2 and not 1. So each pixel of the result moves by half of $\epsilon$: an **epsilon in the wrong unit**. At 0.2 the function leaves 87.0% of 200 digits. That is what FGSM leaves at 0.1. At 0.2 it leaves 53.5%.
 
-*Where it happened:* in the code of a well-known certified defence, the images of CIFAR-10 were divided by a standard deviation of 0.225, and $\epsilon$ was added after this. A user got a robust error of 51.9% at 8/255 in place of the paper's 79.2%. The author confirmed that $\epsilon$ has to be divided, too; in his own runs he had done it by hand ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
+*Where it happened:* in the code of a well-known certified defence, the images of CIFAR-10 were divided by a standard deviation of 0.225, and $\epsilon$ was added after this. A user got a robust error of 51.9% at 8/255 in place of the paper's 79.2%. The author confirmed that $\epsilon$ has to be divided, too; in the author's own experiments it had been done by hand ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
 
 *How to see it:* print the largest distance between the attacked images and the clean ones, in the unit of the images.""",
 )
@@ -504,7 +504,7 @@ Mend the choice of the test images. `x, y` is a pool of images with labels. `tra
     ),
     explanation=r"""The pool is shuffled *before* the images are left out. After this, a position belongs to another image. So 146 of the 200 "test images" are images that the network was trained on: the **test set is in the training**. On them the network reads 93.0% without an attack, and 73.0% under FGSM at 0.02. On the 200 digits that it has not seen it reads 73.5% and 33.0%.
 
-*Where it happened:* the public script that measured the accuracy of a defence under attack loaded the *training* part of CIFAR-10. Asked about it, the author wrote that he had changed this by hand for a figure that compares training and test images, years ago ([xuanqing94/RobGAN, issue 9](https://github.com/xuanqing94/RobGAN/issues/9)). A weaker form is common: the epoch is chosen on the test images. Authors have said so openly ([csdongxian/AWP, issue 2](https://github.com/csdongxian/AWP/issues/2)), and Rice and others (2020) measured what it changes.
+*Where it happened:* the public script that measured the accuracy of a defence under attack loaded the *training* part of CIFAR-10. Asked about it, the author answered that this was a leftover: it had been changed by hand, years ago, for a figure that compares training and test images ([xuanqing94/RobGAN, issue 9](https://github.com/xuanqing94/RobGAN/issues/9)). A weaker form is common: the epoch is chosen on the test images. Authors have said so openly ([csdongxian/AWP, issue 2](https://github.com/csdongxian/AWP/issues/2)), and Rice and others (2020) measured what it changes.
 
 *How to see it:* compare the images themselves. `advutils.accuracy` keeps a fingerprint of each image that a network was trained on, and refuses to count on them.""",
 )
