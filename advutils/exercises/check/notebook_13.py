@@ -555,6 +555,17 @@ def _(mine, case):
         expect_of_epochs(values, before, epochs, x, y, 0.04)
 
 
+@bug_10.test("the order of the epochs changes the order of the numbers, nothing else")
+def _(mine, case):
+    model, epochs, x, y = training(case)
+    other = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(36), nn.ReLU(), nn.Linear(36, 4)).eval()
+    other.load_state_dict(model.state_dict())
+    forwards = [float(value) for value in mine(model, [dict(epoch) for epoch in epochs], fgsm, x, y, 0.04)]
+    backwards = [float(value) for value in mine(other, [dict(epoch) for epoch in epochs[::-1]], fgsm, x, y, 0.04)]
+    symptom = f"The epochs as they came: {shown(forwards)}. From the last to the first: {shown(backwards)}."
+    expect(distance(forwards, backwards[::-1]) < 0.015, symptom)
+
+
 def expect_of_epochs(values, before, epochs, x, y, eps):
     truths = [left(epoch, epoch, x, y, eps) for epoch in epochs]
     others = {

@@ -120,7 +120,7 @@ Mend the count. `loader` gives batches `(x, y)`. `attack` is called as `attack(m
 *How to see it:* a robust accuracy can never be larger than the clean accuracy, and at $\epsilon = 0$ the two are equal. Here the function gives 100% at $\epsilon = 0$.""",
 )
 def my_bug_2(model, loader, attack, eps):
-    """The robust accuracy: the share of images, 0 to 1, that are read correctly after the attack."""
+    """The robust accuracy: the share of images, 0 to 1, read correctly after the attack."""
     ### BEGIN SOLUTION
     right, n = 0, 0
     for x, y in loader:
@@ -133,7 +133,7 @@ def my_bug_2(model, loader, attack, eps):
 
 @here.bug("bug_2", "stays the same if the network misreads ten more")
 def bug_2(model, loader, attack, eps):
-    """The robust accuracy: the share of images, 0 to 1, that are read correctly after the attack."""
+    """The robust accuracy: the share of images, 0 to 1, read correctly after the attack."""
     right, n = 0, 0
     for x, y in loader:
         worth_it = model(x).argmax(1) == y  # a misread image needs no attack
@@ -195,7 +195,7 @@ Mend the attack. `x` and the result are images in [0, 1], and `eps` is a distanc
     ),
     explanation=r"""`eps` is added where the way from black to white is 2 and not 1. So each pixel of the result moves by half of $\epsilon$: an **epsilon in the wrong unit**. At 0.2 the function leaves 87.0% of 200 digits. That is what FGSM leaves at 0.1. At 0.2 it leaves 53.5%.
 
-*Where it happened:* in the code of a well-known certified defence, the images of CIFAR-10 were divided by a standard deviation of 0.225, and $\epsilon$ was added after this. A user got a robust error of 51.9% at 8/255 in place of the paper's 79.2%. The author confirmed that $\epsilon$ has to be divided, too; in his own runs he had done it by hand ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
+*Where it happened:* in the code of a well-known certified defence, the images of CIFAR-10 were divided by a standard deviation of 0.225, and $\epsilon$ was added after this. A user got a robust error of 51.9% at 8/255 in place of the paper's 79.2%. The author confirmed that $\epsilon$ has to be divided, too; in the author's own experiments it had been done by hand ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
 
 *How to see it:* print the largest distance between the attacked images and the clean ones, in the unit of the images.""",
 )
@@ -425,7 +425,7 @@ Mend the choice among the runs. `attack(model, x, y, eps)` begins at random, so 
 *How to see it:* attack the images once in one batch and once one by one. The result should not depend on it, but for the random numbers.""",
 )
 def my_bug_6(model, x, y, attack, eps, restarts):
-    """What is left to the defender: the strongest images of several runs of an attack that begins at random."""
+    """The strongest images that several runs of an attack find, which begins at random."""
     ### BEGIN SOLUTION
     best = x.clone()
     for _ in range(restarts):
@@ -438,7 +438,7 @@ def my_bug_6(model, x, y, attack, eps, restarts):
 
 @here.bug("bug_6", "So many does the best run leave")
 def bug_6(model, x, y, attack, eps, restarts):
-    """What is left to the defender: the strongest images of several runs of an attack that begins at random."""
+    """The strongest images that several runs of an attack find, which begins at random."""
     best, least = x, 1.0
     for _ in range(restarts):
         x_adv = attack(model, x, y, eps)
@@ -504,12 +504,12 @@ Mend the choice of the test images. `x, y` is a pool of images with labels. `tra
     ),
     explanation=r"""The pool is shuffled *before* the images are left out. After this, a position belongs to another image. So 146 of the 200 "test images" are images that the network was trained on: the **test set is in the training**. On them the network reads 93.0% without an attack, and 73.0% under FGSM at 0.02. On the 200 digits that it has not seen it reads 73.5% and 33.0%.
 
-*Where it happened:* the public script that measured the accuracy of a defence under attack loaded the *training* part of CIFAR-10. Asked about it, the author wrote that he had changed this by hand for a figure that compares training and test images, years ago ([xuanqing94/RobGAN, issue 9](https://github.com/xuanqing94/RobGAN/issues/9)). A weaker form is common: the epoch is chosen on the test images. Authors have said so openly ([csdongxian/AWP, issue 2](https://github.com/csdongxian/AWP/issues/2)), and Rice and others (2020) measured what it changes.
+*Where it happened:* the public script that measured the accuracy of a defence under attack loaded the *training* part of CIFAR-10. Asked about it, the author answered that this was a leftover: it had been changed by hand, years ago, for a figure that compares training and test images ([xuanqing94/RobGAN, issue 9](https://github.com/xuanqing94/RobGAN/issues/9)). A weaker form is common: the epoch is chosen on the test images. Authors have said so openly ([csdongxian/AWP, issue 2](https://github.com/csdongxian/AWP/issues/2)), and Rice and others (2020) measured what it changes.
 
 *How to see it:* compare the images themselves. `advutils.accuracy` keeps a fingerprint of each image that a network was trained on, and refuses to count on them.""",
 )
 def my_bug_7(x, y, trained_on, generator):
-    """The test images and their labels: those of the pool that are not trained_on, in random order."""
+    """Test images and labels: those of the pool that are not trained_on, in random order."""
     ### BEGIN SOLUTION
     unseen = torch.ones(len(x), dtype=torch.bool)
     unseen[trained_on] = False
@@ -521,7 +521,7 @@ def my_bug_7(x, y, trained_on, generator):
 
 @here.bug("bug_7", "are images that the network was trained on")
 def bug_7(x, y, trained_on, generator):
-    """The test images and their labels: those of the pool that are not trained_on, in random order."""
+    """Test images and labels: those of the pool that are not trained_on, in random order."""
     order = torch.randperm(len(x), generator=generator)
     x, y = x[order], y[order]
     unseen = torch.ones(len(x), dtype=torch.bool)
@@ -669,7 +669,7 @@ Mend the measurement. `x` are images in [0, 1], and `eps` is a distance of their
 *How to see it:* measure the clean accuracy first, and compare it with the one that the network's authors give.""",
 )
 def my_bug_9(bare, x, y, eps):
-    """The share of images that FGSM leaves to a network trained on (x - bare.mean) / bare.std."""
+    """The share that FGSM leaves to a network trained on (x - bare.mean) / bare.std."""
     ### BEGIN SOLUTION
     model = nn.Sequential(Normalize(bare.mean, bare.std), bare)
     pixels = x.clone().requires_grad_()
@@ -682,7 +682,7 @@ def my_bug_9(bare, x, y, eps):
 
 @here.bug("bug_9", "the first time, about values from -0.42 to 2.82")
 def bug_9(bare, x, y, eps):
-    """The share of images that FGSM leaves to a network trained on (x - bare.mean) / bare.std."""
+    """The share that FGSM leaves to a network trained on (x - bare.mean) / bare.std."""
     model = nn.Sequential(Normalize(0.1307, 0.3081), bare)  # the usual numbers of MNIST
     pixels = x.clone().requires_grad_()
     loss = F.cross_entropy(model(pixels), y, reduction="sum")
@@ -741,12 +741,12 @@ Mend the measurement. `epochs` holds the weights after each epoch, as `state_dic
     ),
     explanation=r"""The copy is made once, before the loop. When the weights change, the copy does not: the attack differentiates a **stale copy**. From then on the measurement is a transfer attack from the old network. After the second epoch, that of the defended VGG, it leaves 88.0% of 100 digits at 0.2. An attack on the network itself leaves 18.0%. Weights that were folded, compiled, exported or averaged are copies, too, and so are the statistics of batch norm.
 
-*Where it happened:* not in one line of code but in the plan of a whole comparison. The images of the benchmark DEEPSEC were made on an undefended network and then shown to all defended ones ([ryderling/DEEPSEC, issue 1](https://github.com/ryderling/DEEPSEC/issues/1)). So no defence was attacked.
+*Where it happened:* not in one line of code but in the plan of a whole comparison. The images of the benchmark DEEPSEC were made on an undefended network and then shown to all defended ones ([ryderling/DEEPSEC, issue 1](https://github.com/ryderling/DEEPSEC/issues/1)). Such numbers say how well an attack carries over from one network to another. They do not say how strong a defence is.
 
 *How to see it:* compare the answers of the network that was attacked with those of the network that is judged, on clean images. They must be equal.""",
 )
 def my_bug_10(model, epochs, attack, x, y, eps):
-    """The accuracy under attack after each epoch of a training, a list; epochs holds the weights after each."""
+    """A list: the accuracy under attack after each epoch; epochs holds the weights after it."""
     ### BEGIN SOLUTION
     model.eval()
     left = []
@@ -762,7 +762,7 @@ def my_bug_10(model, epochs, attack, x, y, eps):
 
 @here.bug("bug_10", "made on the weights before the training")
 def bug_10(model, epochs, attack, x, y, eps):
-    """The accuracy under attack after each epoch of a training, a list; epochs holds the weights after each."""
+    """A list: the accuracy under attack after each epoch; epochs holds the weights after it."""
     model.eval()
     twin = copy.deepcopy(model)  # so that an attack leaves the gradients of the training alone
     left = []
