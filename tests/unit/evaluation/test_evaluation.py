@@ -348,7 +348,7 @@ REFUSED = {
     "no attack in a sweep": (lambda: accuracy_vs_eps(linear(), loader(), None, [0.1]), "attack", "None"),
     "an attack's name": (lambda: accuracy(linear(), loader(), "fgsm", eps=0.1), "attack", "fgsm"),
     "one radius": (lambda: accuracy_vs_eps(linear(), loader(), fgsm, 0.1), "eps_values", "0.1"),
-    "no radius": (lambda: accuracy_vs_eps(linear(), loader(), fgsm, []), "eps_values", "none"),
+    "no radius": (lambda: accuracy_vs_eps(linear(), loader(), fgsm, []), "eps_values", "[]; accepts a list of radii"),
     "an empty loader": (lambda: accuracy(linear(), []), "loader", "no images"),
     "a data set": (lambda: accuracy(linear(), dataset()), "loader's images", "x.unsqueeze(0)"),
     "records of other images": (lambda: mcnemar(torch.ones(4).bool(), torch.ones(3).bool()), "second", "3 images"),
