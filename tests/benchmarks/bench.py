@@ -87,7 +87,7 @@ def over(slow, fast):
     return [a / b for a, b in zip(slow, fast)]
 
 
-def mcnemar(ours, theirs, pairs):
+def paired_times(ours, theirs, pairs):
     """Ratios of their seconds over ours, one for each pair of calls; who goes first changes from pair to pair."""
     ratios = []
     for at in range(pairs + 1):
@@ -174,9 +174,9 @@ def one_step():
         contenders |= {"preparing": partial(fuse_batch_norm, model)}
         taken = seconds_of(contenders, REPEATS * (3 if width == "slim" else 1))
         products = products_of(twin, x)
-        unwrap_model = [t * products / len(square) ** 3 for t in taken["product"]]
+        multiplying = [t * products / len(square) ** 3 for t in taken["product"]]
         fastest = min(theirs, key=lambda name: statistics.median(taken[name]))
-        level = {name: mcnemar(ours, level[name], pairs if name == fastest else few)
+        level = {name: paired_times(ours, level[name], pairs if name == fastest else few)
                  for name in (fastest, *(name for name in NAMES if name != fastest))}  # fmt: skip
         middle = [statistics.median(times) for times in zip(*(taken[name] for name in theirs))]
         title = f"FGSM, VGG-16 {width}"
@@ -194,9 +194,9 @@ def one_step():
             row(f"{title}: the median peer's time over ours", over(middle, taken["ours"]), least=1.8),
             row(f"{title}: ours over the floor", over(taken["ours"], taken["floor"]), most=1.1,
                 note="one forward, one backward pass to the input"),
-            row(f"{title}: ours over its multiplications alone", over(taken["ours"], unwrap_model),
+            row(f"{title}: ours over its multiplications alone", over(taken["ours"], multiplying),
                 note="at the speed of a product of two matrices, 2048 x 2048, without those by the padding's zeros"),
-            row(f"{title}: the fastest peer over the same multiplications", over(taken[fastest], unwrap_model),
+            row(f"{title}: the fastest peer over the same multiplications", over(taken[fastest], multiplying),
                 note="the room there is, unless one multiplies less often"),
             row(f"{title}: pixels in which a peer's image differs from ours, the very same model",
                 [100 * share for share in apart.values()], unit="%",
