@@ -1,5 +1,6 @@
 """The slider as a learner has it: in JupyterLab and as an app, in a real Chromium, moved by keys and by hand."""
 
+import io
 import json
 import os
 import re
@@ -12,10 +13,12 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import torch
 from chromium import decoded, drawn, tile
+from PIL import Image
 from programs import serving
 
-from advutils import load_data, trained
+from advutils import load_data, read_digit, trained
 from advutils.widgets.slider import EpsilonSlider
 
 pytestmark = [pytest.mark.browser, pytest.mark.integration]
@@ -54,8 +57,13 @@ def environment(home):
 def lab(home, environment):
     """The address of a JupyterLab that was started as `make lab` starts it, with its token."""
     root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    flags = ["--LabApp.extension_manager=readonly", "--ServerApp.port=0", "--no-browser", "--ip=127.0.0.1"]
-    flags += [f"--ServerApp.root_dir={home}", f"--LabApp.app_settings_dir={home / 'lab'}"]
+    flags = [
+        f"--ServerApp.root_dir={home}",
+        "--LabApp.extension_manager=readonly",
+        "--ServerApp.port=0",
+        "--no-browser",
+    ]
+    flags += [f"--LabApp.app_settings_dir={home / 'lab'}", "--ip=127.0.0.1"]
     command = [sys.executable, "-m", "jupyterlab", *flags, *root]
     with serving(command, environment, r"http://127\.0\.0\.1:\d+/lab\?token=\w+") as address:
         yield address
@@ -148,18 +156,48 @@ def exercise(page, mine):
     mine.slider.value = float(page.locator(".widget-readout").first.inner_text())
     follows(page, mine)
 
-    for button, press in (
-        ("near the boundary", lambda: setattr(mine.images, "value", "near the boundary")),
-        ("noise", lambda: setattr(mine.attack, "value", "noise")),
-        ("next example", mine.further.click),
-        ("FGSM", lambda: setattr(mine.attack, "value", "FGSM")),
-    ):
-        page.get_by_role("button", name=button, exact=True).first.click()
-        press()
-        follows(page, mine)
+    page.get_by_role("button", name="near the boundary").first.click()
+    mine.images.value = "near the boundary"
+    follows(page, mine)
+    page.get_by_role("button", name="noise", exact=True).first.click()
+    mine.attack.value = "noise"
+    follows(page, mine)
+    page.get_by_role("button", name="next example").first.click()
+    mine.further.click()
+    follows(page, mine)
+    page.get_by_role("button", name="FGSM", exact=True).first.click()
+    mine.attack.value = "FGSM"
+    follows(page, mine)
 
 
-def test_in_jupyterlab_the_slider_follows_keys_and_hand(visit, lab, mine):
+def draw(page, mine):
+    """A vertical stroke on the pad, with the mouse, is read as one drawn here is."""
+    pad = page.locator("canvas.jupyter-widgets, .jupyter-widgets canvas").last
+    pad.scroll_into_view_if_needed()
+    box = pad.bounding_box()
+    before = picture(page)
+    middle = box["x"] + box["width"] / 2
+    page.mouse.move(middle, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(middle, box["y"] + 180, steps=6)
+    page.mouse.up()
+    until(lambda: picture(page).shape != before.shape or not alike(picture(page), before))
+    bright = "canvas => canvas.getContext('2d').getImageData(112, 100, 1, 1).data[0]"
+    dark = bright.replace("112, 100", "20, 20")
+    assert pad.evaluate(bright) == 255 and pad.evaluate(dark) == 0
+    assert "of 1 correctly" in page.get_by_role("status").first.inner_text()
+    ink = Image.new("L", (224, 224))
+    ink.paste(255, (103, 31, 122, 190))
+    file = io.BytesIO()
+    ink.save(file, "PNG")
+    x = read_digit(file, invert=False)
+    said = mine.first_reads(x)
+    mine.show(x, torch.tensor([said]))
+    expected = 255 * next(iter(mine.shown.values()))[0][0, 0].numpy()
+    assert np.corrcoef(tile(picture(page), 0).ravel(), expected.ravel())[0, 1] > 0.8
+
+
+def test_in_jupyterlab_the_slider_follows_keys_hand_and_pen(visit, lab, mine):
     page = visit.page
     page.set_viewport_size({"width": 1400, "height": 1100})
     page.goto(lab.replace("/lab?", "/doc/tree/03_visualize.ipynb?"))
@@ -171,6 +209,7 @@ def test_in_jupyterlab_the_slider_follows_keys_and_hand(visit, lab, mine):
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for(timeout=PATIENCE)
     mine.images.value = "7"  # the last cell left it so
     exercise(page, mine)
+    draw(page, mine)
     assert not visit.errors, "\n".join(visit.errors)
 
 
@@ -187,6 +226,7 @@ def test_as_an_app_no_code_is_seen_and_the_slider_follows(visit, app, mine):
     for _ in range(20):
         page.keyboard.press("ArrowRight")
     exercise(page, mine)
+    draw(page, mine)
     ours = [error for error in visit.errors if "net::ERR_" not in error]
     assert not ours, "\n".join(ours)
     assert all("font-awesome" in address.lower() or "fontawesome" in address.lower() for address in visit.elsewhere())

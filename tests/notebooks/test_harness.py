@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import run_notebooks
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from nbval_harness import changed_notebooks, differences, pixels
+from nbval_harness import changed_notebooks, differences, pixels, without_bars
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,18 +66,39 @@ CELLS = [
     ("defines the figure", None, DRAW, [], None),
     ("same text", None, "print('eps 0.1')", [printed("eps 0.1\n")], None),
     ("other number", None, "print('eps 0.2')", [printed("eps 0.1\n")], "-eps 0.1\n+eps 0.2"),
+    ("same value", None, "6 * 7", [new_output("execute_result", {"text/plain": "42"}, execution_count=1)], None),
     ("output no more", None, "pass", [printed("eps 0.1\n")], "stdout: 1 in the notebook, 0 now"),
+    ("output unexpected", None, "print(1)", [], "stdout: 0 in the notebook, 1 now"),
     ("close number", "close", "print('loss 0.500001')", [printed("loss 0.5\n")], None),
     ("number not close", "close", "print('loss 0.5001')", [printed("loss 0.5\n")], "+loss 0.5001"),
     ("trained number", "trained", "print('VGG-16: 0.9812 [0.1, 1.0]')", [printed(ACCURACY)], None),
-    ("trained word", "trained", "print('VGG-16: 0.98 [0.97, 0.99)')", [printed(ACCURACY)], "+VGG-16: 0.98"),
+    (
+        "trained word",
+        "trained",
+        "print('VGG-16: 0.98 [0.97, 0.99)')",
+        [printed(ACCURACY)],
+        "+VGG-16: 0.98 [0.97, 0.99)",
+    ),
+    ("trained name", "trained", "print('VGG-13: 0.98 [0.97, 0.99]')", [printed(ACCURACY)], "+VGG-13"),
     ("trained to nan", "trained", "print('VGG-16: nan [0.97, 0.99]')", [printed(ACCURACY)], "+VGG-16: nan"),
+    ("trained, one more number", "trained", "print('VGG-16: 0.98 [0.97, 0.99] 3')", [printed(ACCURACY)], "+VGG-16"),
     ("trained verdict", "trained", "print('LOOK  Square finds 1%')", [printed("ok    Square finds 0%\n")], None),
+    ("trained, verdict gone", "trained", "print('Square  LOOK')", [printed("Square  ok\n")], "+Square  LOOK"),
     ("close verdict", "close", "print('LOOK  Square')", [printed("ok    Square\n")], "+LOOK  Square"),
-    ("trained, picture gone", "trained", "print('loss 1')", [printed("loss 2\n"), shown("a")], "image/png: 1 in the"),
+    (
+        "trained, picture missing",
+        "trained",
+        "print('loss 1')",
+        [printed("loss 2\n"), shown("a")],
+        "image/png: 1 in the",
+    ),
+    published("the same", "FGSM leaves 61.3% of 500", "FGSM leaves 61.3% of 500"),
     published("a point more", "FGSM leaves 62.3%", "FGSM leaves 61.3%"),
+    published("a point less", "FGSM leaves 0.0%", "FGSM leaves 1.0%"),
     published("more than a point", "FGSM leaves 62.4%", "FGSM leaves 61.3%", "+FGSM leaves 62.4%"),
+    published("more than a point less", "FGSM leaves 60.2%", "FGSM leaves 61.3%", "+FGSM leaves 60.2%"),
     published("a point of a whole percentage", "FGSM leaves 62%", "FGSM leaves 61%"),
+    published("two points of it", "FGSM leaves 63%", "FGSM leaves 61%", "+FGSM leaves 63%"),
     published("3% of a number", "loss 1.543", "loss 1.500"),
     published("more than 3% of a number", "loss 1.548", "loss 1.500", "+loss 1.548"),
     published("two images", "14 of 200 are fooled", "12 of 200 are fooled"),
@@ -85,38 +106,63 @@ CELLS = [
     published("two of the last digit", "loss 0.04", "loss 0.02"),
     published("three of the last digit", "loss 0.05", "loss 0.02", "+loss 0.05"),
     published("of a power of ten", "loss 1.4e-05", "loss 1.2e-05"),
+    published("another power of ten", "loss 1.2e-04", "loss 1.2e-05", "+loss 1.2e-04"),
     published("p-value", "12 against 7, p = 0.36", "12 against 7, p = 2.1e-08"),
     published("count beside a p-value", "22 against 7, p = 0.36", "12 against 7, p = 0.36", "+22 against 7"),
     published("p-value gone", "12 against 7", "12 against 7, p = 0.36", "+12 against 7"),
+    published("another word", "PGD leaves 61.3%", "FGSM leaves 61.3%", "+PGD leaves"),
+    published("one more number", "FGSM leaves 61.3% 4", "FGSM leaves 61.3%", "+FGSM leaves"),
     published("not a number", "loss nan", "loss 0.02", "+loss nan"),
     published("another sign", "-0.30 +- 0.01", "0.30 +- 0.01", "+-0.30"),
     published("verdict", "LOOK  Square finds 1%", "ok    Square finds 0%"),
+    published("verdict gone", "Square  LOOK", "Square  ok", "+Square  LOOK"),
     ("published figure", "published", "display(Image(figure('clean')))", [shown("clean")], None),
     ("published line, moved", "published", "display(Image(figure('clean', middle=2.96)))", [shown("clean")], None),
-    ("line far off", "published", "display(Image(figure('clean', middle=2.6)))", [shown("clean")], "look different"),
+    (
+        "published line, far off",
+        "published",
+        "display(Image(figure('clean', middle=2.6)))",
+        [shown("clean")],
+        "look diff",
+    ),
+    ("published title", "published", "display(Image(figure('fooled')))", [shown("clean")], "look different"),
     ("published size", "published", "display(Image(figure('clean', 5)))", [shown("clean")], "(300, 500, 3) now"),
+    ("line, moved", None, "display(Image(figure('clean', middle=2.96)))", [shown("clean")], "look different"),
     ("same figure", None, "display(Image(figure('clean')))", [shown("clean")], None),
     ("other title", None, "display(Image(figure('fooled')))", [shown("clean")], "of the pixels look different"),
     ("other size", None, "display(Image(figure('clean', 5)))", [shown("clean")], "image/png: (300, 400, 3) in the"),
     ("trained figure", "trained", "display(Image(figure('fooled', 4.2)))", [shown("clean")], None),
-    ("trained figure, larger", "trained", "display(Image(figure('clean', 5)))", [shown("clean")], "(300, 500, 3) now"),
+    (
+        "trained figure, too large",
+        "trained",
+        "display(Image(figure('clean', 5)))",
+        [shown("clean")],
+        "(300, 500, 3) now",
+    ),
     ("progress bar", None, bar(), [], None),
     ("warning beside a bar", None, bar("print('careful', file=sys.stderr)"), [], "stderr: 0 in the notebook, 1 now"),
+    ("same warning", None, "print('careful', file=sys.stderr)", [printed("careful\n", "stderr")], None),
     ("widget of another day", None, SLIDER.format(3), [widget(3)], None),
+    ("widget of another value", None, SLIDER.format(4), [widget(3)], "+IntSlider(value=4"),
     ("a cell that raises", None, "1 / 0", [], "ZeroDivisionError"),
-    ("committed error", None, "pass", [new_output("error", ename="E", evalue="", traceback=[])], "with an error"),
+    (
+        "committed with an error",
+        None,
+        "pass",
+        [new_output("error", ename="E", evalue="", traceback=[])],
+        "with an error",
+    ),
     ("never executed", None, "pass", [], "without being executed"),
 ]
 
 
 def notebook(cells):
-    made = []
-    for name, tag, code, outputs, _ in cells:
-        count = None if name == "never executed" else 1
-        made.append(
-            new_code_cell(code, outputs=outputs, execution_count=count, metadata={"tags": [tag] if tag else []})
-        )
-    return new_notebook(cells=made)
+    made = [
+        new_code_cell(code, outputs=outputs, execution_count=None if name == "never executed" else 1)
+        | {"metadata": {"tags": [tag] if tag else []}}
+        for name, tag, code, outputs, _ in cells
+    ]
+    return new_notebook(cells=[nbformat.from_dict(cell) for cell in made])
 
 
 def git(*arguments, folder):
@@ -152,10 +198,13 @@ def test_cell(outcome, number):
         assert expected in (failure or "it passed")
 
 
-def test_a_changed_notebook_is_met_with_kindness(outcome, tmp_path):
-    assert changed_notebooks(tmp_path) == []  # a download without git
+def test_a_changed_notebook_is_met_with_kindness(outcome):
     assert "not the series' own version any more: notebooks/01_tiny.ipynb" in outcome[0]
     assert "cp notebooks/01_tiny.ipynb notebooks/mine/01_tiny-changed-1.ipynb && git checkout HEAD" in outcome[0]
+
+
+def test_a_download_without_git_has_no_changed_notebooks(tmp_path):
+    assert changed_notebooks(tmp_path) == []
 
 
 def test_a_widget_is_compared_without_the_picture_in_it():
@@ -167,11 +216,16 @@ def test_a_widget_is_compared_without_the_picture_in_it():
     assert list(differences(box("a", 90), box("a", 91), "letter"))
 
 
-def saved(path, *codes):
-    cells = [new_code_cell(code) for code in codes]
-    cells[-1].metadata.tags = ["readme-figure"]
-    nbformat.write(new_notebook(cells=cells), path)
-    return path.read_bytes()
+@pytest.mark.parametrize(
+    "text, rest",
+    [
+        ("\r  0%|          | 0/8 [00:00<?, ?it/s]\r100%|██████| 8/8 [00:35<00:00, 4.4s/it, loss=0.1]\r      \r", ""),
+        ("epoch 2:  50%|███   | 4/8 [00:01<00:01, 4it/s]Careful: [1, 2]\n", "Careful: [1, 2]\n"),
+        ("50% | of it [sic]\n", "50% | of it [sic]\n"),
+    ],
+)
+def test_only_bars_are_taken_from_stderr(text, rest):
+    assert without_bars(text) == rest
 
 
 def test_pictures_keep_their_pixels_and_lose_bytes():
@@ -179,6 +233,13 @@ def test_pictures_keep_their_pixels_and_lose_bytes():
     new = run_notebooks.smaller(base64.b64encode(old).decode())
     assert (pixels(new) == pixels(base64.b64encode(old).decode())).all() and len(base64.b64decode(new)) < len(old)
     assert run_notebooks.smaller(new) == new
+
+
+def saved(path, *codes):
+    cells = [new_code_cell(code) for code in codes]
+    cells[-1].metadata.tags = ["readme-figure"]
+    nbformat.write(new_notebook(cells=cells), path)
+    return path.read_bytes()
 
 
 def test_make_run_writes_what_does_not_change_from_run_to_run(tmp_path, capsys):

@@ -51,6 +51,10 @@ def printed(cell):
                 yield "".join(value) if isinstance(value, list) else json.dumps(value)
 
 
+def test_there_are_notebooks():
+    assert PATHS
+
+
 def test_begins_with_title_question_and_measured_time(notebook):
     opening = notebook["cells"][0]
     assert opening["cell_type"] == "markdown" and source(opening).startswith("# ")
@@ -87,14 +91,25 @@ def test_text_comes_between_the_code(notebook):
     teaching = [cell for cell in notebook["cells"] if "check" not in tags(cell)]
     runs = [len(list(run)) for kind, run in groupby(cell["cell_type"] for cell in teaching) if kind == "code"]
     assert len(cells(notebook, "code")) >= 10 and max(runs) <= 2
+
+
+def test_number_of_words(notebook):
     assert sum(len(source(cell).split()) for cell in cells(notebook, "markdown")) >= 800
 
 
-def test_executed_in_order_and_each_cell_told_apart(notebook):
+def test_executed_in_order_without_an_error(notebook):
     code = cells(notebook, "code")
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert not [output for cell in code for output in cell["outputs"] if output["output_type"] == "error"]
+
+
+def test_runs_as_it_is_read(notebook):
+    code = "\n".join(source(cell) for cell in cells(notebook, "code"))
+    assert not re.search(r"sys\.path|\bif FAST\b", code)
+
+
+def test_cells_are_told_apart(notebook):
     assert not [name for name, count in Counter(cell["id"] for cell in notebook["cells"]).items() if count > 1]
-    assert "sys.path" not in "\n".join(map(source, code))  # it runs as it is read
 
 
 def test_links_lead_to_a_notebook_beside_it(notebook):
@@ -114,8 +129,14 @@ def test_no_output_goes_uncompared_but_that_of_a_widget(notebook):
     ignored = [cell for cell in code if "nbval-ignore-output" in tags(cell)]
     assert len(ignored) <= 2 and all(WIDGET in kinds(cell) for cell in ignored)
     assert not [cell for cell in code if tags(cell) & {"nbval-skip", "raises-exception"} or "NBVAL_" in source(cell)]
-    tolerated = {"trained", "published", "close", "nbval-ignore-output"}
-    assert [cell for cell in code if cell["outputs"] and not tags(cell) & tolerated]  # some are compared to the letter
+
+
+def test_some_output_is_compared_to_the_letter(notebook):
+    assert [
+        cell
+        for cell in cells(notebook, "code")
+        if cell["outputs"] and not tags(cell) & {"trained", "published", "close", "nbval-ignore-output"}
+    ]
 
 
 def test_the_figure_of_the_readme_is_the_one_in_the_notebook():
@@ -125,20 +146,31 @@ def test_the_figure_of_the_readme_is_the_one_in_the_notebook():
     assert (FOLDER / "figures" / "series.png").read_bytes() == base64.b64decode("".join(figure))
 
 
-@pytest.mark.parametrize("model, attack", [
-    ("random start", "PGD-40"), ("random start, contrast", "PGD-40"), ("random start, contrast", "AutoAttack"),
-    ("PGD-3, contrast, width 1/4", "PGD-40"), ("PGD-3, contrast, width 1/4", "AutoAttack"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("model", "attack"),
+    [
+        ("random start", "PGD-40"),
+        ("random start, contrast", "PGD-40"),
+        ("random start, contrast", "AutoAttack"),
+        ("PGD-3, contrast, width 1/4", "PGD-40"),
+        ("PGD-3, contrast, width 1/4", "AutoAttack"),
+    ],
+)
 def test_notebook_8_quotes_the_stored_results_on_all_of_mnist(model, attack):
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in (FOLDER / "results" / "rows").glob("mnist-*")]
     asked = dict(model=model, attack=attack, eps=0.3, dataset="mnist")
     values = [100 * row["accuracy"] for row in rows if asked.items() <= row.items()]
     told = f"{min(values):.1f}%" + (f" to {max(values):.1f}%" if len(values) > 1 else "")
     (path,) = (path for path in PATHS if path.name.startswith("08_"))
-    names = {"random start": "random start, usual", "random start, contrast": "random start, steep"}
-    row = f"| {names.get(model, 'PGD-3, steep')}"
-    texts = map(source, cells(json.loads(path.read_text(encoding="utf-8")), "markdown"))
-    (quoted,) = (line for text in texts for line in text.splitlines() if line.startswith(row))
+    line = {"random start": "random start, usual", "random start, contrast": "random start, steep"}.get(
+        model, "PGD-3, steep"
+    )
+    (quoted,) = (
+        row
+        for cell in cells(json.loads(path.read_text(encoding="utf-8")), "markdown")
+        for row in source(cell).splitlines()
+        if row.startswith(f"| {line}")
+    )
     assert quoted.split("|")[2 if attack == "PGD-40" else 3].strip() == told
 
 
@@ -164,6 +196,10 @@ def test_no_output_is_an_error_and_nothing_is_left_of_a_run(path):
     assert not [output for output in outputs if output["output_type"] == "error"]
     assert "widgets" not in notebook["metadata"]
     assert not [cell for cell in notebook["cells"] if "execution" in cell["metadata"]]
+
+
+@committed
+def test_a_notebook_is_small(path):
     assert path.stat().st_size < 400_000
 
 

@@ -1,5 +1,6 @@
 """Attacks against truths that owe nothing to this package: closed forms, foolbox, torchattacks."""
 
+import functools
 import warnings
 
 import foolbox
@@ -11,7 +12,7 @@ from helpers import clear, images, in_ball, in_l2_ball, labels, linear, small_ne
 from scipy.special import log_softmax, softmax
 from torch import nn
 
-from advutils import fgsm, input_gradient, pgd, project
+from advutils import fgsm, input_gradient, pgd, project, random_noise
 
 
 def closed_form(model, x, y):
@@ -43,6 +44,24 @@ def test_fgsm_on_a_linear_model_is_the_closed_form(classes, eps):
     sure = clear(gradient)
     assert sure.double().mean() > 0.999
     np.testing.assert_allclose(fgsm(model, x, y, eps=eps)[sure], expected[sure], atol=1e-6)
+
+
+def test_fgsm_is_the_best_attack_on_a_linear_two_class_model():
+    model, x, y = linear(2), images(20), labels(20, 2)
+    best = losses(model, fgsm(model, x, y, eps=0.1), y)
+    assert (best > losses(model, x, y) + 0.01).all()
+    for seed in range(50):
+        noise = 0.2 * images(20, seed=seed + 1) - 0.1
+        corner = 0.1 * noise.sign()
+        for delta in (noise, corner):
+            assert (losses(model, (x + delta).clamp(0, 1), y) < best).all()
+
+
+def test_pgd_reaches_the_best_corner_of_a_linear_two_class_model_from_any_start():
+    model, x, y = linear(2), images(20), labels(20, 2)
+    best = fgsm(model, x, y, eps=0.1)
+    assert torch.allclose(pgd(model, x, y, eps=0.1, steps=10), best, atol=1e-6)
+    assert torch.allclose(pgd(model, x, y, eps=0.1, steps=10, random_start=False), best, atol=1e-6)
 
 
 def test_projection_is_the_nearest_point_of_ball_and_box():
@@ -81,31 +100,37 @@ def test_fgsm_agrees_with_other_libraries(library, eps, record_property):
     torch.testing.assert_close(ours[sure], theirs[sure], rtol=0, atol=1e-6)
 
 
-PGDS = {
-    ("linf", "foolbox"): foolbox.attacks.LinfPGD,
-    ("linf", "torchattacks"): torchattacks.PGD,
-    ("l2", "foolbox"): foolbox.attacks.L2PGD,
-    ("l2", "torchattacks"): torchattacks.PGDL2,
-}
-
-
 @pytest.mark.parametrize("eps, step_size, steps", [(0.1, 0.02, 5), (0.3, 0.05, 10)])
-@pytest.mark.parametrize("norm, library", PGDS)
-def test_pgd_agrees_with_other_libraries(norm, library, eps, step_size, steps):
+@pytest.mark.parametrize("library", ["foolbox", "torchattacks"])
+def test_pgd_agrees_with_other_libraries(library, eps, step_size, steps, record_property):
     model, x, y = small_net_and_digits()
-    eps, step_size = (10 * eps, 10 * step_size) if norm == "l2" else (eps, step_size)
-    build = PGDS[norm, library]
     if library == "foolbox":
-        theirs = foolbox_attack(build(abs_stepsize=step_size, steps=steps, random_start=False), eps)
+        attack = foolbox.attacks.LinfPGD(abs_stepsize=step_size, steps=steps, random_start=False)
+        theirs = foolbox_attack(attack, eps)
     else:
-        theirs = torchattacks_attack(build(model, eps=eps, alpha=step_size, steps=steps, random_start=False))
-    ours = pgd(model, x, y, eps=eps, norm=norm, step_size=step_size, steps=steps, random_start=False)
-    differing = ((ours - theirs).abs() > (1e-3 if norm == "l2" else 1e-5)).float().mean().item()
-    print(f"PGD and {library}, {norm}, eps {eps}, {steps} steps: {differing:.4%} of the pixels differ")
+        attack = torchattacks.PGD(model, eps=eps, alpha=step_size, steps=steps, random_start=False)
+        theirs = torchattacks_attack(attack)
+    ours = pgd(model, x, y, eps=eps, step_size=step_size, steps=steps, random_start=False)
+    differing = ((ours - theirs).abs() > 1e-5).float().mean().item()
+    record_property("share of pixels that differ", differing)
+    print(f"PGD and {library}, eps {eps}, {steps} steps: {differing:.4%} of the pixels differ")
     assert differing < 0.005  # the road bends where a gradient is negligible, and takes its neighbours along
     torch.testing.assert_close(losses(model, ours, y), losses(model, theirs, y), rtol=0.02, atol=0.02)
-    if norm == "l2":
-        assert in_l2_ball(ours, x, eps) and (ours - x).flatten(1).norm(dim=1).max() > 0.6 * eps and differing == 0
+
+
+@pytest.mark.parametrize("eps, step_size, steps", [(1.0, 0.2, 5), (3.0, 0.5, 10)])
+@pytest.mark.parametrize("library", ["foolbox", "torchattacks"])
+def test_l2_pgd_agrees_with_other_libraries(library, eps, step_size, steps):
+    model, x, y = small_net_and_digits()
+    if library == "foolbox":
+        theirs = foolbox_attack(foolbox.attacks.L2PGD(abs_stepsize=step_size, steps=steps, random_start=False), eps)
+    else:
+        attack = torchattacks.PGDL2(model, eps=eps, alpha=step_size, steps=steps, random_start=False)
+        theirs = torchattacks_attack(attack)
+    ours = pgd(model, x, y, eps=eps, norm="l2", step_size=step_size, steps=steps, random_start=False)
+    assert in_l2_ball(ours, x, eps) and (ours - x).flatten(1).norm(dim=1).max() > 0.6 * eps
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
+    torch.testing.assert_close(losses(model, ours, y), losses(model, theirs, y), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("momentum", [1.0, 0.5])
@@ -130,6 +155,28 @@ def test_targeted_pgd_agrees_with_foolbox():
     ours = pgd(model, x, y, eps=0.1, step_size=0.02, steps=8, random_start=False, target=aim)
     assert ((ours - theirs).abs() > 1e-5).float().mean() < 0.005
     assert (losses(model, ours, aim) < losses(model, x, aim)).all()
+
+
+def test_one_pgd_step_of_length_eps_from_the_image_is_fgsm_to_the_bit():
+    model, x, y = small_net_and_digits()
+    for eps in (0.0, 0.03, 0.1, 0.3, 1.0):
+        step_size = eps or None
+        one_step = pgd(model, x, y, eps=eps, step_size=step_size, steps=1, random_start=False)
+        assert torch.equal(one_step, fgsm(model, x, y, eps=eps))
+
+
+def test_pgd_is_stronger_than_fgsm_and_fgsm_than_noise():
+    model, x, y = small_net_and_digits()
+    generator = torch.Generator().manual_seed(0)
+    noise, one, many = (
+        losses(model, attack(model, x, y, eps=0.1), y).mean()
+        for attack in (
+            functools.partial(random_noise, generator=generator),
+            fgsm,
+            functools.partial(pgd, random_start=False),
+        )
+    )
+    assert losses(model, x, y).mean() + 0.5 < one and noise + 0.5 < one < many
 
 
 class Turning(nn.Module):

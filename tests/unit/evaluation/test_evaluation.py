@@ -46,7 +46,7 @@ def test_predictions_are_the_softmax_of_the_logits_in_eval_mode_in_parts():
     assert max(sizes) <= 500 and sum(sizes) == 1203 and not probabilities.requires_grad
     with eval_mode(model), torch.no_grad():
         expected = torch.from_numpy(softmax(model(x).double().numpy(), axis=1))
-    torch.testing.assert_close(probabilities.double(), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(probabilities.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("k, n", [(0, 1), (1, 1), (0, 10), (10, 10), (3, 10), (981, 1000), (1, 1000), (5000, 10000)])
