@@ -26,7 +26,7 @@ We attack `1 - x`, a dark digit on a white ground. What does FGSM do to the whit
     "lengths",
     r"""two lengths of a change
 
-Write both norms of the changes of a batch: the $\ell_\infty$ norm, which is the largest move of a single pixel, and the $\ell_2$ norm, the root of the sum of all squared moves. Each image has its own two numbers.""",
+Write both norms of the changes of a batch. The $\ell_\infty$ norm is the largest move of a single pixel. The $\ell_2$ norm is the root of the sum of all squared moves. Each image has its own two numbers.""",
     hints=(
         "A change has four axes: images, channels, rows, columns. Over which of them do you take the largest move?",
         "`delta.flatten(1)` has one row for each image. A move of −0.3 is as large as one of +0.3.",

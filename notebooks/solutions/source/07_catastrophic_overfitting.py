@@ -83,7 +83,7 @@ def without_the_last_clip(model, x, y, eps, k, generator):
     "alignment",
     r"""the alignment of two gradients
 
-The gradient alignment of an image is the **cosine** of two of its gradients, one at the image and one at a random point of the ball: their dot product, divided by both lengths. It is 1 if the gradient does not turn at all. Write it for a batch.""",
+The gradient alignment of an image compares two of its gradients, one at the image and one at a random point of the ball. It is their **cosine**: their dot product, divided by both lengths. It is 1 if the gradient does not turn at all. Write it for a batch.""",
     hints=(
         "Each image has its own cosine. Over which axes do you add?",
         "With one row for each image: the sum of the products, and the root of the sum of the squares, both along axis 1.",
@@ -189,7 +189,7 @@ here.explain(
     r"""two steps in place of one
 
 Why might PGD with two steps during the training be harder to overfit to than FGSM? Say what the network learned in the fall, and why this trick does not work against a second step. What does it cost?""",
-    r"""In the fall, the network learned a loss that is not straight along FGSM's own direction: the full step of FGSM lands where the loss is low again, while shorter steps and other directions still do harm. This trick needs to know where the attack will land, and FGSM always lands at a corner of the ball that one gradient at the clean image decides. With two steps, the second gradient is taken somewhere else. If the loss has bent, the second gradient sees it and turns. So the network would have to bend the loss along paths that depend on its own bends. That is harder, but not impossible: at a larger radius two steps may fail as well, and PGD accuracy has to be watched all the same. The price is one more gradient for each batch: three passes in place of two.""",
+    r"""In the fall, the network learned a loss that is not straight along FGSM's own direction. The full step of FGSM lands where the loss is low again. Shorter steps and other directions still do harm. This trick needs to know where the attack will land, and FGSM always lands at a corner of the ball that one gradient at the clean image decides. With two steps, the second gradient is taken somewhere else. If the loss has bent, the second gradient sees it and turns. So the network would have to bend the loss along paths that depend on its own bends. That is harder, but not impossible: at a larger radius two steps may fail as well, and PGD accuracy has to be watched all the same. The price is one more gradient for each batch: three passes in place of two.""",
     contains=(
         "what the network learned: a loss that is not straight along one known direction;",
         "the second gradient is taken at a point that the first one does not decide alone;",
