@@ -54,7 +54,8 @@ def loss_gradient(model, x, y, loss, *, targeted=False):
         validation.path(gradient is not None, "model")
         validation.gradient(gradient)
         validation.warn_if_blind(gradient, (-1 if targeted else 1) * cw(logits, y).detach() <= 0)
-        return gradient.ldexp(exponent.view(-1, 1, 1, 1)), logits.detach()
+        power = torch.ones_like(gradient[:, :1, :1, :1]).ldexp(exponent.view(-1, 1, 1, 1))  # slow for whole images
+        return gradient * power, logits.detach()
 
 
 def strongest(model, runs, criterion):

@@ -116,6 +116,33 @@ def test_square_begins_with_stripes_and_paints_squares_of_one_sign():
     assert max(sides[:12]) > 2 and max(sides[-40:]) <= 2
 
 
+def test_squares_are_halved_in_area_at_the_nine_milestones_of_the_paper():
+    x, y = torch.full((60, 1, 20, 20), 0.5), torch.zeros(60, dtype=torch.long)
+    asked = []
+
+    def indifferent(at):  # no picture is ever kept, so each differs from the stripes in its square alone
+        asked.append(at)
+        return torch.tensor([2.0, 0.0]).expand(len(at), 2)
+
+    square(Called(indifferent), x, y, eps=0.1, n_queries=200, generator=seeded())
+    after = [10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000]  # of 10,000: section 4 of arXiv:1912.00049
+    for query, tried in enumerate(asked[1:], 1):
+        share = 0.8 * 0.5 ** sum(query * 10_000 > milestone * 200 for milestone in after)
+        rows = (tried != asked[0]).any(3).sum(2)
+        assert rows.max() == max(1, round(20 * share**0.5)), f"query {query}"
+
+
+class Called(nn.Module):
+    """A function as a model."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
 @pytest.mark.parametrize("p_init, most", [(0, 1), (1, 64)])
 def test_the_first_share_says_how_large_the_squares_are_and_each_image_has_its_own(p_init, most):
     model, (x, y) = Threshold(), batch(30)
