@@ -11,6 +11,7 @@ from advutils.attacks.base import attack
 from advutils.attacks.black_box import grey, random_noise, square
 from advutils.attacks.gradient import fgsm, fgsm_step, input_gradient, pgd, project, targeted
 from advutils.attacks.losses import cross_entropy, cw, dlr, margin
+from advutils.budgets.minimum_norm import Radii, deepfool, fmn, minimum_norm
 from advutils.certify import certified, certified_radius, ibp, interval_bounds, margin_bounds, tighten
 from advutils.credibility import Checklist, checklist
 from advutils.data import device, load_data, make_loader, shift, split
@@ -41,14 +42,14 @@ from advutils.utils.traits import describe
 from advutils.utils.weights import load_weights, save_weights
 
 __all__ = [
-    "Accuracy", "Checklist", "Contrast", "History", "Normalize", "WorstCase", "accuracy", "accuracy_vs_eps",
+    "Accuracy", "Checklist", "Contrast", "History", "Normalize", "Radii", "WorstCase", "accuracy", "accuracy_vs_eps",
     "adversarial", "attack", "autoattack", "cache_dir", "certified", "certified_radius", "check_parameters",
-    "checklist", "clean", "cross_entropy", "cw", "describe", "device", "dlr", "eval_mode", "fgsm", "fgsm_step",
-    "fit", "fuse_batch_norm", "grey", "guess", "guess_score", "ibp", "initialised", "input_gradient",
-    "interval_bounds", "ledger", "load_data", "load_measurement", "load_weights", "make_loader", "margin",
-    "margin_bounds", "mcnemar", "mixed", "n_fgsm", "pgd", "predict", "project", "random_fgsm", "random_noise",
-    "read_digit", "save_weights", "shift", "small_cnn", "split", "square", "strided_cnn", "survivors", "targeted",
-    "tighten", "trades", "trained", "vgg", "wilson", "worst_case",
+    "checklist", "clean", "cross_entropy", "cw", "deepfool", "describe", "device", "dlr", "eval_mode", "fgsm",
+    "fgsm_step", "fit", "fmn", "fuse_batch_norm", "grey", "guess", "guess_score", "ibp", "initialised",
+    "input_gradient", "interval_bounds", "ledger", "load_data", "load_measurement", "load_weights", "make_loader",
+    "margin", "margin_bounds", "mcnemar", "minimum_norm", "mixed", "n_fgsm", "pgd", "predict", "project",
+    "random_fgsm", "random_noise", "read_digit", "save_weights", "shift", "small_cnn", "split", "square",
+    "strided_cnn", "survivors", "targeted", "tighten", "trades", "trained", "vgg", "wilson", "worst_case",
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from advutils.utils.contracts import Attack, Loader
 from advutils.utils.fusion import fuse_batch_norm
 from advutils.utils.hashes import image_hashes, train_hashes_of
 from advutils.utils.inference import eval_mode, predict_logits
-from advutils.utils.traits import bound_to, hurried, norm_of, seeded, traits_of
+from advutils.utils.traits import hurried, norm_of, seeded, sweep_of
 
 
 class Accuracy(NamedTuple):
@@ -93,10 +93,12 @@ def survivors(
         raise ValueError(f"attack: got None with eps={eps}; accepts an attack whenever eps is given")
     if attack is not None:
         validation.attack(attack)
-    return _sweep(model, loader, attack, [0.0 if attack is None else eps])[1]
+    return _survived(model, loader, [(attack, [0.0 if attack is None else eps])])[0]
 
 
-def accuracy_vs_eps(model: nn.Module, loader: Loader, attack: Attack, eps_values: Iterable[float]) -> list[Accuracy]:
+def accuracy_vs_eps(
+    model: nn.Module, loader: Loader, attack: Attack, eps_values: Iterable[float], *, nested: bool = False
+) -> list[Accuracy]:
     """Accuracy under an attack at each of several radii, in one pass over the loader.
 
     FGSM, whose direction does not depend on eps, takes one gradient an image for the whole curve, and the accuracy at
@@ -105,6 +107,12 @@ def accuracy_vs_eps(model: nn.Module, loader: Loader, attack: Attack, eps_values
     Args:
         model, loader, attack: as for `accuracy`.
         eps_values: the radii in pixel units, each 0 to 1.
+        nested: use that the balls are nested, the largest first. An image that the attack leaves at one radius counts
+            as left at every smaller one and is attacked no more; an image that falls at a radius has fallen at every
+            larger one, so the curve can only fall. This changes what a value means: some of the images that count as
+            left were attacked at a larger radius only. It is right for an attack that finds in a large ball what it
+            finds in a small one: for PGD, not for FGSM, nor where gradients are hidden (`checklist`). A curve that
+            rises, the sign of a broken attack, cannot be seen in it.
 
     Returns:
         List of Accuracy records, one for each eps, in the order given.
@@ -112,18 +120,22 @@ def accuracy_vs_eps(model: nn.Module, loader: Loader, attack: Attack, eps_values
     Raises:
         TypeError, ValueError: as `accuracy`.
 
-    Taught in 02_fgsm_attack.ipynb.
+    Taught in 02_fgsm_attack.ipynb, `nested` in 15_other_budgets.ipynb.
     """
     validation.attack(attack)
-    eps_values = validation.radii(eps_values, "eps_values")
-    return [wilson(alive) for alive in _sweep(model, loader, attack, eps_values)[1:]]
+    eps_values = [validation.eps(eps, norm=norm_of(attack)) for eps in validation.radii(eps_values, "eps_values")]
+    order = sorted(eps_values, reverse=True) if nested else eps_values
+    runs = [(attack, order)] if sweep_of(attack) else [(attack, [eps]) for eps in order]
+    curve = [*map(wilson, _survived(model, loader, runs, settled=True if nested else None))]
+    return [curve[order.index(eps)] for eps in eps_values] if nested else curve
 
 
 class WorstCase(NamedTuple):
     """What several attacks leave: each by itself, all of them so far, and which images survived them all.
 
     `individual` and `cumulative` are {label: Accuracy} in the order of the attacks. `cumulative` counts the
-    images that survived this attack and all before it, so it can only fall. `robust` is a bool tensor (n,).
+    images that survived this attack and all before it, so it can only fall. `robust` is a bool tensor (n,). After a
+    cascade `individual` is empty.
     """
 
     individual: dict
@@ -136,20 +148,25 @@ class WorstCase(NamedTuple):
         return wilson(self.robust)
 
     def __str__(self):
-        wide = max(map(len, self.individual)) + 2
+        wide = max(map(len, self.cumulative)) + 2
+        alone = {label: f"{record.value:.1%}" for label, record in self.individual.items()}
         lines = [f"{'':{wide}}individual   cumulative"]
-        for label, left in self.cumulative.items():
-            lines.append(f"{label:{wide}}{self.individual[label].value:10.1%}   {left}")
+        lines += [f"{label:{wide}}{alone.get(label, ''):>10}   {left}" for label, left in self.cumulative.items()]
         return "\n".join(lines)
 
 
-def worst_case(model: nn.Module, loader: Loader, attacks: dict[str, Attack], *, eps: float) -> WorstCase:
+def worst_case(
+    model: nn.Module, loader: Loader, attacks: dict[str, Attack], *, eps: float, cascade: bool = False
+) -> WorstCase:
     """For each image the worst of several attacks, its clean version and the step towards grey (`grey`) included.
 
     Args:
         model, loader: as for `accuracy`.
         attacks: {label: attack}, of one norm; they are tried in this order, after "clean" and "grey".
         eps: the radius in pixel units, 0 to 1 (l_2: a Euclidean length).
+        cascade: let each attack have only the images that all before it have left, as AutoAttack does, the cheap ones
+            first. The worst case stays what it is, up to the random starts of an attack, whose batches are smaller now.
+            What an attack finds alone is not measured.
 
     Returns:
         WorstCase(individual, cumulative, robust).
@@ -157,7 +174,8 @@ def worst_case(model: nn.Module, loader: Loader, attacks: dict[str, Attack], *, 
     Raises:
         TypeError, ValueError: attacks that are no such dict or of different norms, or as `accuracy`.
 
-    Carlini et al., 2019, arXiv:1902.06705, section 4. Taught in 06_strong_attacks.ipynb.
+    Carlini et al., 2019, arXiv:1902.06705, section 4. Taught in 06_strong_attacks.ipynb, `cascade` in
+    15_other_budgets.ipynb.
     """
     if not isinstance(attacks, dict) or not attacks or {"clean", "grey"} & attacks.keys():
         raise TypeError(f"attacks: got {attacks!r}; accepts a dict of attacks by label, without 'clean' and 'grey'")
@@ -166,17 +184,14 @@ def worst_case(model: nn.Module, loader: Loader, attacks: dict[str, Attack], *, 
     norms = {norm_of(attack) for attack in attacks.values()}
     if len(norms) > 1:
         raise ValueError(f"attacks: got attacks of different norms, {', '.join(sorted(norms))}; accepts those of one")
-    keys, clean = _sweep(model, loader, None, [0.0])
-    survived = {"clean": clean}
-    for label, attack in ({"grey": partial(grey, norm=norms.pop())} | attacks).items():
-        order, survived[label] = _sweep(model, loader, attack, [eps])
-        if not torch.equal(order, keys):  # at the second pass, which costs little
-            raise ValueError("loader: got one that shuffles; accepts a fixed order, as attacks are paired")
-    robust, cumulative = torch.ones_like(survived["clean"]), {}
-    for label, those in survived.items():
-        robust = robust & those
-        cumulative[label] = wilson(robust)
-    return WorstCase({label: wilson(those) for label, those in survived.items()}, cumulative, robust)
+    attacks = {"grey": partial(grey, norm=norms.pop())} | attacks
+    runs = [(None, [0.0])] + [(attack, [eps]) for attack in attacks.values()]
+    alive = torch.stack(
+        _survived(model, loader, runs, settled=False if cascade else None)
+    )  # (runs, n), of one pass over the loader
+    together = alive.int().cummin(0).values.bool()
+    individual, cumulative = (dict(zip(("clean", *attacks), map(wilson, each))) for each in (alive, together))
+    return WorstCase({} if cascade else individual, cumulative, together[-1])
 
 
 class McNemar(NamedTuple):
@@ -226,24 +241,36 @@ def wilson(correct: torch.Tensor, z: float = 1.96) -> Accuracy:
     return Accuracy(p, max(0.0, centre - half) if k else 0.0, min(1.0, centre + half) if k < n else 1.0, n)
 
 
-def _sweep(model, loader, attack, eps_values):
-    """Tensors (n,): the `image_hashes`, and for each eps which images survive."""
+def _survived(model, loader, runs, *, settled=None):
+    """Which images survive each radius of each of the runs (attack, eps_values): bool tensors (n,).
+
+    What has been settled is attacked no more: with False, what has fallen (a cascade); with True, what has survived
+    (nested balls, the largest first).
+    """
     validation.module(model)
     validation.WARNED.clear()
-    attack, norm = hurried(attack), norm_of(attack)
-    eps_values = [validation.eps(eps, norm=norm) for eps in eps_values]
+    runs = [(hurried(attack), [validation.eps(eps, norm=norm_of(attack)) for eps in values]) for attack, values in runs]
 
     def survive(x, y, index):
-        for eps, (x_adv, logits) in zip(eps_values, _attacked(attack, network, x, y, eps_values, index)):
-            if attack is not None:
-                validation.attacked(x_adv, x, eps, norm)
-            if logits is None:
-                logits = predict_logits(network, x_adv, y)
-            yield logits.argmax(1) == y
+        unsettled = torch.ones_like(y, dtype=torch.bool)
+        for attack, eps_values in runs:
+            i = unsettled.nonzero().flatten()
+            verdicts = _correct(attack, network, x[i], y[i], eps_values, index)
+            for correct in verdicts if len(i) else [y[i].bool()] * len(eps_values):
+                alive = unsettled.index_put((i,), correct).where(unsettled, bool(settled))
+                unsettled = unsettled if settled is None else alive != settled
+                yield alive
 
     with eval_mode(model):
         network = fuse_batch_norm(model)
-        return per_image(model, loader, survive)
+        return per_image(model, loader, survive)[1:]
+
+
+def _correct(attack, model, x, y, eps_values, index):
+    """Which of the images x are read correctly after the attack, for each eps in turn."""
+    for eps, (x_adv, logits) in zip(eps_values, _attacked(attack, model, x, y, eps_values, index)):
+        validation.attacked(x_adv, x, eps, norm_of(attack))
+        yield (predict_logits(model, x_adv, y) if logits is None else logits).argmax(1) == y
 
 
 def per_image(model, loader, judge):
@@ -265,7 +292,6 @@ def _attacked(attack, model, x, y, eps_values, index):
     """(x_adv, logits or None) for each eps: only a sweep of the attack's own may have logits to give."""
     if attack is None:
         return [(x, None) for _ in eps_values]
-    sweep = traits_of(attack).sweep
-    if sweep is not None and not bound_to(attack):
-        return sweep(model, x, y, eps_values)
+    if sweep_of(attack) is not None:
+        return sweep_of(attack)(model, x, y, eps_values)
     return ((seeded(attack, index)(model, x.clone(), y, eps=eps), None) for eps in eps_values)

@@ -43,6 +43,8 @@ OPTIONS = {  # what the arguments of attacks are checked by, under the same name
 def attack(*, reads_model: bool = True, **traits: Any) -> Callable:
     """Make a function (model, x, y, *, eps, ...) an attack whose arguments are checked before it runs, each once.
 
+    A function without an `eps` is one that looks for the smallest change: it refuses an eps.
+
     Args:
         reads_model: whether model and labels are checked too; noise reads neither.
         **traits: what the attack states of itself, as `Traits` lists it.
@@ -52,11 +54,16 @@ def attack(*, reads_model: bool = True, **traits: Any) -> Callable:
     """
 
     def decorate(function):
-        options = inspect.signature(function).parameters.keys() & OPTIONS.keys()
+        parameters = inspect.signature(function).parameters.keys()
+        options = parameters & OPTIONS.keys()
 
         @functools.wraps(function)
-        def checked(model, x, y, *, eps, **given):
-            eps = validation.eps(eps, norm=norm_of(partial(checked, **given)))
+        def checked(model, x, y, *, eps=None, **given):
+            norm = norm_of(partial(checked, **given))
+            if "eps" in parameters:
+                given["eps"] = validation.eps(eps, norm=norm)
+            else:
+                validation.no_eps(eps, norm)
             given |= {name: OPTIONS[name](given[name], name) for name in options & given.keys()}
             validation.images(x)
             if reads_model:
@@ -64,7 +71,7 @@ def attack(*, reads_model: bool = True, **traits: Any) -> Callable:
                 validation.model(model, x)
             if given.get("target") is not None:
                 validation.labels(given["target"], x, "target")
-            return function(model, x.detach(), y, eps=eps, **given)
+            return function(model, x.detach(), y, **given)
 
         checked.traits = Traits(**traits)
         return checked
@@ -82,6 +89,17 @@ def traits_of(function: Callable | None) -> Traits:
 def bound_to(function: Callable | None) -> dict:
     """The keyword arguments that `functools.partial` has bound to an attack."""
     return function.keywords if isinstance(function, partial) else {}
+
+
+def takes_eps(function: Callable) -> bool:
+    """Whether an attack has to be told a radius."""
+    eps = inspect.signature(function).parameters.get("eps")
+    return eps is not None and eps.default is inspect.Parameter.empty
+
+
+def sweep_of(function: Callable | None) -> Callable | None:
+    """The attack's own way to many radii, where it has one that knows all options that are bound to it: none."""
+    return None if bound_to(function) else traits_of(function).sweep
 
 
 def norm_of(function: Callable | None) -> str:

@@ -164,6 +164,13 @@ def eps(value, name="eps", *, norm="linf"):
     return float(_within(value, name, 0, 1, f"0 to 1{hint}"))
 
 
+def no_eps(value, norm):
+    """Raise if an attack that looks for the smallest change is told a radius, or its norm is none of ours."""
+    one_of(norm, "norm", ("linf", "l2"))
+    if value is not None:
+        raise TypeError(f"eps: got {value!r}; accepts none, as this attack finds the radius (see `minimum_norm`)")
+
+
 def radii(values, name):
     """Return `values` as a list; raise unless there is at least one. `eps` checks each of them."""
     listed = list(values) if isinstance(values, Iterable) else []

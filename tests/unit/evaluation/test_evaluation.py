@@ -24,10 +24,14 @@ from advutils.utils.inference import eval_mode
 
 
 class Brightness(nn.Module):
-    """Class 1 where the mean pixel is above one half."""
+    """Class 1 where the mean pixel is above one half, or another level."""
+
+    def __init__(self, level=0.5):
+        super().__init__()
+        self.level = level
 
     def forward(self, x):
-        light = x.mean((1, 2, 3)) - 0.5
+        light = x.mean((1, 2, 3)) - self.level
         return torch.stack([-light, light], 1)
 
 
@@ -105,6 +109,44 @@ def test_fgsm_takes_one_gradient_an_image_for_the_whole_sweep_and_others_what_th
         with ledger(model) as spent:
             measure(model, data)
         assert (spent.forwards, spent.backwards) == (11 * forwards, 11 * backwards)
+
+
+@pytest.mark.parametrize("attack", [fgsm, partial(pgd, steps=3, random_start=False), random_noise], ids=describe)
+def test_in_a_nested_sweep_what_is_left_at_a_larger_radius_is_left_at_a_smaller_one(attack):
+    model, data, radii = conv_net(), loader(40), [0.3, 0.05, 0.1, 0.3]
+    alive = {eps: survivors(model, data, attack, eps=eps) for eps in radii}
+    alive[0.1] = alive[0.1] | alive[0.3]
+    alive[0.05] = alive[0.05] | alive[0.1]
+    curve = accuracy_vs_eps(model, data, attack, radii, nested=True)
+    assert curve[1].value >= curve[2].value >= curve[0].value and curve[0] == curve[3]
+    if attack is not random_noise:  # a smaller batch draws other noise
+        assert curve == [wilson(alive[eps]) for eps in radii]
+
+
+def test_a_nested_sweep_attacks_only_what_has_fallen_at_every_larger_radius():
+    met = []
+
+    @as_attack()
+    def darken(model, x, y, *, eps):
+        met.append((eps, len(x)))
+        return (x - eps).clamp(min=0)
+
+    model, data, radii = Brightness(), flat(0.95, 0.85, 0.65, 0.55, 0.1, batch_size=5), [0.1, 0.2, 0.3, 0.4]
+    expected = accuracy_vs_eps(model, data, darken, radii)
+    assert [record.value for record in expected] == [0.6, 0.4, 0.4, 0.2] and [n for _, n in met] == [5] * 4
+    met.clear()
+    assert accuracy_vs_eps(model, data, darken, radii, nested=True) == expected
+    assert met == [(0.4, 5), (0.3, 4), (0.2, 3), (0.1, 3)]
+
+
+def test_a_nested_sweep_cannot_rise_where_a_broken_attack_does():
+    @as_attack()
+    def gives_up(model, x, y, *, eps):
+        return x - (eps if eps < 0.3 else 0)
+
+    model, data, radii = Brightness(), flat(0.9, 0.65, 0.55, 0.4), [0.1, 0.2, 0.3, 0.4]
+    assert [record.value for record in accuracy_vs_eps(model, data, gives_up, radii)] == [0.5, 0.25, 0.75, 0.75]
+    assert [record.value for record in accuracy_vs_eps(model, data, gives_up, radii, nested=True)] == [0.75] * 4
 
 
 def test_a_sweep_that_knows_nothing_of_a_bound_option_is_not_used():
@@ -200,6 +242,38 @@ def test_the_worst_case_is_the_and_of_the_survivors():
     assert in_l2.individual["grey"] == accuracy(model, data, partial(grey, norm="l2"), eps=1.5)
 
 
+def test_a_cascade_finds_the_same_worst_case_and_attacks_survivors_only():
+    model, data, met = linear(), loader(40), {}
+
+    def spied(label, attack):
+        @as_attack()
+        def spy(model, x, y, *, eps):
+            met[label] = met.get(label, 0) + len(x)
+            return attack(model, x, y, eps=eps)
+
+        return spy
+
+    attacks = {
+        label: spied(label, attack)
+        for label, attack in {"FGSM": fgsm, "PGD": partial(pgd, steps=3, random_start=False), "again": fgsm}.items()
+    }
+    whole, cascade = (worst_case(model, data, attacks, eps=0.02, cascade=on) for on in (False, True))
+    assert cascade.cumulative == whole.cumulative and torch.equal(cascade.robust, whole.robust)
+    assert cascade.individual == {} and cascade.accuracy == whole.accuracy
+    left = [round(40 * cascade.cumulative[label].value) for label in ("grey", "FGSM", "PGD")]
+    assert met == {label: 40 + n for label, n in zip(attacks, left)} and 40 > left[0] > left[1] > 0
+    assert [line.split()[:2] for line in str(cascade).splitlines()[2:3]] == [["grey", f"{left[0] / 0.4:.1f}%"]]
+
+
+def test_a_cascade_goes_on_when_nothing_is_left():
+    result = worst_case(Brightness(), flat(0.1, 0.2), {"FGSM": fgsm, "PGD": pgd}, eps=0.1, cascade=True)
+    assert result.robust.tolist() == [False, False] and result.cumulative["PGD"].value == 0
+    assert [record.value for record in accuracy_vs_eps(Brightness(), flat(0.1), fgsm, [0.1, 0.2], nested=True)] == [
+        0,
+        0,
+    ]
+
+
 def test_a_wrong_image_is_attacked_too_and_a_helpful_attack_does_not_help_the_worst_case():
     def light(model, x, y, *, eps):
         return x + eps
@@ -219,10 +293,20 @@ SHUFFLED = {
 }
 
 
+@pytest.mark.parametrize("cascade", [False, True])
 @pytest.mark.parametrize("build", SHUFFLED.values(), ids=SHUFFLED)
-def test_a_worst_case_refuses_whatever_shuffles(build):
-    with refused("loader", "shuffles"):
-        worst_case(linear(), build(dataset(40)), {"noise": random_noise}, eps=0.0)
+def test_a_worst_case_pairs_its_attacks_image_by_image_in_whatever_order_they_come(build, cascade):
+    """Two attacks that darken complementary halves of the images leave none of them; paired badly, they leave some."""
+
+    def darken(which, model, x, y, *, eps):
+        bright = x.mean((1, 2, 3), keepdim=True) > 0.4
+        return torch.where(bright == which, x - eps, x)
+
+    levels = torch.linspace(0.31, 0.49, 40)[:, None, None, None].expand(-1, 1, 4, 4).clone()
+    loader = build(TensorDataset(levels, torch.ones(40, dtype=torch.int64)))
+    halves = {"bright": partial(darken, True), "dark": partial(darken, False)}
+    result = worst_case(Brightness(0.3), loader, halves, eps=0.2, cascade=cascade)  # grey makes them brighter
+    assert result.accuracy.value == 0 and 0 < result.cumulative["bright"].value < 1
 
 
 def records(only_first, only_second, both=3, neither=2):
