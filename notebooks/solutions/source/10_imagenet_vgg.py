@@ -30,7 +30,7 @@ Write what the notebook imports as `to_levels`: attacked images as whole grey le
     ),
 )
 def my_save_levels(x_adv, x):
-    """For images in [0, 1]: whole levels 0 to 255, each between the clean and the attacked pixel."""
+    """For images in [0, 1]: whole levels 0 to 255, each rounded towards the clean one."""
     ### BEGIN SOLUTION
     levels = (255 * x).round()
     change = 255 * x_adv - levels
@@ -86,7 +86,7 @@ A very simple file format: each pixel, in grey levels, is divided by a step, rou
     ),
 )
 def my_quantiser_gradient(net, x, y, step):
-    """The gradient, for x, of each image's cross-entropy behind the rounding, by the slope of the soft rounding."""
+    """The gradient of each image's loss behind the file, by the slope of the soft rounding."""
     ### BEGIN SOLUTION
     pixels = x.clone().requires_grad_()
     a = 255 * pixels / step
@@ -164,7 +164,7 @@ Write *one* step of `averaged_pgd`, with the noise given: `noises` has the shape
     ),
 )
 def my_averaged_step(model, x_adv, x, y, noises, eps, step_size):
-    """x_adv after one step along the mean gradient of its shaken copies, in the ball around x and in [0, 1]."""
+    """x_adv after one step along the mean gradient of its shaken copies, in the ball around x."""
     ### BEGIN SOLUTION
     total = torch.zeros_like(x)
     for noise in noises:
@@ -231,8 +231,8 @@ here.explain(
     "copy_forward",
     r"""the copy in both directions
 
-`ReadsJpeg` without its last line would hand the soft copy to the network: forward as well as backward. Each gradient would then be the true gradient of a smooth function. What could go wrong for the attackers all the same? How would they notice?""",
-    r"""The attack would then be made against the copy, and not against the file. The copy differs from the true JPEG by about one grey level on average: the soft rounding lies beside the stairs, and the colour channels are enlarged in another way. The network's loss and gradient are taken at the copy's output, so they belong to an image that the network never reads. An attack can use this difference: it finds an image whose *copy* is misread by a little, while the file of the same image is read correctly. So the attack would report success where the defence holds, and its steps would be good steps for another function. With BPDA the forward value is exact: the loss that the attack sees is the loss of the file, and only the direction is a guess. The attackers notice it if they measure the attack on real files, read by the network after the attack has ended, as the notebook does: compare the share that is misread behind the copy with the share that is misread behind `jpeg`. If the first is much larger, then the attack has broken the copy.""",
+`ReadsJpeg` without its last line would hand the soft copy to the network: forward as well as backward. Each gradient would then belong exactly to what the network was given. What could go wrong for the attackers all the same? How would they notice?""",
+    r"""The attack would then be made against the copy, and not against the file. The copy differs from the true JPEG by about one grey level on average: the soft rounding lies beside the stairs, and the colour channels are enlarged in another way. The network's loss and gradient are taken at the copy's output, so they belong to an image that the network never reads. An attack can use this difference: it finds an image whose *copy* is misread by a little, while the file of the same image is read correctly. So the attack would report success where the defence holds, and its steps would be good steps against another defence. With BPDA the forward value is exact: the loss that the attack sees is the loss of the file, and only the direction is a guess. The attackers notice it if they measure the attack on real files, read by the network after the attack has ended, as the notebook does: compare the share that is misread behind the copy with the share that is misread behind `jpeg`. If the first is much larger, then the attack has broken the copy.""",
     contains=(
         "forward, the copy is not the file, and the network is judged on the file;",
         "where the loss and the gradient are computed: at an image that the network never reads;",

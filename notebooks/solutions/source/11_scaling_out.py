@@ -85,7 +85,7 @@ You have some hours. Plain training takes `seconds` for an image, and you plan `
     ),
 )
 def my_largest_k(hours, seconds, n_images, epochs, error):
-    """The largest number of attack steps that fits into the hours; -1 if not even plain training does."""
+    """The largest number of attack steps that fits; -1 if not even plain training does."""
     ### BEGIN SOLUTION
     plain_hours = seconds * n_images * epochs * error / 3600
     times = hours / plain_hours

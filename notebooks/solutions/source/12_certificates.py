@@ -111,7 +111,7 @@ def the_smallest_of_all_classes(weight, bias, lower, upper, y):
     "worst_loss",
     r"""the loss of the worst logits
 
-Now only the intervals of the *logits* are given, `lower` and `upper`, both `(N, K)`. Write the largest mean cross-entropy that any logits in these intervals can have. (This is the second part of the loss of a training with bounds. It would be smaller with the folded differences.) `F.cross_entropy` needs one row of logits for each image: which end of each interval do the attackers choose?""",
+Now only the intervals of the *logits* are given, `lower` and `upper`, both `(N, K)`. Write the largest mean cross-entropy that any logits in these intervals can have. (A training with bounds minimises such a loss. It takes the sharper differences of `margin_bounds`.) `F.cross_entropy` needs one row of logits for each image: which end of each interval do the attackers choose?""",
     hints=(
         "The cross-entropy grows if the true logit falls. What happens to it if another logit rises?",
         "Each image needs the lower end for its true class, and the upper end for each other class. Begin with a copy of one of the two.",
