@@ -12,6 +12,9 @@ from advutils.exercises.check import (
     notebook_07,
     notebook_08,
     notebook_09,
+    notebook_10,
+    notebook_11,
+    notebook_12,
     notebook_13,
 )
 from advutils.exercises.check.notebook_13 import bugs_found as bugs_found
@@ -19,7 +22,7 @@ from advutils.exercises.framework import Choice, Exercise, Prediction
 
 MODULES = (
     notebook_01, notebook_02, notebook_03, notebook_04, notebook_05, notebook_06, notebook_07, notebook_08, notebook_09,
-    notebook_13,
+    notebook_10, notebook_11, notebook_12, notebook_13,
 )  # fmt: skip
 EXERCISES = {
     value.name: value

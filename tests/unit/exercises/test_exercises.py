@@ -246,3 +246,13 @@ def test_the_step_that_helps():
     assert torch.equal(answers_after(x[misread], answers[misread]), answers[misread])
     white, black = predict(vgg, torch.ones(1, 1, 28, 28))[0], predict(vgg, torch.zeros(1, 1, 28, 28))[0]
     assert abs(white[8] - 0.61) < 0.02 and black[1] > 0.99
+
+
+def test_small_parts_of_a_batch_wait_for_the_exchange():
+    cells = nbformat.read(NOTEBOOKS["11_scaling_out.ipynb"].path, as_version=4).cells
+    names = {"photo_flops": 30.9e9, "weights": 138.4e6, "rule_error": [0.82, 1.56]}
+    exec(next(cell.source for cell in cells if cell.id == "plan"), names)
+    for per_gpu, pgd_10, plain in ((64, (15.0, 148.3), 2.4), (8, (19.4, 190.8), 19.4)):
+        names["per_gpu"] = per_gpu
+        assert all(abs(names["imagenet_hours"](8, 10, end == 0) - hours) < 0.1 for end, hours in enumerate(pgd_10))
+        assert abs(names["imagenet_hours"](8, 0, True) - plain) < 0.05

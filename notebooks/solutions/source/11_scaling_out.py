@@ -1,0 +1,208 @@
+"""The exercises of notebook 11, going further."""
+
+from exercises import Notebook
+
+here = Notebook(__file__)
+
+here.predict(
+    "mixed_cost",
+    r"""both kinds of images, three steps
+
+Mixed training attacks with FGSM, and trains on the clean *and* on the attacked images. Replace FGSM by PGD-3, and train on the clean images and on the PGD-3 images. How many times as long as a plain training does this take, by the counting rule?""",
+    answer=4,
+    wrong={5: "That counts passes", 3: "PGD-3 alone", 12: "Those are the units", 2.67: "mixed FGSM"},
+)
+
+
+@here.write(
+    "seconds_an_image",
+    r"""read the clock
+
+`fit` returns `history.seconds`: for each epoch, the time from the *start of the training* to the end of that epoch. Write the seconds that one image takes, for a rehearsal of two or more epochs with `n` images each. The first epoch warms up: leave it out, and take the mean over all later ones.""",
+    hints=(
+        "`seconds` holds times of a clock, not lengths. How long did the last epochs take together?",
+        "From the end of the first epoch to the end of the last one. How many epochs lie between, and how many images did they show?",
+        "`(seconds[-1] - seconds[0])` is the time of `len(seconds) - 1` epochs.",
+    ),
+)
+def my_seconds_an_image(seconds, n):
+    """Seconds for one image, from the times at which the epochs ended, without the first epoch."""
+    ### BEGIN SOLUTION
+    later_epochs = len(seconds) - 1
+    return (seconds[-1] - seconds[0]) / later_epochs / n
+    ### END SOLUTION
+
+
+@here.mistake("seconds_an_image", "when did it begin")
+def the_end_of_the_last_epoch(seconds, n):
+    return seconds[-1] / n
+
+
+@here.mistake("seconds_an_image", "The first epoch counts")
+def mean_of_all_epochs(seconds, n):
+    return seconds[-1] / len(seconds) / n
+
+
+@here.mistake("seconds_an_image", "That is the first epoch.")
+def the_first_epoch(seconds, n):
+    return seconds[0] / n
+
+
+@here.mistake("seconds_an_image", "the whole epoch")
+def of_an_epoch(seconds, n):
+    return n * my_seconds_an_image(seconds, n)
+
+
+@here.mistake("seconds_an_image", "the second epoch alone")
+def second_minus_first(seconds, n):
+    return (seconds[1] - seconds[0]) / n
+
+
+@here.mistake("seconds_an_image", "the last epoch alone")
+def only_the_last_epoch(seconds, n):
+    return (seconds[-1] - seconds[-2]) / n
+
+
+@here.mistake("seconds_an_image", "the sum of the epochs")
+def not_divided_by_the_epochs(seconds, n):
+    return (seconds[-1] - seconds[0]) / n
+
+
+@here.mistake("seconds_an_image", "yours")
+def ends_taken_for_lengths(seconds, n):
+    return sum(seconds[1:]) / (len(seconds) - 1) / n
+
+
+@here.write(
+    "largest_k",
+    r"""what fits into a night
+
+You have some hours. Plain training takes `seconds` for an image, and you plan `epochs` epochs of `n_images` images. By the counting rule, PGD-k costs $(2k+3)/3$ times a plain training. It may take `error` times the prediction (1.56 in the notebook). Write the largest whole `k` for which even then the training fits into the hours. PGD-0 is plain training. If not even that fits, give back -1.""",
+    hints=(
+        "How many hours does plain training take, with the error? How many such trainings fit into your hours?",
+        "Call this number `times`. The rule says $(2k+3)/3 \\le$ `times`. Solve it for $k$; then $k$ has to be a whole number. Rounded in which direction?",
+        "`k = (3 * times - 3) // 2` rounds down, also below 0. What is then left to do for the case that nothing fits?",
+    ),
+)
+def my_largest_k(hours, seconds, n_images, epochs, error):
+    """The largest number of attack steps that fits; -1 if not even plain training does."""
+    ### BEGIN SOLUTION
+    plain_hours = seconds * n_images * epochs * error / 3600
+    times = hours / plain_hours
+    k = (3 * times - 3) // 2
+    return max(k, -1)
+    ### END SOLUTION
+
+
+@here.mistake("largest_k", "if the prediction were exact")
+def without_the_error(hours, seconds, n_images, epochs, error):
+    return my_largest_k(hours, seconds, n_images, epochs, 1)
+
+
+@here.mistake("largest_k", "The error makes your training faster")
+def on_the_fast_end(hours, seconds, n_images, epochs, error):
+    return my_largest_k(hours, seconds, n_images, epochs, 1 / error)
+
+
+@here.mistake("largest_k", "60 times as many hours")
+def in_minutes(hours, seconds, n_images, epochs, error):
+    return my_largest_k(60 * hours, seconds, n_images, epochs, error)
+
+
+@here.mistake("largest_k", "PGD-")
+def rounded_to_the_nearest(hours, seconds, n_images, epochs, error):
+    times = hours / (seconds * n_images * epochs * error / 3600)
+    return max(round((3 * times - 3) / 2), -1)
+
+
+@here.mistake("largest_k", "a whole number of steps")
+def a_part_of_a_step(hours, seconds, n_images, epochs, error):
+    times = hours / (seconds * n_images * epochs * error / 3600)
+    return max((3 * times - 3) / 2, -1)
+
+
+@here.mistake("largest_k", "counts an attack step as much as a training step")
+def by_passes(hours, seconds, n_images, epochs, error):
+    times = hours / (seconds * n_images * epochs * error / 3600)
+    return max(times // 1 - 1, -1)
+
+
+@here.mistake("largest_k", "counts 2k + 3 plain trainings")
+def units_taken_for_trainings(hours, seconds, n_images, epochs, error):
+    return my_largest_k(hours / 3, seconds, n_images, epochs, error)
+
+
+@here.mistake("largest_k", "of the time of a plain training")
+def cut_off_towards_0(hours, seconds, n_images, epochs, error):
+    times = hours / (seconds * n_images * epochs * error / 3600)
+    return int((3 * times - 3) / 2)
+
+
+@here.write(
+    "joined_gradient",
+    r"""parts of unequal size
+
+Several processes share a batch, but not evenly: the last batch of an epoch has 13 images, and 13 images do not make two equal parts. Each process has the gradient of the *mean* loss of its own images. Write the gradient of the mean loss of the *whole* batch (without batch norm, so that no image depends on another). `gradients` has the shape `(processes, weights)`; `sizes` holds the number of images of each process, which may be 0.""",
+    hints=(
+        "What would you get if each process had the *sum* over its images, and not the mean?",
+        "A mean times the number of images is a sum. Add the sums of all processes. By what is the total divided?",
+        "`sizes[:, None] * gradients` holds the sums. Add them along the first axis, and divide by `sizes.sum()`.",
+    ),
+)
+def my_joined_gradient(gradients, sizes):
+    """The gradient (weights,) of the mean loss over the images of all processes."""
+    ### BEGIN SOLUTION
+    sums = sizes[:, None] * gradients
+    return sums.sum(0) / sizes.sum()
+    ### END SOLUTION
+
+
+@here.mistake("joined_gradient", "the same say")
+def a_plain_mean(gradients, sizes):
+    return gradients.mean(0)
+
+
+@here.mistake("joined_gradient", "times as long as that of the batch")
+def a_sum(gradients, sizes):
+    return gradients.sum(0)
+
+
+@here.mistake("joined_gradient", "times as long as that of the batch")
+def sums_that_nobody_divides(gradients, sizes):
+    return (sizes[:, None] * gradients).sum(0)
+
+
+@here.mistake("joined_gradient", "the fewest images")
+def weighted_the_wrong_way(gradients, sizes):
+    shares = 1 / sizes.clamp_min(1)
+    return (shares[:, None] * gradients).sum(0) / shares.sum()
+
+
+@here.mistake("joined_gradient", "not a tensor of numbers of shape")
+def one_for_each_process(gradients, sizes):
+    return sizes[:, None] * gradients / sizes.sum()
+
+
+@here.mistake("joined_gradient", "5, 0 and 3 images")
+def every_process_counts_at_least_one(gradients, sizes):
+    return my_joined_gradient(gradients, sizes.clamp_min(1))
+
+
+here.explain(
+    "small_parts",
+    r"""eight photographs for each GPU
+
+The plan for ImageNet gives each GPU 64 photographs in a step. What changes with `per_gpu = 8`, on 8 GPUs: which part of a step grows in importance, and what happens to the hours of the whole training? Check your answer with `imagenet_hours`.""",
+    r"""The exchange. A step has eight times fewer photographs, so it computes an eighth as long. The gradient has one number for each weight, however many photographs it came from, so each exchange takes as long as before. But there are eight times as many steps, and so eight times as many exchanges. For PGD-10 on 8 GPUs, in the hopeful plan, a step computed for 0.24 s and exchanged for 0.04 s; the exchange was hidden. Now it computes for 0.03 s, which is shorter than the exchange: the GPU waits, and the training takes about 19 hours in place of 15. In the cautious plan, which adds both, all computing together takes as long as before, and all exchanges together take eight times as long: 191 hours in place of 148. Plain training suffers more, since it computes less in each step and exchanges as much. In the hopeful plan its hours rise from 2.4 to 19.4, as many as PGD-10 takes: both wait for the exchange alone. (A smaller batch may also need another learning rate, and on a real GPU small batches compute less efficiently. The model knows neither.)""",
+    contains=(
+        "the work of a step falls with the photographs, the exchange does not;",
+        "the steps become more, so all exchanges together take longer;",
+        "a number from `imagenet_hours`, before and after;",
+        "that plain training suffers more than PGD-10, and why.",
+    ),
+)
+
+here.more(r"""- **Change:** predict the stored times from passes alone (1, 3, 4 and 11) instead of from units. What is the range of measured over predicted now? Are the predictions too long or too short, and why?
+- **Predict, then change:** set `width = 0.25` in the parameters cell. How much longer will the training in "Your machine" take? Count with `flops` first.
+- **Change:** write another learning rate into `train_digits`, run that cell, and then run the cell that continued the training again. The old checkpoint is still there. What does the error message say? How do you get rid of the error?
+- **Measure:** in a terminal, train with the command of the book's page *Several processes*, once with one process and once with two. Is the second faster on your machine? How many free cores does it have?""")

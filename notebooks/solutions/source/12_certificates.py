@@ -1,0 +1,264 @@
+"""The exercises of notebook 12, certificates."""
+
+import torch
+from exercises import Notebook
+from torch.nn import functional as F
+
+here = Notebook(__file__)
+
+here.predict(
+    "lost_width",
+    r"""a difference that is always 0
+
+A network has one input $h$, which may be any number from 0.2 to 0.5. Its first linear layer computes $a = h$ and $b = 2h$. Its second linear layer computes $2a - b$. So the output is always 0. How wide is the interval of the output, if the two intervals of $a$ and $b$ go through the second layer?""",
+    answer=1.2,
+    wrong={0: "know nothing of each other", 0.6: "That is the radius", 0.3: "the width of h"},
+)
+
+
+@here.write(
+    "margin_bound",
+    r"""the last layer, folded into differences
+
+Before the last linear layer each number $h_j$ has an interval, from `lower` to `upper`. The logits are $W h + v$. Write the smallest possible difference "true logit minus logit $k$" for each image and each class $k$: the interval goes *once* through the weights $W_y - W_k$. The shapes are `weight (K, m)`, `bias (K,)`, `lower` and `upper (N, m)`, `y (N,)`. The result is `(N, K)`, with 0 for the true class.""",
+    hints=(
+        "For one image and one class the difference is a neuron with $m$ inputs. What are its weights, and what is its bias? Then it is the rule for one neuron.",
+        "`weight[y]` has the row of the true class for each image, `(N, m)`. `weight[y][:, None] - weight` is `(N, K, m)`: a neuron for each image and class. The lower end is the centre minus the radius.",
+        "With `rows = weight[y][:, None] - weight`: the centres are `(rows * centre[:, None]).sum(2)` plus the difference of the biases, the radii are `(rows.abs() * radius[:, None]).sum(2)`.",
+    ),
+)
+def my_margin_bound(weight, bias, lower, upper, y):
+    """For each image and class, (N, K): the smallest possible true logit minus this logit."""
+    ### BEGIN SOLUTION
+    rows = weight[y][:, None] - weight
+    biases = bias[y][:, None] - bias
+    centre = (upper + lower) / 2
+    radius = (upper - lower) / 2
+    new_centre = (rows * centre[:, None]).sum(2) + biases
+    new_radius = (rows.abs() * radius[:, None]).sum(2)
+    return new_centre - new_radius
+    ### END SOLUTION
+
+
+def folded(weight, bias, lower, upper, y, sign=-1, size=torch.abs):
+    rows = weight[y][:, None] - weight
+    centre, radius = (upper + lower) / 2, (upper - lower) / 2
+    middle = (rows * centre[:, None]).sum(2) + bias[y][:, None] - bias
+    return middle + sign * (size(rows) * radius[:, None]).sum(2)
+
+
+def both_ends(weight, bias, lower, upper):
+    centre, radius = (upper + lower) / 2, (upper - lower) / 2
+    middle, around = F.linear(centre, weight, bias), F.linear(radius, weight.abs())
+    return middle - around, middle + around
+
+
+@here.mistake("margin_bound", "The true logit minus itself is")
+def two_intervals(weight, bias, lower, upper, y):
+    low, high = both_ends(weight, bias, lower, upper)
+    return low.gather(1, y[:, None]) - high
+
+
+@here.mistake("margin_bound", "what two separate intervals give")
+def two_intervals_and_a_zero(weight, bias, lower, upper, y):
+    bound = two_intervals(weight, bias, lower, upper, y)
+    return bound.scatter(1, y[:, None], 0.0)
+
+
+@here.mistake("margin_bound", "the opposite sign")
+def rival_minus_true(weight, bias, lower, upper, y):
+    return -folded(weight, bias, lower, upper, y, sign=1)
+
+
+@here.mistake("margin_bound", "without the bias")
+def bias_forgotten(weight, bias, lower, upper, y):
+    return my_margin_bound(weight, 0 * bias, lower, upper, y)
+
+
+@here.mistake("margin_bound", "are no bound")
+def radius_with_the_signs(weight, bias, lower, upper, y):
+    return folded(weight, bias, lower, upper, y, size=torch.clone)
+
+
+@here.mistake("margin_bound", "are no bound")
+def the_largest_difference(weight, bias, lower, upper, y):
+    return folded(weight, bias, lower, upper, y, sign=1)
+
+
+@here.mistake("margin_bound", "smaller than what any corner reaches")
+def the_width_as_radius(weight, bias, lower, upper, y):
+    half = (upper - lower) / 2
+    return my_margin_bound(weight, bias, lower - half, upper + half, y)
+
+
+@here.mistake("margin_bound", "both ends are the same point")
+def bias_in_the_radius(weight, bias, lower, upper, y):
+    return my_margin_bound(weight, bias, lower, upper, y) - (bias[y][:, None] - bias).abs()
+
+
+@here.mistake("margin_bound", "The true logit minus itself is")
+def of_the_answer_and_not_of_the_label(weight, bias, lower, upper, y):
+    answer = F.linear((upper + lower) / 2, weight, bias).argmax(1)
+    return my_margin_bound(weight, bias, lower, upper, answer)
+
+
+@here.mistake("margin_bound", "not a tensor of numbers of shape")
+def the_smallest_of_all_classes(weight, bias, lower, upper, y):
+    return my_margin_bound(weight, bias, lower, upper, y).amin(1)
+
+
+@here.write(
+    "worst_loss",
+    r"""the loss of the worst logits
+
+Now only the intervals of the *logits* are given, `lower` and `upper`, both `(N, K)`. Write the largest mean cross-entropy that any logits in these intervals can have. (A training with bounds minimises such a loss. It takes the sharper differences of `margin_bounds`.) `F.cross_entropy` needs one row of logits for each image: which end of each interval do the attackers choose?""",
+    hints=(
+        "The cross-entropy grows if the true logit falls. What happens to it if another logit rises?",
+        "Each image needs the lower end for its true class, and the upper end for each other class. Begin with a copy of one of the two.",
+        "`worst = upper.clone()`; with `images = torch.arange(len(y))` the true logits are `worst[images, y]`, and you can assign to them.",
+    ),
+)
+def my_worst_loss(lower, upper, y):
+    """The largest mean cross-entropy of logits between lower and upper."""
+    ### BEGIN SOLUTION
+    worst = upper.clone()
+    images = torch.arange(len(y))
+    worst[images, y] = lower[images, y]
+    return F.cross_entropy(worst, y)
+    ### END SOLUTION
+
+
+@here.mistake("worst_loss", "the network chooses the ends")
+def the_best_logits(lower, upper, y):
+    return my_worst_loss(upper, lower, y)
+
+
+@here.mistake("worst_loss", "the loss of the upper ends")
+def all_upper_ends(lower, upper, y):
+    return F.cross_entropy(upper, y)
+
+
+@here.mistake("worst_loss", "the loss of the lower ends")
+def all_lower_ends(lower, upper, y):
+    return F.cross_entropy(lower, y)
+
+
+@here.mistake("worst_loss", "the loss of the centres")
+def the_centres(lower, upper, y):
+    return F.cross_entropy((lower + upper) / 2, y)
+
+
+@here.mistake("worst_loss", "the sum over the images")
+def summed(lower, upper, y):
+    return len(y) * my_worst_loss(lower, upper, y)
+
+
+@here.mistake("worst_loss", "the network would answer")
+def answers_for_labels(lower, upper, y):
+    return my_worst_loss(lower, upper, lower.argmax(1))
+
+
+@here.mistake("worst_loss", "A loss is a single number")
+def a_loss_for_each(lower, upper, y):
+    return F.cross_entropy(upper, y, reduction="none")
+
+
+@here.mistake("worst_loss", "another tensor after your function")
+def into_the_argument(lower, upper, y):
+    upper[torch.arange(len(y)), y] = lower[torch.arange(len(y)), y]
+    return F.cross_entropy(upper, y)
+
+
+@here.mistake("worst_loss", "have a loss above")
+def a_whole_width_for_each(lower, upper, y):
+    return my_worst_loss(lower - (upper - lower), upper, y)
+
+
+@here.write(
+    "halved_radius",
+    r"""a radius by halving
+
+`proved(eps)` is true where there is a certificate at the radius `eps`. If there is one at a radius, there is one at every smaller radius. Write the search by bisection: begin with the interval from 0 to `high`, and halve it `times` times. Give back a radius that *has* a certificate (or 0, if you have found none). `high` itself need not be tried: a result just below it is good enough.""",
+    hints=(
+        "Two numbers are carried from step to step: the ends of the interval. Which end stays proved all the time?",
+        "Ask in the middle. If there is a proof there, the lower end moves to the middle; if there is none, the upper end does.",
+        "Begin with `low = 0.0`; in the loop `middle = (low + high) / 2`, then `if proved(middle): low = middle`, `else: high = middle`. Which of the two is a proof at the end?",
+    ),
+)
+def my_halved_radius(proved, high, times):
+    """The largest radius below high for which a proof was found, by halving 0 to high."""
+    ### BEGIN SOLUTION
+    low = 0.0
+    for _ in range(times):
+        middle = (low + high) / 2
+        if proved(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+    ### END SOLUTION
+
+
+def halved(proved, low, high, times):
+    for _ in range(times):
+        middle = (low + high) / 2
+        low, high = (middle, high) if proved(middle) else (low, middle)
+    return low, high
+
+
+@here.mistake("halved_radius", "There is no proof at all")
+def the_upper_end(proved, high, times):
+    return halved(proved, 0.0, high, times)[1]
+
+
+@here.mistake("halved_radius", "There is no proof at all")
+def the_middle_at_the_end(proved, high, times):
+    return sum(halved(proved, 0.0, high, times)) / 2
+
+
+@here.mistake("halved_radius", "The highest radius to try was")
+def always_from_0_to_1(proved, high, times):
+    return halved(proved, 0.0, 1.0, times)[0]
+
+
+@here.mistake("halved_radius", "may be missing")
+def the_first_proof(proved, high, times):
+    for _ in range(times):
+        high = high / 2
+        if proved(high):
+            return high
+    return 0.0
+
+
+@here.mistake("halved_radius", "proofs; 12 halvings need 12")
+def one_radius_after_the_other(proved, high, times):
+    radius = 0.0
+    while radius + high / 2**times < high and proved(radius + high / 2**times):
+        radius += high / 2**times
+    return radius
+
+
+@here.mistake("halved_radius", "your radius is")
+def the_ends_mixed_up(proved, high, times):
+    return halved(lambda eps: not proved(eps), 0.0, high, times)[0]
+
+
+here.explain(
+    "above_the_attack",
+    r"""above the attack
+
+The certified accuracy may lie below the accuracy under every attack, and never above it. Somebody shows you a table: at 0.1, PGD leaves 90.5%, and 92% are certified. What do you conclude? What would you look at first?""",
+    r"""At least one of the two numbers does not mean what it says. A digit with a certificate is read correctly in its whole box, so PGD leaves it, if PGD stays in the same box and attacks the same digits and the same network. Then the certified digits are among those that PGD leaves, so their share cannot be larger. So it is an error, and not good luck and not a strong proof. (A small excess is not a matter of chance either: with the same digits there is no sampling error between the two numbers.) I would look for a single digit that is certified and broken, and check its attacked image: is it in the box, with each pixel at most 0.1 away from the clean one, and between 0 and 1? If it is, and the network misreads it, then the proof is wrong: a rule for a layer, the absolute values, a radius in other units behind normalisation, or another mode of batch norm. If it is not, then the attack is wrong: epsilon in other units, or a missing projection. If there is no such digit, then the two numbers are about different things: other digits, other weights, another radius, or a certified *answer* in place of a certified label. A misread digit can have a certificate for its wrong answer; it must not be counted.""",
+    contains=(
+        "it is impossible, so there is an error: no luck, no strength of the proof;",
+        "the reason: the certified digits are a part of those that the attack leaves;",
+        "one digit that is certified and broken decides which of the two is wrong;",
+        "two examples of errors, such as another radius, other digits, answers in place of labels.",
+    ),
+)
+
+here.more(r"""- **Predict, then change:** set `eps = 0.2` in the parameters. What happens to the certified accuracy of your network at 0.2, and to its clean accuracy?
+- **Change:** train your network without `tighten` (give `initialised` the function `strided_cnn` itself). Compare `history.train_loss` and the certified accuracy.
+- **Change:** give `fit` the full radius at once (`eps_warmup=0`). What does the network learn?
+- **Explain:** a ReLU whose interval lies wholly above 0, or wholly below 0, adds no width that is not there. Why? What does this say about the networks that training with bounds will find?
+- **Measure:** the box is cut off at 0 and 1, because no image has a pixel outside. Compute `interval_bounds` for one digit with and without the `clamp`. How much wider are the intervals of the logits without it?""")
