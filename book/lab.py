@@ -20,6 +20,7 @@ from torch import nn
 
 from advutils import load_data, load_weights, trained, vgg
 from advutils.models import Contrast, Normalize, PadTo
+from advutils.utils.weights import PACKED_FROM
 from advutils.widgets.panel import SCRIPT
 
 LAB = Path(__file__).resolve().parent / "lab"
@@ -101,7 +102,7 @@ def bundle(entry, models, x, y):
 
 
 def pack(models, x, y):
-    """(manifest, bytes), which network.js unpacks: 16-bit weights, scales and biases, and the digits."""
+    """(manifest, bytes), which network.js unpacks: weights of 16 bits, then those of 32, then the digits."""
     wholes, floats = [], []
     entries = [
         dict(label=label, certified=label.startswith("certified"), layers=list(layers(model, wholes, floats)))
@@ -130,10 +131,10 @@ def layers(model, wholes, floats):
                 yield dict(kind="contrast", slope=layer.slope)
             case nn.Conv2d():
                 norm = following if isinstance(following, nn.BatchNorm2d) else None
-                shape = keep(layer, norm, wholes, floats)
-                yield dict(kind="conv", shape=shape, stride=layer.stride[0], padding=layer.padding[0])
+                weights = keep(layer, norm, wholes, floats)
+                yield dict(kind="conv", stride=layer.stride[0], padding=layer.padding[0], **weights)
             case nn.Linear():
-                yield dict(kind="linear", shape=keep(layer, None, wholes, floats))
+                yield dict(kind="linear", **keep(layer, None, wholes, floats))
             case nn.ReLU() | nn.Flatten():
                 yield dict(kind=type(layer).__name__.lower())
             case nn.MaxPool2d(kernel_size=2, stride=2):
@@ -147,18 +148,21 @@ def layers(model, wholes, floats):
 
 
 def keep(layer, norm, wholes, floats):
-    """Append a layer's weights as 16-bit whole numbers, then a scale and a bias for each output; returns their shape.
+    """Append a layer's weights, then a scale and a bias for each output; returns their shape and whether as wholes.
 
-    What batch norm does to an output, times a number and plus another, goes into that scale and bias.
+    Weights that the package's files hold as 16-bit whole numbers stay such; the others are not rounded. What batch norm
+    does to an output, times a number and plus another, goes into that scale and bias.
     """
     weight, bias = layer.weight, 0 if layer.bias is None else layer.bias
-    scale = weight.flatten(1).abs().amax(1).clamp_min(1e-30) / 32767
-    wholes.append((weight / scale.view(-1, *[1] * (weight.ndim - 1))).round())
+    packed = weight.numel() > PACKED_FROM
+    scale = weight.flatten(1).abs().amax(1).clamp_min(1e-30) / 32767 if packed else torch.ones(len(weight))
+    values = weight / scale.view(-1, *[1] * (weight.ndim - 1))
+    (wholes if packed else floats).append(values.round() if packed else values)
     if norm is not None:
         times = norm.weight * (norm.running_var + norm.eps).rsqrt()
         scale, bias = scale * times, (bias - norm.running_mean) * times + norm.bias
     floats += [scale, bias]
-    return list(weight.shape)
+    return dict(shape=list(weight.shape), packed=packed)
 
 
 if __name__ == "__main__":

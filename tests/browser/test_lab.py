@@ -76,7 +76,7 @@ class Exact(nn.Module):
         self.layers = nn.Sequential(*layers).double().eval()
 
     def forward(self, x):
-        return self.layers(x.double()).float()
+        return self.layers(x.double())
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_logits_are_those_of_python(ask, networks, digits):
     for i, model in enumerate(networks):
         with torch.no_grad():
             here = model(digits[0]).numpy()
-        assert abs(ask(f"laboratory.networks[{i}].logits(images)") - here).max() < 1e-3
+        assert abs(ask(f"laboratory.networks[{i}].logits(images)") - here).max() < 1e-4
 
 
 def test_gradients_have_the_signs_of_python(ask, networks, digits):
@@ -189,14 +189,12 @@ def test_gradients_have_the_signs_of_python(ask, networks, digits):
     for i, model in enumerate(networks):
         here = input_gradient(model, x, y)
         there = ask(f"laboratory.networks[{i}].gradient(images, argument)", y.tolist()).reshape(50, 28, 28)
-        counts = large(here)
-        assert counts.mean() > 0.1
-        assert (np.sign(there) == here[:, 0].sign().numpy())[counts].mean() >= 0.999
+        assert (np.sign(there) == here[:, 0].sign().numpy()).mean() > 0.9999
 
 
 @pytest.mark.parametrize("attack, same", [("FGSM", fgsm), ("PGD", PGD)])
 def test_what_is_read_under_attack_is_what_python_reads(ask, networks, digits, attack, same):
-    """Where neither of two classes leads by next to nothing: rounding turns small gradients round, and PGD follows."""
+    """Each of the 50. In ten steps rounding turns round the sign of a few small gradients, which moves some margins."""
     x, y = digits
     all_of_them = """(async () => {
         const seen = [];
@@ -208,10 +206,8 @@ def test_what_is_read_under_attack_is_what_python_reads(ask, networks, digits, a
         with torch.no_grad():
             here = model(same(model, x, y, eps=0.1))
         read, lead = ask(all_of_them, dict(i=i, labels=y.tolist(), attack=attack)).T
-        decided = abs(margin(here, y).numpy()) > 0.5
-        assert decided.sum() >= 40
-        assert (read == here.argmax(1).numpy())[decided].all()
-        assert np.median(abs(margin(here, y).numpy() - lead)) < 0.1
+        assert (read == here.argmax(1).numpy()).all()
+        assert np.quantile(abs(margin(here, y).numpy() - lead), 1 if attack == "FGSM" else 0.7) < 1e-3
 
 
 def test_a_step_towards_a_target_is_that_of_python(opened, networks, lab):
