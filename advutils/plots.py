@@ -41,8 +41,8 @@ def curves(*histories, labels=("",)):
             ax.plot(epochs, train, "o--", color=muted, markersize=4, label=f"{label} training".strip())
             ax.plot(epochs, val, "o-", color=color, markersize=4, label=f"{label} validation".strip())
     for ax, what in zip(axes, ("loss", "accuracy")):
-        ax.set(xlabel="epoch", title=f"clean {what}", xticks=range(1, longest + 1))
-        ax.legend(frameon=False, fontsize=8)
+        ax.set(xlabel="epoch", title=what, xticks=range(1, longest + 1))
+    axes[1].legend(frameon=False, fontsize=8)
     axes[0].set_yscale("log")
     axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return _finish(fig)

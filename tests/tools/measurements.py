@@ -14,6 +14,7 @@ import datetime
 import io
 import itertools
 import json
+import math
 import time
 import warnings
 from functools import partial
@@ -924,9 +925,10 @@ def certificates():
         fit(nets[name], batches, val, epochs=15, lr=3e-3, objective=objective, eps=eps, progress=False)
     found = {}
     for name, net in nets.items():
-        radii = {"proved": certified_radius(net.eval(), x, y), "fooled": _attack_radius(net, x, y)}
-        found[name] = {label: [round(value, 4) for value in radius.tolist()] for label, radius in radii.items()}
-        print(name, {label: radius.median().item() for label, radius in radii.items()}, flush=True)
+        proved, fooled = certified_radius(net.eval(), x, y), _attack_radius(net, x, y)
+        found[name] = {"proved": [math.floor(1e4 * value) / 1e4 for value in proved.tolist()]}  # a proof: never up
+        found[name]["fooled"] = [round(value, 4) for value in fooled.tolist()]
+        print(name, proved.median().item(), fooled.median().item(), flush=True)
     return found
 
 

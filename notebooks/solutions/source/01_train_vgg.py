@@ -22,32 +22,32 @@ A network reads 100 of 100 test images correctly. Where does the lower end of it
     "wilson",
     r"""the interval of an accuracy
 
-Of $n$ images, $k$ are read correctly; $p = k/n$. The Wilson interval goes from $c - h$ to $c + h$ with
+Of $n$ images, $k$ are read correctly, the share $s = k/n$. The Wilson interval goes from $c - h$ to $c + h$ with
 
-$$c = \frac{p + \frac{z^2}{2n}}{1 + \frac{z^2}{n}}, \qquad h = \frac{z}{1 + \frac{z^2}{n}} \sqrt{\frac{p(1-p)}{n} + \frac{z^2}{4n^2}}.$$
+$$c = \frac{s + \frac{z^2}{2n}}{1 + \frac{z^2}{n}}, \qquad h = \frac{z}{1 + \frac{z^2}{n}} \sqrt{\frac{s(1-s)}{n} + \frac{z^2}{4n^2}}.$$
 
 For 95% one takes $z = 1.96$. Write a function that gives back both ends.""",
     hints=(
         "Give a name to what appears in both formulas.",
-        "With `zz = z * z / n` the centre is `(p + zz / 2) / (1 + zz)`. What stands under the root, in `zz`?",
-        "Under the root: `p * (1 - p) / n + zz / (4 * n)`. Give back `centre - half, centre + half`.",
+        "With `zz = z * z / n` the centre is `(s + zz / 2) / (1 + zz)`. What stands under the root, in `zz`?",
+        "Under the root: `s * (1 - s) / n + zz / (4 * n)`. Give back `centre - half, centre + half`.",
     ),
 )
 def my_wilson(k, n, z):
     """The ends (low, high) of the Wilson interval for k of n, as shares from 0 to 1."""
     ### BEGIN SOLUTION
-    p, zz = k / n, z * z / n
-    centre = (p + zz / 2) / (1 + zz)
-    half = z * math.sqrt(p * (1 - p) / n + zz / (4 * n)) / (1 + zz)
+    s, zz = k / n, z * z / n
+    centre = (s + zz / 2) / (1 + zz)
+    half = z * math.sqrt(s * (1 - s) / n + zz / (4 * n)) / (1 + zz)
     return max(0.0, centre - half), min(1.0, centre + half)
     ### END SOLUTION
 
 
 @here.mistake("wilson", "as if no error were possible")
 def around_the_share(k, n, z):
-    p = k / n
-    half = z * math.sqrt(p * (1 - p) / n)
-    return p - half, p + half
+    s = k / n
+    half = z * math.sqrt(s * (1 - s) / n)
+    return s - half, s + half
 
 
 @here.mistake("wilson", "a share lies between 0 and 1")
@@ -67,9 +67,9 @@ def ends_exchanged(k, n, z):
 
 @here.mistake("wilson", "by the definition")
 def without_the_second_term(k, n, z):
-    p, zz = k / n, z * z / n
-    centre = (p + zz / 2) / (1 + zz)
-    half = z * math.sqrt(p * (1 - p) / n) / (1 + zz)
+    s, zz = k / n, z * z / n
+    centre = (s + zz / 2) / (1 + zz)
+    half = z * math.sqrt(s * (1 - s) / n) / (1 + zz)
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
