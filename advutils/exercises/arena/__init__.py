@@ -1,0 +1,1 @@
+"""Nine defences to break, and a judge: `from advutils.exercises import arena`."""
