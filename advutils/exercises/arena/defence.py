@@ -13,7 +13,7 @@ from advutils.utils.inference import predict_logits
 from advutils.utils.weights import digest
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Defence:
     """A defended network with the claim of its authors and the rules under which it is attacked.
 
@@ -28,7 +28,7 @@ class Defence:
         claimed_with: the attack with which they measured it, in words.
         gradients, queries: what a submitted attack may ask for, for each image on average; see `counted`.
         hints: three, from a nudge to the way.
-        sha256: `fingerprint` of the model's weights.
+        sha256: `fingerprint` of the model, x and y.
         draws: readings of each image; above 1 for a randomised defence.
         certificate: None, or a callable `(model, x, y, *, eps)` that says which images are proved, bool (N,).
     """
@@ -48,28 +48,36 @@ class Defence:
     draws: int = 1
     certificate: Callable | None = None
 
+    def __repr__(self) -> str:
+        return (
+            f"{self.name}: {self.story}\n"
+            f"Claim: {self.claim:.0f}% of {len(self.x)} images withstand {self.claimed_with} at eps = {self.eps:g}.\n"
+            f"Budget of a submitted attack, for each image: {self.gradients} gradients, {self.queries} queries."
+        )
 
-def fingerprint(model: nn.Module) -> str:
-    """The sha256 of all weights and buffers in a model's state, with their names, types and shapes, as 64 hex digits.
+
+def fingerprint(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> str:
+    """The sha256 of a model's state, of images and of labels, with their names, types and shapes, as 64 hex digits.
 
     Buffers that are computed (a matrix of cosines) may round differently elsewhere: register them as not persistent.
     """
-    return digest({key: value.cpu() for key, value in model.state_dict().items()}, {})
+    return digest({key: value.cpu() for key, value in model.state_dict().items()} | {"x": x, "y": y}, {})
 
 
 @contextlib.contextmanager
 def counted(defence: Defence) -> Iterator[nn.Module]:
     """The defence's model, which refuses an attack that asks for more than its budget while the block runs.
 
-    A query is an image that goes forward through the model, a gradient is one that comes back. They are counted at each
-    layer with weights, in units of what one image costs there, and the layer with the most decides: a part of the model
-    that is called by itself, or a deep copy, counts as the model does. Code that uses the weights without the layers,
-    or opens the defence anew, is not counted.
+    A query is an image that goes forward through the model, a gradient is one that comes back. They are counted at the
+    model and at each layer with weights, in units of what one image costs there, and the highest count decides. So a
+    part of the model that is called by itself counts as the model does, and a deep copy as its original. Code that uses
+    the weights without the layers, hides images in `torch.func.vmap`, or opens the defence anew is not counted.
 
     Raises:
         ValueError: inside the block, from the call that goes beyond the budget; the message names what was spent.
     """
-    layers = [layer for layer in defence.model.modules() if list(layer.parameters(recurse=False))]
+    model = defence.model
+    layers = [layer for layer in model.modules() if layer is model or list(layer.parameters(recurse=False))]
     cost = {"queries": Counter(), "gradients": Counter()}  # of one image; a layer may be passed several times
     spent = {"queries": Counter(), "gradients": Counter()}
     with contextlib.ExitStack() as hooks:
@@ -77,12 +85,12 @@ def counted(defence: Defence) -> Iterator[nn.Module]:
             spend = _spender(defence, index, cost, spent)
             hooks.enter_context(layer.register_forward_pre_hook(_before(spend)))
             hooks.enter_context(layer.register_forward_hook(_after(spend)))
-        with torch.random.fork_rng(devices=[]):
-            predict_logits(defence.model, defence.x[:1])
+        with torch.random.fork_rng():
+            predict_logits(model, defence.x[:1])
         cost["queries"].update(spent["queries"])
         cost["gradients"].update(spent["queries"])
         spent["queries"].clear()
-        yield defence.model
+        yield model
 
 
 def _spender(defence, index, cost, spent):
