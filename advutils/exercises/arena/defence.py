@@ -78,8 +78,8 @@ def counted(defence: Defence) -> Iterator[nn.Module]:
     """
     model = defence.model
     layers = [layer for layer in model.modules() if layer is model or list(layer.parameters(recurse=False))]
-    cost = {"queries": Counter(), "gradients": Counter()}  # of one image; a layer may be passed several times
-    spent = {"queries": Counter(), "gradients": Counter()}
+    cost: Counter = Counter()  # passes of one image through each layer, of which some serve several times
+    spent: dict[str, Counter] = {"queries": Counter(), "gradients": Counter()}
     with contextlib.ExitStack() as hooks:
         for index, layer in enumerate(layers):
             spend = _spender(defence, index, cost, spent)
@@ -87,8 +87,7 @@ def counted(defence: Defence) -> Iterator[nn.Module]:
             hooks.enter_context(layer.register_forward_hook(_after(spend)))
         with torch.random.fork_rng():
             predict_logits(model, defence.x[:1])
-        cost["queries"].update(spent["queries"])
-        cost["gradients"].update(spent["queries"])
+        cost.update(spent["queries"])
         spent["queries"].clear()
         yield model
 
@@ -97,7 +96,7 @@ def _spender(defence, index, cost, spent):
     def spend(kind, images):
         spent[kind][index] += images
         allowed = getattr(defence, kind)
-        if cost[kind][index] and spent[kind][index] > allowed * len(defence.x) * cost[kind][index]:
+        if cost[index] and spent[kind][index] > allowed * len(defence.x) * cost[index]:
             raise ValueError(
                 f"attack: got one that asks for more than {allowed} {kind} for each of the {len(defence.x)} images; "
                 f"accepts {defence.queries} queries (images that go through the model) and {defence.gradients} "

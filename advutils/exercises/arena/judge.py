@@ -19,7 +19,8 @@ WRONG, BROKEN, NOT_YET, PROVED = "wrong at first", "broken", "not yet broken", "
 REJECTED = 10  # the class of a detector that says "this image was attacked"
 HINT = 0.05  # what a hint costs
 NOT_GUARANTEED = (
-    "that an attack kept its budget: images do not tell how they were made, and a function can open the defence anew",
+    "that an attack kept its budget: images do not tell how they were made, and a function can open the defence anew, "
+    "or take the counter off",
     "that a score of the learner's own session is true: code in that session can patch PyTorch or the judge. Score the "
     "files again, in a session of yours",
     "that the learner made the images, or that the number of hints in a file is true: both can be copied or edited",
