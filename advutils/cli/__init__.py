@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from advutils.cli.arena import arena_command
 from advutils.cli.attack import attack_command
 from advutils.cli.common import ACCEPTED, ATTACKS, BACKGROUNDS, BUILDERS, number
 from advutils.cli.evaluate import evaluate_command
@@ -42,6 +43,7 @@ def parser():
     add_evaluate(commands.add_parser("evaluate", parents=[data, attacked], help="measure clean and robust accuracy"))
     add_attack(commands.add_parser("attack", parents=[data, attacked], help="write adversarial images"))
     add_grade(commands.add_parser("grade", help="points for the exercises of a submitted notebook"))
+    add_arena(commands.add_parser("arena", help="scores for broken defences, from the files of a class"))
     return top
 
 
@@ -129,3 +131,12 @@ def add_grade(grade):
     grade.add_argument("--out", type=Path, help="a JSON file to write as well")
     grade.add_argument("--traceback", action="store_true", help="on an error, show where it came from")
     grade.set_defaults(run=grade_command)
+
+
+def add_arena(arena):
+    arena.add_argument("action", choices=("score",), help="judge every file again and print a table")
+    arena.add_argument("folder", type=Path, help="with a folder for each learner, which holds the files of `submit`")
+    arena.add_argument("--seed", type=int, help="of the noise of randomised defences (default: drawn anew)")
+    arena.add_argument("--out", type=Path, help="a JSON file to write as well")
+    arena.add_argument("--traceback", action="store_true", help="on an error, show where it came from")
+    arena.set_defaults(run=arena_command)

@@ -103,7 +103,7 @@ def write_tensors(path, tensors, about):
     """Write named tensors and a dict that JSON can hold to a safetensors file, with a checksum, whole or not at all."""
     tensors = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}  # tied ones apart
     metadata = {"format": FORMAT} | {key: json.dumps(value) for key, value in about.items()}
-    metadata["sha256"] = _digest(tensors, metadata)
+    metadata["sha256"] = digest(tensors, metadata)
     atomic_write(path, safetensors.torch.save(tensors, metadata))
 
 
@@ -121,7 +121,7 @@ def read_tensors(path):
         raise _refusal(path, f"which is no complete safetensors file ({error})", accepts) from error
     if metadata.get("format") != FORMAT:
         raise _refusal(path, "a safetensors file of another program or version")
-    if metadata.pop("sha256", None) != _digest(tensors, metadata):
+    if metadata.pop("sha256", None) != digest(tensors, metadata):
         raise _refusal(path, "whose contents were altered since they were saved")
     return tensors, {key: json.loads(value) for key, value in metadata.items() if key != "format"}
 
@@ -134,9 +134,10 @@ def _config(model):
     return getattr(model, "config", {"architecture": type(model).__name__})
 
 
-def _digest(tensors, metadata):
-    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+def digest(tensors, metadata):
+    """The sha256 of named tensors and of a dict of text, as hex digits."""
+    total = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for key in sorted(tensors):
-        digest.update(f"{key}{tensors[key].dtype}{tuple(tensors[key].shape)}".encode())
-        digest.update(tensors[key].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        total.update(f"{key}{tensors[key].dtype}{tuple(tensors[key].shape)}".encode())
+        total.update(tensors[key].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
