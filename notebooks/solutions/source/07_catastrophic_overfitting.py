@@ -12,7 +12,7 @@ here.predict(
     "beyond_the_ball",
     r"""how far N-FGSM goes
 
-N-FGSM trains at $\epsilon = 0.1$ with noise of $k = 2$ epsilon. How far from its clean image may a pixel of a training image lie at most, in % of the way from black to white?""",
+N-FGSM trains at $\epsilon = 0.1$, and its noise moves each pixel by up to $2\epsilon$. How far from its clean image may a pixel of a training image lie at most, in % of the way from black to white?""",
     answer=30,
     wrong={10: "does not project", 20: "A step follows", 12.5: "the step of the random start"},
 )
@@ -192,7 +192,7 @@ Why might PGD with two steps during the training be harder to overfit to than FG
     r"""In the fall, the network learned a loss that is not straight along FGSM's own direction. The full step of FGSM lands where the loss is low again. Shorter steps and other directions still do harm. This trick needs to know where the attack will land, and FGSM always lands at a corner of the ball that one gradient at the clean image decides. With two steps, the second gradient is taken somewhere else. If the loss has bent, the second gradient sees it and turns. So the network would have to bend the loss along paths that depend on its own bends. That is harder, but not impossible: at a larger radius two steps may fail as well, and PGD accuracy has to be watched all the same. The price is one more gradient for each batch: three passes in place of two.""",
     contains=(
         "what the network learned: a loss that is not straight along one known direction;",
-        "the second gradient is taken at a point that the first one does not decide alone;",
+        "the second gradient is taken at another point, so it sees the bend that the first one cannot see;",
         "that it is no proof: one has to measure with more steps;",
         "the cost, in passes.",
     ),
