@@ -21,6 +21,7 @@ from advutils.utils.inference import eval_mode, logits_of, predict_logits
 from advutils.utils.traits import describe, norm_of, seeded, takes_eps
 
 OVERSHOOT = 0.02  # of a step of DeepFool beyond the plane on which two classes are even
+RIVALS = 9  # wrong classes that are looked at, the likeliest ones
 GAMMA = 0.2  # by which FMN's balls shrink and grow at first
 ORDER = {"linf": math.inf, "l2": 2}  # p of the norm
 DUAL = {"linf": 1, "l2": 2}  # q of the norm in which the gradient tells the distance to a plane
@@ -32,7 +33,8 @@ def deepfool(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, norm: str = 
 
     Of a linear network the plane of class k is f_y - f_k = 0, at the distance (f_y - f_k) / ||grad(f_k - f_y)||_q.
     The step is the shortest to that plane inside [0, 1], so on a linear network one step is the smallest change there
-    is, but for the 2% by which it goes too far. A step costs a forward pass and a backward pass for each wrong class.
+    is, but for the 2% by which it goes too far. A step costs a forward pass and a backward pass for each wrong class,
+    of which the nine likeliest are looked at.
 
     Args:
         model: nn.Module that maps images to logits (N, K).
@@ -52,29 +54,35 @@ def deepfool(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, norm: str = 
     """
     x_adv, i = x.clone(), torch.arange(len(x), device=x.device)
     for _ in range(steps):
-        gaps, slopes = planes(model, x_adv[i], y[i])
-        unfooled = (gaps >= 0).all(1)
-        i, gaps, slopes = i[unfooled], gaps[unfooled], slopes[unfooled]
+        stepped, unfooled = step_to_nearest_plane(model, x_adv[i], y[i], norm)
+        i, stepped = i[unfooled], stepped[unfooled]
         if len(i) == 0:
             return x_adv
-        step = shortest(slopes, gaps, x_adv[i, None], norm)  # (n, K - 1, C, H, W)
-        nearest = torch.linalg.vector_norm(step.flatten(2), ORDER[norm], dim=2).argmin(1)
-        x_adv[i] = (x_adv[i] + (1 + OVERSHOOT) * step[torch.arange(len(i)), nearest]).clamp(0, 1)
+        x_adv[i] = stepped
     fooled = Criterion(y[i]).lead(predict_logits(model, x_adv[i])) > 0
     x_adv[i] = torch.where(fooled.view(-1, 1, 1, 1), x_adv[i], x[i])
     return x_adv
 
 
+def step_to_nearest_plane(model, x, y, norm):
+    """The images x after a step of DeepFool, and which of them were read correctly before it, bool (N,)."""
+    gaps, slopes = planes(model, x, y)
+    steps = shortest(slopes, gaps.clamp_min(0), x[:, None], norm)
+    nearest = torch.linalg.vector_norm(steps.flatten(2), ORDER[norm], dim=2).argmin(1)
+    step = steps[torch.arange(len(x), device=x.device), nearest]
+    return (x + (1 + OVERSHOOT) * step).clamp(0, 1), (gaps >= 0).all(1)
+
+
 def planes(model, x, y):
-    """By how much each wrong class is behind, f_y - f_k (N, K - 1), and grad(f_k - f_y), (N, K - 1, C, H, W)."""
+    """By how much wrong classes are behind, f_y - f_k (N, R), and grad(f_k - f_y), (N, R, C, H, W); R = 9 or K - 1."""
     with eval_mode(model) as model, torch.inference_mode(False):
         x, y = x.detach().clone().requires_grad_(), y.clone()
         z = logits_of(model, x)
         validation.logits(z, len(x))
         validation.classes(y, z.shape[1])
         validation.path(z.requires_grad, "model")
-        wrong = torch.ones_like(z, dtype=torch.bool).scatter(1, y[:, None], False)
-        ahead = z[wrong].view(len(x), -1) - z.gather(1, y[:, None])
+        rivals = z.scatter(1, y[:, None], -torch.inf).topk(min(RIVALS, z.shape[1] - 1)).indices
+        ahead = z.gather(1, rivals) - z.gather(1, y[:, None])
         slopes = [torch.autograd.grad(one.sum(), x, retain_graph=True)[0] for one in ahead.unbind(1)]
     slopes = torch.stack(slopes, 1)
     validation.gradient(slopes)
@@ -107,16 +115,17 @@ def fmn(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, norm: str = "l2",
     """Fast minimum norm: PGD on the margin in a ball that shrinks while the image is misread and else grows.
 
     x_adv <- project(x_adv + alpha steepest(grad cw), x, eps). Until an image is misread for the first time, eps is the
-    distance at which DeepFool's plane is, ||x_adv - x||_p + margin / ||grad||_q. From then on eps is multiplied by
-    1 - gamma where the image is misread, by 1 + gamma where it is read correctly; gamma wanes from 0.2 to 0 along a
-    cosine, and alpha from 2 eps. What is kept is the nearest of all misread images.
+    distance at which the linear picture has the plane, ||x_adv - x||_p + margin / ||grad||_q, and 2% more. From then
+    on eps is multiplied by 1 - gamma where the image is misread, by 1 + gamma where it is read correctly; gamma wanes
+    from 0.2 to 0 along a cosine, and alpha from 2 eps. What is kept is the nearest of all misread images.
 
-    In three points this is not the published attack: alpha is a multiple of eps, so that it has no unit; the direction
-    is steepest in the norm itself, signs for l_inf; and a gradient that points out of [0, 1] is left out.
+    In four points this is not the published attack: it begins with a step of DeepFool, as the class that is nearest
+    need not be the likeliest; alpha is a multiple of eps, so that it has no unit; the direction is steepest in the norm
+    itself, signs for l_inf; and what of the gradient points out of [0, 1] is left out.
 
     Args:
         model, x, y, norm: as for `deepfool`.
-        steps: passes forward and backward of each image, at least 1.
+        steps: passes forward and backward of each image after the step of DeepFool, at least 1.
 
     Returns:
         Adversarial images, shaped like x; x itself where none was found, or where x is misread already.
@@ -126,8 +135,8 @@ def fmn(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, norm: str = "l2",
 
     Pintor et al., 2021, arXiv:2102.12827. Taught in 15_other_budgets.ipynb.
     """
-    criterion, x_adv, best, reach = Criterion(y), x.clone(), x.clone(), torch.full_like(x[:, :1, :1, :1], torch.inf)
-    eps = reach
+    criterion, best, reach = Criterion(y), x.clone(), torch.full_like(x[:, :1, :1, :1], torch.inf)
+    (x_adv, _), eps = step_to_nearest_plane(model, x, y, norm), reach
     for step in range(steps):
         gradient, logits = criterion.ascent(model, x_adv, cw)
         gradient = gradient.masked_fill(torch.where(gradient > 0, x_adv >= 1, x_adv <= 0), 0)
@@ -135,7 +144,7 @@ def fmn(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, norm: str = "l2",
         better = (lead > 0) & (size < reach)
         best, reach = torch.where(better, x_adv, best), torch.where(better, size, reach)
         waning = (1 + math.cos(math.pi * step / steps)) / 2
-        plane = size - lead / length(gradient, DUAL[norm])
+        plane = size - (1 + OVERSHOOT) * lead / length(gradient, DUAL[norm])
         grown = torch.where(reach.isinf(), plane, eps * (1 + GAMMA * waning))
         eps = torch.where(lead > 0, torch.minimum(eps * (1 - GAMMA * waning), reach), grown)
         x_adv = project(x_adv + 2 * waning * eps * steepest(gradient, norm), x, eps, norm)
