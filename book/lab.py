@@ -21,7 +21,7 @@ from torch import nn
 from advutils import load_data, load_weights, trained, vgg
 from advutils.models import Contrast, Normalize, PadTo
 from advutils.utils.weights import PACKED_FROM
-from advutils.widgets.panel import SCRIPT
+from advutils.widgets.panel import DRAWING
 
 LAB = Path(__file__).resolve().parent / "lab"
 LOCK, PACKAGES = LAB / "package-lock.json", LAB / "node_modules"
@@ -87,7 +87,7 @@ def bundle(entry, models, x, y):
     manifest, numbers = pack(models, x, y)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        for script in (*LAB.glob("*.js"), SCRIPT):
+        for script in (*LAB.glob("*.js"), DRAWING):
             shutil.copy(script, work)
         (work / "manifest.json").write_text(json.dumps(manifest))
         for name, content in {"numbers": numbers, "kernels": KERNELS.read_bytes()}.items():

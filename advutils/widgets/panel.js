@@ -1,16 +1,17 @@
 // The picture of the epsilon slider: drawn where it is seen, from numbers, as a picture on its way takes too long.
 //
 // A column a model: the attacked images, then the chosen one larger, its perturbation and its class probabilities;
-// below them the accuracy of all models against epsilon, with a marker at the present one. The page that needs no
-// kernel draws with the same function.
+// below them the accuracy of all models against epsilon, with a marker at the present one.
 
-export const TILE = 84, GAP = 5, ACROSS = 5; // pixels of an image, between two of them, and how many are in a row
-export const CAPTION = 17, LARGE = 112, CURVE = 150; // heights of a line of text, of the chosen image, of the curve
-export const MARGIN = 10, BETWEEN = 26, COLUMN = ACROSS * TILE + (ACROSS - 1) * GAP;
-const GREY = "#BBBBBB", PALE = "#E4E4E4", INK = "#222222";
+import { chart, diverging, mark, paint, role, sprite } from "./drawing.js";
+
+const TILE = 84, GAP = 5, ACROSS = 5; // pixels of an image, between two of them, and how many are in a row
+const CAPTION = 17, LARGE = 112, CURVE = 150; // heights of a line of text, of the chosen image, of the curve
+const MARGIN = 10, BETWEEN = 26, COLUMN = ACROSS * TILE + (ACROSS - 1) * GAP;
+const GREY = "#BBBBBB", PALE = "#E4E4E4", INK = "#222222", SCALE = diverging([255, 255, 255]);
 
 /** What stays while the slider moves (`scene`), what it shows now (`shown`, `pixels`): see Panel in panel.py. */
-export function draw(canvas, scene, shown, pixels) {
+function draw(canvas, scene, shown, pixels) {
   const { models, curve } = scene;
   const width = 2 * MARGIN + models.length * COLUMN + (models.length - 1) * BETWEEN;
   const below = MARGIN + CAPTION + 10 + Math.ceil(shown.y.length / ACROSS) * (TILE + CAPTION + GAP);
@@ -20,7 +21,7 @@ export function draw(canvas, scene, shown, pixels) {
   models.forEach((model, column) => {
     const left = MARGIN + column * (COLUMN + BETWEEN), start = column * (shown.y.length * image + square);
     const images = sprite(pixels, start, shown.y.length, shown.size);
-    const delta = sprite(pixels, start + shown.y.length * image, 1, [1, ...shown.size.slice(1)], scene.scale);
+    const delta = sprite(pixels, start + shown.y.length * image, 1, [1, ...shown.size.slice(1)], SCALE);
     tiles(pen, left, images, scene, shown, column);
     chosen(pen, left, below, images, delta, scene, shown, column);
   });
@@ -68,50 +69,56 @@ function chosen(pen, left, top, images, delta, scene, shown, column) {
   frame(pen, middle, top + CAPTION, LARGE, GREY, 1);
   const wide = (left + COLUMN - third) / bars.length;
   bars.forEach((p, number) => {
-    const color = number === y ? scene.right : number === k ? scene.wrong : GREY;
+    const part = role(number, y, k), color = { true: scene.right, wrong: scene.wrong }[part] ?? GREY;
     const start = Math.round(third + number * wide) + 1, end = Math.round(third + (number + 1) * wide) - 1;
     const high = Math.round(p * (LARGE - 2)) + 1;
     rectangle(pen, start, floor - high + 1, Math.max(1, end - start), high, color);
-    const ink = number === y || number === k ? INK : scene.muted;
-    if (bars.length <= 10) write(pen, (start + end) / 2, floor + 4, number, ink, { align: "center" });
+    if (bars.length <= 10) write(pen, (start + end) / 2, floor + 4, number, part ? INK : scene.muted, { align: "center" });
   });
   rectangle(pen, third, floor + 1, left + COLUMN - third, 1, scene.muted);
   write(pen, left, floor + 4, read(shown, column, shown.chosen), k === y ? INK : scene.wrong, { size: 12 });
 }
 
 function accuracies(pen, width, top, scene, { eps, proved = [] }) {
-  const { radii, values, title } = scene.curve, last = radii.at(-1);
-  const left = MARGIN + 44, right = width - 24, floor = top + CURVE - 34, ceiling = top + 22;
-  const across = (radius) => left + ((right - left) * radius) / last;
-  const down = (share) => floor + (ceiling - floor) * share;
-  for (const share of [0, 0.5, 1]) {
-    rectangle(pen, left, Math.round(down(share)), right - left, 1, PALE);
-    write(pen, left - 6, down(share) - 6, `${100 * share}%`, scene.muted, { align: "right" });
-  }
+  const { radii, values, title } = scene.curve, last = radii.at(-1), now = values.map((line) => between(radii, line, eps));
+  const left = MARGIN + 44, right = width - 24, floor = top + CURVE - 34.5, ceiling = top + 21.5;
+  const across = (radius) => left + ((right - left) * Math.min(radius, last)) / last;
+  const down = (share) => floor + (ceiling - floor) * share, ticks = [[0, "0%"], [0.5, "50%"], [1, "100%"]];
   for (let part = 0; part < 7; part++) {
     const radius = (part * last) / 6;
     write(pen, across(radius), floor + 5, Number(radius.toPrecision(3)), scene.muted, { align: "center" });
   }
   write(pen, right, top + CURVE - 15, "epsilon", scene.muted, { align: "right" });
   write(pen, MARGIN, top, title, scene.muted);
-  rectangle(pen, Math.round(across(eps)), ceiling, 1, floor - ceiling, INK);
+  const place = { across, down, top: ceiling, floor, left, right, high: ceiling, low: floor, beside: [left - 6, 4] };
+  paint(pen, chart({ radii, curves: values, now, eps, proved, ticks }, place), styles(scene));
   proved.filter((radius) => radius > 0).forEach((radius, row) => { // no attack matters to the chosen image up to here
-    const end = across(Math.min(radius, last)), at = floor - 4 - 12 * row;
+    const end = across(radius), at = floor - 4 - 12 * row;
     rectangle(pen, left, at, end - left, 4, scene.proved);
     write(pen, end + 4, at - 8, "proved", scene.proved);
   });
-  let corner = right;
-  [...scene.models.keys()].reverse().forEach((number) => {
-    const { label, color } = scene.models[number];
-    pen.strokeStyle = pen.fillStyle = color;
-    pen.lineWidth = 2;
-    pen.beginPath();
-    radii.forEach((radius, i) => pen.lineTo(across(radius), down(values[number][i])));
-    pen.stroke();
-    pen.beginPath();
-    pen.arc(across(eps), down(between(radii, values[number], eps)), 4, 0, 2 * Math.PI);
-    pen.fill();
-    corner -= write(pen, corner, top, `━ ${label}`, color, { align: "right" }) + 18;
+  legend(pen, right, top, scene);
+}
+
+/** The looks of a chart's shapes, which the laboratory has in its lab.css. */
+function styles({ models, muted, proved }) {
+  return (name, number) => ({
+    proved: { fill: `${proved}24` }, // 14% of it
+    grid: { stroke: PALE },
+    zero: { stroke: INK },
+    text: { fill: muted },
+    now: { stroke: INK, dash: [3, 3] },
+    curve: { stroke: models[number]?.color, width: 2.5 },
+    point: { fill: models[number]?.color, stroke: "white", width: 1.5 },
+  })[name];
+}
+
+/** The models' names with their marks, the last one ending at `right`. */
+function legend(pen, right, top, scene) {
+  [...scene.models.entries()].reverse().forEach(([number, { label, color }]) => {
+    right -= write(pen, right, top, label, color, { align: "right" }) + 10;
+    paint(pen, [mark(number, right, top + 6, 4, "point")], styles(scene));
+    right -= 20;
   });
 }
 
@@ -124,22 +131,6 @@ function between(radii, values, eps) {
 function read(shown, column, i) {
   const k = shown.predicted[column][i];
   return `${k === shown.y[i] ? "" : "✗ "}${shown.y[i]} → ${k} (${shown.confidence[column][i].toFixed(2)})`;
-}
-
-/** n images of bytes, one or three a pixel, below each other; with a scale, bytes are places on it. */
-export function sprite(pixels, start, n, [channels, high, wide], scale) {
-  const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [wide, n * high];
-  const pen = canvas.getContext("2d", { willReadFrequently: true }), image = pen.createImageData(wide, n * high);
-  for (let at = 0; at < n * high * wide; at++) {
-    for (let c = 0; c < 3; c++) {
-      const value = pixels[start + at * channels + (channels === 3 ? c : 0)];
-      image.data[4 * at + c] = scale ? scale[3 * value + c] : value;
-    }
-    image.data[4 * at + 3] = 255;
-  }
-  pen.putImageData(image, 0, 0);
-  return canvas;
 }
 
 function paste(pen, images, i, [, high, wide], across, down, side) {

@@ -1,34 +1,40 @@
 """The picture of the epsilon slider as numbers, which panel.js draws in the page, some milliseconds after a hand."""
 
-from functools import cache
+import re
 from pathlib import Path
 
 import anywidget
-import matplotlib
 import numpy as np
 import traitlets
 
 from advutils.plots import MODEL_COLORS, MUTED, PROVED, SPARE_COLORS, WRONG
 
 SCRIPT = Path(__file__).with_suffix(".js")
+DRAWING = SCRIPT.with_name("drawing.js")  # the book's laboratory draws with it too
+IMPORT = re.compile(r'import \{[^}]*\} from "./drawing.js";\n')
+
+
+def whole_script():
+    """panel.js with drawing.js in place of its import: a widget sends one script, beside which there is no other."""
+    script, drawing = (path.read_text(encoding="utf-8") for path in (SCRIPT, DRAWING))
+    return IMPORT.sub(lambda _: drawing, script, count=1)
 
 
 class Panel(anywidget.AnyWidget):
     """Shows what models make of attacked images; panel.js says how it looks.
 
     Attributes:
-        scene: what stays while a slider moves. models: a list of {label, color}; scale: the diverging scale as 256
-            times red, green, blue; right, wrong, muted, proved: colours; curve: None or {radii, values: a list for each
-            model, title}.
+        scene: what stays while a slider moves. models: a list of {label, color}; right, wrong, muted, proved: colours;
+            curve: None or {radii, values: a list for each model, title}.
         shown: what is shown now. eps, chosen; y: labels (n,); size: (C, H, W); for each model predicted (n,),
             confidence (n,) of it, bars (K,), the class probabilities of the chosen image, and proved, the radius up to
             which no attack can change what the model reads in that image (0 if nothing is proved).
         pixels: for each model the n attacked images, grey levels or colours as bytes, then the perturbation of the
-            chosen one as places on the scale (H, W).
+            chosen one as places on a scale (H, W), from -eps at 0 to eps at 255.
         words: the picture in words, which stand above it and are its label.
     """
 
-    _esm = SCRIPT
+    _esm = whole_script()
     scene = traitlets.Dict().tag(sync=True)
     shown = traitlets.Dict().tag(sync=True)
     pixels = traitlets.Bytes().tag(sync=True)
@@ -39,7 +45,7 @@ class Panel(anywidget.AnyWidget):
         models = [dict(label=label, color=color) for label, color in colors.items()]
         right = MODEL_COLORS["clean VGG"]
         colors = dict(right=right, wrong=WRONG, muted=MUTED, proved=PROVED)
-        self.scene = dict(models=models, scale=_diverging(), curve=curve, **colors)
+        self.scene = dict(models=models, curve=curve, **colors)
 
     def show(self, x, y, x_advs, probabilities, *, eps, chosen=0, proved=(), words=""):
         """Show n images x (n, C, H, W) of the classes y (n,), attacked at radius eps.
@@ -76,8 +82,3 @@ def colors_of(labels):
 
 def _bytes(values):
     return np.clip(np.round(values), 0, 255).astype(np.uint8).tobytes()
-
-
-@cache
-def _diverging():
-    return (matplotlib.colormaps["RdBu_r"](np.arange(256))[:, :3] * 255).round().astype(int).ravel().tolist()

@@ -1,6 +1,6 @@
 // A network's column: what it is shown, what was changed, and what it reads.
 
-import { bars, image, made, mark, percent, perturbation, signed } from "./drawing.js";
+import { bars, image, made, mark, percent, perturbation, signed } from "./elements.js";
 
 /** Build the column of the i-th network; returns what shows there what the network makes of an attacked digit. */
 export function card(network, i, parent) {

@@ -3,7 +3,7 @@
 import { ATTACKS, LARGEST, STEPS } from "./attacks.js";
 import { Attacked } from "./attacked.js";
 import { card } from "./card.js";
-import { chart, groundOf, image, made, mark, signed } from "./drawing.js";
+import { chart, groundOf, image, made, mark, signed } from "./elements.js";
 import { load } from "./load.js";
 import { CLASSES, PIXELS, SIDE } from "./network.js";
 import { digitOf, pad } from "./pen.js";

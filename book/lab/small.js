@@ -3,7 +3,7 @@
 import { LARGEST } from "./attacks.js";
 import { Attacked } from "./attacked.js";
 import { card } from "./card.js";
-import { groundOf, made } from "./drawing.js";
+import { groundOf, made } from "./elements.js";
 import { load } from "./load.js";
 import { START, write } from "./state.js";
 

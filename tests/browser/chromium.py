@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from advutils.widgets.panel import SCRIPT
+from advutils.widgets.panel import whole_script
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 HERE = {"127.0.0.1", "localhost", None}  # a file or a data address has no host
@@ -79,7 +79,7 @@ DRAW = """async ([script, scene, shown, pixels, words]) => {
 def drawn(page, panel):
     """What this browser draws of a Panel, the only thing in the page from now on: its pixels (height, width, 3)."""
     pixels = base64.b64encode(panel.pixels).decode()
-    state = [SCRIPT.read_text(encoding="utf-8"), panel.scene, panel.shown, pixels, panel.words]
+    state = [whole_script(), panel.scene, panel.shown, pixels, panel.words]
     return decoded(page.evaluate(DRAW, state))
 
 

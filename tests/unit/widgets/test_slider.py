@@ -260,8 +260,6 @@ def test_the_pixels_are_the_attacked_images_and_the_perturbation_on_its_scale():
     assert values[:8].tolist() == [[153, 102, 140, 128]] * 8  # 255 times 0.6, 0.4, 0.55, 0.5
     assert values[8:].tolist() == [[255, 0, 191, 128]] * 4
     assert told.shown["predicted"] == [[0, 2]] and told.shown["bars"] == [one_hot([2])[0].tolist()]
-    red, green, blue = np.reshape(told.scene["scale"], (256, 3))[255]
-    assert red > 80 and green + blue < 60
 
 
 @pytest.mark.browser

@@ -1,9 +1,8 @@
-// What the page draws: images, perturbations, probabilities, and the margin against epsilon.
+// The elements of the page: images, perturbations, probabilities, and the margin against epsilon.
 
+import * as drawing from "./drawing.js"; // of advutils/widgets: the slider of the notebooks draws with it too
 import { CLASSES, SIDE } from "./network.js";
-import { sprite } from "./panel.js"; // of advutils/widgets: the slider of the notebooks draws its images with it
 
-const BLUE = [33, 102, 172], RED = [178, 24, 43]; // ends of the diverging scale that colour-blind readers tell apart
 const SVG = "http://www.w3.org/2000/svg";
 
 /** An image of grey levels, a canvas pixel for each. */
@@ -18,17 +17,13 @@ export function groundOf(element) {
 
 /** A perturbation: blue where a pixel was darkened, red where it was brightened, the ground where nothing changed. */
 export function perturbation(canvas, original, attacked, eps, ground) {
-  const scale = Array.from({ length: 256 }, (_, place) => {
-    const part = place / 127.5 - 1, end = part < 0 ? BLUE : RED;
-    return ground.map((level, c) => level + (end[c] - level) * Math.abs(part));
-  }).flat();
   const delta = attacked.map((value, at) => (value - original[at]) / Math.max(eps, 1e-3));
-  show(canvas, Uint8Array.from(delta, (part) => Math.round(127.5 * (Math.max(-1, Math.min(1, part)) + 1))), scale);
+  show(canvas, Uint8Array.from(delta, (part) => Math.round(127.5 * (Math.max(-1, Math.min(1, part)) + 1))), drawing.diverging(ground));
 }
 
 function show(canvas, bytes, scale) {
   const pen = canvas.getContext("2d");
-  pen.drawImage(sprite(bytes, 0, 1, [1, SIDE, SIDE], scale), 0, 0);
+  pen.drawImage(drawing.sprite(bytes, 0, 1, [1, SIDE, SIDE], scale), 0, 0);
 }
 
 /** Ten rows for the probabilities of the classes; returns what shows some, with the class y and the one read. */
@@ -41,7 +36,7 @@ export function bars(element) {
   element.setAttribute("role", "img");
   return (probabilities, y, read) => {
     rows.forEach(({ row, bar, share }, k) => {
-      row.className = `bar${k === y ? " true" : ""}${k === read && k !== y ? " wrong" : ""}`;
+      row.className = `bar ${drawing.role(k, y, read)}`;
       bar.style.width = `${100 * probabilities[k]}%`;
       share.textContent = percent(probabilities[k]);
     });
@@ -65,20 +60,13 @@ export function made(tag, name, parent, text = "") {
   return element;
 }
 
-function drawn(tag, attributes, parent, text = "") {
+/** Add a shape of drawing.js to an SVG. */
+function add(svg, [tag, attributes, text = ""]) {
   const element = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   element.textContent = text;
-  parent.append(element);
-  return element;
+  svg.append(element);
 }
-
-/** The marks by which networks are told apart beside their colours, around a point. */
-const MARKS = [
-  (x, y, r) => ["circle", { cx: x, cy: y, r }],
-  (x, y, r) => ["rect", { x: x - r, y: y - r, width: 2 * r, height: 2 * r }],
-  (x, y, r) => ["path", { d: `M${x} ${y - 1.2 * r}L${x + 1.2 * r} ${y + r}H${x - 1.2 * r}Z` }],
-];
 
 /** The mark of a network, beside its name. */
 export function mark(number) {
@@ -86,39 +74,28 @@ export function mark(number) {
   svg.setAttribute("viewBox", "0 0 14 14");
   svg.setAttribute("aria-hidden", "true");
   svg.classList.add("shape", `of-${number}`);
-  drawn(...MARKS[number](7, 7, 5), svg);
+  add(svg, drawing.mark(number, 7, 7, 5));
   return svg;
 }
 
 /**
  * Margins against epsilon, as wide as the slider below, half of whose handle is as wide as `inset`.
- * curves: for each network null or a margin at each radius; now: the margins at eps; proved: null or a radius for each.
+ * facts: the labels, and what `chart` in drawing.js takes, but for the ticks.
  */
-export function chart(svg, { labels, radii, curves, now, eps, proved }, { wide, high, inset }) {
-  const last = radii.at(-1);
+export function chart(svg, facts, { wide, high, inset }) {
+  const { labels, radii, curves, now, eps } = facts, last = radii.at(-1);
   const [least, most] = bounds([...curves.flatMap((values) => values ?? []), ...now]);
-  const across = (radius) => inset + ((wide - 2 * inset) * radius) / last;
-  const down = (value) => 8 + ((high - 16) * (most - value)) / (most - least);
+  const across = (radius) => inset + ((wide - 2 * inset) * Math.min(radius, last)) / last;
+  const down = (value) => 8 + ((high - 16) * (most - value)) / (most - least), zero = down(0);
+  const lines = { left: 0, right: wide, high: 0, low: high, beside: [wide - 4, -4] };
+  const ticks = ticksOf(least, most, high / 30).map((value) => [value, down(value) > 16 ? String(value).replace("-", "−") : ""]);
+  const shapes = drawing.chart({ ...facts, ticks }, { across, down, top: 0, floor: zero, ...lines });
+  const sides = [["text", { class: "side", x: 6, y: zero + 15 }, "misread"]];
+  if (high > 100) sides.push(["text", { class: "side", x: 6, y: zero - 6 }, "read correctly"]);
   svg.setAttribute("viewBox", `0 0 ${wide} ${high}`);
   svg.replaceChildren();
-  drawn("rect", { class: "misread", x: 0, y: down(0), width: wide, height: Math.max(0, high - down(0)) }, svg);
-  proved.forEach((radius, i) => {
-    const width = across(radius ?? 0) - across(0);
-    if (radius) drawn("rect", { class: `proved of-${i}`, x: across(0), y: 0, width, height: down(0) }, svg);
-  });
-  ticks(least, most, high / 30).forEach((value) => {
-    drawn("line", { class: value ? "grid" : "zero", x1: 0, x2: wide, y1: down(value), y2: down(value) }, svg);
-    const place = { x: wide - 4, y: down(value) - 4, "text-anchor": "end" };
-    if (down(value) > 16) drawn("text", place, svg, String(value).replace("-", "−"));
-  });
-  if (high > 100) drawn("text", { class: "side", x: 6, y: down(0) - 6 }, svg, "read correctly");
-  drawn("text", { class: "side", x: 6, y: down(0) + 15 }, svg, "misread");
-  drawn("line", { class: "now", x1: across(eps), x2: across(eps), y1: 0, y2: high }, svg);
-  curves.forEach((values, i) => {
-    const points = values?.map((value, k) => `${across(radii[k]).toFixed(1)} ${down(value).toFixed(1)}`);
-    if (points) drawn("path", { class: `curve of-${i}`, d: `M${points.join("L")}` }, svg);
-  });
-  now.forEach((value, i) => drawn(...MARKS[i](across(eps), down(value), 5), svg).classList.add("point", `of-${i}`));
+  const misread = ["rect", { class: "misread", x: 0, y: zero, width: wide, height: Math.max(0, high - zero) }];
+  for (const shape of [misread, ...sides, ...shapes]) add(svg, shape);
   const said = labels.map((label, i) => `${label} ${signed(now[i])}`).join(", ");
   const words = `Margin against epsilon. At epsilon ${eps.toFixed(3)}: ${said}. Below 0 the digit is misread.`;
   svg.setAttribute("aria-label", words);
@@ -132,7 +109,7 @@ function bounds(values) {
   return [least - room, most + room];
 }
 
-function ticks(least, most, count) {
+function ticksOf(least, most, count) {
   const step = [2, 5, 10, 20, 50, 100, 200, 500].find((size) => (most - least) / size <= count) ?? 1000;
   const first = Math.ceil(least / step);
   return Array.from({ length: Math.floor(most / step) - first + 1 }, (_, k) => (first + k) * step);
