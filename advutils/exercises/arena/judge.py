@@ -130,10 +130,10 @@ def attacked(name, attack):
 
 
 def checked(images, defence):
-    """A copy of the images; raise unless they are what a submission must be. Distances are taken in float64."""
+    """The images on the CPU; raise unless they are what a submission must be. Distances are taken in float64."""
     if type(images) is not torch.Tensor:  # a subclass may lie about its values
         raise TypeError(f"images: got {type(images).__name__}; accepts a torch.Tensor, or an attack that returns one")
-    images = images.detach().cpu().clone()
+    images = images.detach().cpu()
     validation.images(images, "images")
     if images.shape != defence.x.shape:
         raise ValueError(f"images: got shape {tuple(images.shape)}; accepts {tuple(defence.x.shape)}, all in order")

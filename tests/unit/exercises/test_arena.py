@@ -366,7 +366,7 @@ def test_of_several_files_for_one_defence_the_best_counts_and_totals_add_up(clas
     arena.submit("rows", fgsm)
     arena.submit("detector", swapped(pictures(), EPS))
     for path in folder().glob("*.safetensors"):
-        write_tensors(where / "bob" / "second" / path.name, *read_tensors(path))
+        write_tensors(where / "bob" / "again" / path.name, *read_tensors(path))  # the better of two, read first
     main(["arena", "score", str(where), "--seed", "3"])
     first, second = capsys.readouterr().out.splitlines()[1:3]
     assert first.split()[0] == "bob" and first.split()[-1] == "1.14" and second.split()[-1] == "0.00"
