@@ -1011,7 +1011,7 @@ def other_budgets():
             with ledger(net) as passes:
                 row[label] = _marks(survivors(net, batches, attack, eps=0.1))
             cost[label] = (passes.forwards + passes.backwards) / len(x)
-        patch = train_patch(net, stuck_on, steps=300, **STICKER, generator=torch.Generator().manual_seed(0))
+        patch = train_patch(net, batches_of_100, steps=300, **STICKER, generator=torch.Generator().manual_seed(0))
         row["patch"] = [round(value, 4) for value in patch.flatten().tolist()]
         for label, seen in {"sticker, seen places": True, "sticker": False}.items():
             draws = torch.Generator().manual_seed(1)
