@@ -1,10 +1,12 @@
 """Few pixels, a sticker, an attacker who is told labels only: against closed forms, exhaustive search and peers."""
 
 import itertools
+from functools import partial
 
+import foolbox
 import pytest
 import torch
-from helpers import batch, images, linear, loader, refused, seeded
+from helpers import batch, images, linear, loader, refused, seeded, small_net_and_digits
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -208,3 +210,43 @@ def test_more_queries_never_make_it_worse_and_a_misread_image_is_left_alone():
         radii.append(torch.where(wrong | (radius > 0), radius, torch.inf))
     assert wrong.any() and (radii[1] <= radii[0]).all() and (radii[2] <= radii[1]).all()
     assert radii[2][~wrong].isfinite().any()
+
+
+# Beside a peer
+
+
+def of_foolbox(attack, **start):
+    model, x, y = small_net_and_digits()
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+    return attack.run(wrapped, x, foolbox.criteria.Misclassification(y), **start).detach()
+
+
+def hop_skip_jump():
+    noise = foolbox.attacks.LinearSearchBlendedUniformNoiseAttack(steps=50)
+    attack = foolbox.attacks.HopSkipJumpAttack(
+        steps=5, initial_gradient_eval_steps=50, max_gradient_eval_steps=200, constraint="linf"
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return of_foolbox(attack, starting_points=of_foolbox(noise))
+
+
+PEERS = {
+    "pixels, as foolbox's L0FMN": (0, partial(few_pixels, n_tries=20), lambda: of_foolbox(foolbox.attacks.L0FMNAttack(steps=100))),
+    "labels, as foolbox's HopSkipJump": (torch.inf, partial(rays, n_queries=500), hop_skip_jump),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("order, ours, theirs", PEERS.values(), ids=PEERS)
+def test_ours_needs_no_larger_change_than_a_peer_in_no_more_passes(order, ours, theirs):
+    model, x, y = small_net_and_digits()
+    found, right = [], read_right(model, x) == y
+    for attack in (lambda: ours(model, x, y), theirs):
+        with ledger(model) as passes:
+            x_adv = attack()
+        fooled = read_right(model, x_adv) != y
+        delta = (x_adv - x).flatten(1)
+        size = torch.linalg.vector_norm(torch.where(delta.abs() > 1e-6, delta, 0), order, dim=1)
+        found.append((torch.where(fooled, size, torch.inf)[right].median(), passes.forwards + passes.backwards))
+    (median, passes), (their_median, their_passes) = found
+    assert median <= their_median and passes <= their_passes
