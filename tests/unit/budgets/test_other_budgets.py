@@ -231,8 +231,9 @@ def hop_skip_jump():
         return of_foolbox(attack, starting_points=of_foolbox(noise))
 
 
+L0FMN = foolbox.attacks.L0FMNAttack(steps=100)
 PEERS = {
-    "pixels, as foolbox's L0FMN": (0, partial(few_pixels, n_tries=20), lambda: of_foolbox(foolbox.attacks.L0FMNAttack(steps=100))),
+    "pixels, as foolbox's L0FMN": (0, partial(few_pixels, n_tries=20), lambda: of_foolbox(L0FMN)),
     "labels, as foolbox's HopSkipJump": (torch.inf, partial(rays, n_queries=500), hop_skip_jump),
 }  # fmt: skip
 
