@@ -61,6 +61,7 @@ from advutils import (
 )
 from advutils.attacks import VERSIONS as ATTACK_VERSIONS
 from advutils.attacks.auto import autoattack as auto_attack
+from advutils.budgets import VERSIONS as BUDGET_VERSIONS
 from advutils.certify import proven
 from advutils.pretrained import VERSIONS as RECIPE_VERSIONS
 from advutils.pretrained import machine
@@ -72,7 +73,7 @@ MEASURED = {}  # name: (function, recipes and attacks that it hangs on)
 
 def measurement(*depends_on):
     """Enter a function into MEASURED under its name, with the recipes and attacks that it hangs on."""
-    unknown = set(depends_on) - RECIPE_VERSIONS.keys() - ATTACK_VERSIONS.keys()
+    unknown = set(depends_on) - RECIPE_VERSIONS.keys() - ATTACK_VERSIONS.keys() - BUDGET_VERSIONS.keys()
     if unknown:
         raise ValueError(f"depends_on: got {sorted(unknown)}; accepts names of recipes and of attacks")
 
@@ -85,7 +86,7 @@ def measurement(*depends_on):
 
 def versions(depends_on):
     """The versions of today of these recipes and attacks."""
-    return {name: (RECIPE_VERSIONS | ATTACK_VERSIONS)[name] for name in depends_on}
+    return {name: (RECIPE_VERSIONS | ATTACK_VERSIONS | BUDGET_VERSIONS)[name] for name in depends_on}
 
 
 def _watched_training(objective, seed, *, eps=0.2, epochs=6, every=25):
