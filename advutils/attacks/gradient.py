@@ -173,8 +173,10 @@ def targeted(
     return strongest(model, runs, criterion)
 
 
-def project(x_adv: torch.Tensor, x: torch.Tensor, eps: float, norm: str = "linf") -> torch.Tensor:
+def project(x_adv: torch.Tensor, x: torch.Tensor, eps: float | torch.Tensor, norm: str = "linf") -> torch.Tensor:
     """The nearest point to x_adv in the ball of radius eps around x (l_inf), brought into [0, 1].
+
+    `eps` is one radius, or one for each image, (N, 1, 1, 1).
 
     For "l2" the difference is shrunk to length eps where it is longer; clipping to [0, 1] then shortens it further.
     """

@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from advutils.budgets import MINIMUM_NORM
 from advutils.cli.arena import arena_command
 from advutils.cli.attack import attack_command
 from advutils.cli.common import ACCEPTED, ATTACKS, BACKGROUNDS, BUILDERS, number
@@ -104,6 +105,15 @@ def add_evaluate(evaluate):
         default=[],
         help=f"{', '.join(ATTACKS)}, with options as in pgd:steps=40,restarts=2; may be repeated, and grey is always "
         "among them",
+    )
+    evaluate.add_argument("--cascade", action="store_true", help="each attack gets only what those before it have left")
+    evaluate.add_argument(
+        "--minimum-norm",
+        action="append",
+        metavar="ATTACK",
+        default=[],
+        help=f"{', '.join(MINIMUM_NORM)}, with options as in fmn:norm=linf: the smallest change for each image, "
+        "its median, and the share of images that need more than --eps",
     )
     evaluate.add_argument("--certify", action="store_true", help="add the share of images that no attack can change")
     evaluate.add_argument("--out", type=Path, help="a JSON file to write")

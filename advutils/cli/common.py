@@ -40,24 +40,24 @@ def number(text):
         raise argparse.ArgumentTypeError(str(error).removeprefix(": ")) from None
 
 
-def attack_of(text):
-    """The attack that "pgd:steps=40,restarts=2" describes, its options bound."""
+def attack_of(text, option="--attack", known=ATTACKS):
+    """The attack that "pgd:steps=40,restarts=2" describes, one of the known ones, its options bound."""
     name, _, said = text.partition(":")
-    validation.one_of(name, "--attack", ATTACKS)
-    bound, parameters = {}, inspect.signature(ATTACKS[name]).parameters
-    for option in filter(None, said.split(",")):
-        key, _, value = option.partition("=")
+    validation.one_of(name, option, known)
+    bound, parameters = {}, inspect.signature(known[name]).parameters
+    for part in filter(None, said.split(",")):
+        key, _, value = part.partition("=")
         try:
             bound[key.strip()] = WORDS[value.lower()] if value.lower() in WORDS else ast.literal_eval(value)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             bound[key.strip()] = value
     for key, value in bound.items():
-        validation.one_of(key, f"--attack {name}: its option", sorted(parameters.keys() - GIVEN))
+        validation.one_of(key, f"{option} {name}: its option", sorted(parameters.keys() - GIVEN))
         if isinstance(parameters[key].default, bool) and not isinstance(value, bool):
-            raise ValueError(f"--attack {name}: its option {key}: got {value!r}; accepts true, false")
+            raise ValueError(f"{option} {name}: its option {key}: got {value!r}; accepts true, false")
     if "attacks_to_run" in bound:
         bound["attacks_to_run"] = str(bound["attacks_to_run"]).split("+")
-    return partial(ATTACKS[name], **bound) if bound else ATTACKS[name]
+    return partial(known[name], **bound) if bound else known[name]
 
 
 def model_of(text):

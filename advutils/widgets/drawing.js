@@ -53,19 +53,21 @@ export function mark(number, x, y, r, name = "") {
  */
 export function chart({ radii, curves, now, eps, proved, ticks }, place) {
   const { across, down, top, floor, left, right, high, low, beside } = place;
-  const certificates = [...proved.entries()].filter(([, radius]) => radius).map(([i, radius]) =>
-    ["rect", { class: `proved of-${i}`, x: across(0), y: top, width: across(radius) - across(0), height: floor - top }]);
-  const lines = ticks.flatMap(([value, text]) => [
-    ["line", { class: value ? "grid" : "zero", x1: left, x2: right, y1: down(value), y2: down(value) }],
-    ["text", { x: beside[0], y: down(value) + beside[1], "text-anchor": "end" }, text],
-  ]);
+  const certificates = [...proved.entries()].filter(([, radius]) => radius).map(([i, radius]) => {
+    const size = { width: across(radius) - across(0), height: floor - top };
+    return ["rect", { class: `proved of-${i}`, x: across(0), y: top, ...size }];
+  });
+  const lines = ticks.map(([value]) =>
+    ["line", { class: value ? "grid" : "zero", x1: left, x2: right, y1: down(value), y2: down(value) }]);
+  const texts = ticks.map(([value, text]) =>
+    ["text", { x: beside[0], y: down(value) + beside[1], "text-anchor": "end" }, text]);
   const paths = [...curves.entries()].filter(([, values]) => values).map(([i, values]) => {
-    const points = values.map((value, k) => `${across(radii[k]).toFixed(1)} ${down(value).toFixed(1)}`);
-    const dashes = DASHES[i % DASHES.length];
-    return ["path", { class: `curve of-${i}`, d: `M${points.join("L")}`, "stroke-dasharray": dashes }];
+    const d = `M${values.map((value, k) => `${across(radii[k]).toFixed(1)} ${down(value).toFixed(1)}`).join("L")}`;
+    return ["path", { class: `curve of-${i}`, d, "stroke-dasharray": DASHES[i % DASHES.length] }];
   });
   const here = ["line", { class: "now", x1: across(eps), x2: across(eps), y1: high, y2: low }];
-  return [...certificates, ...lines, here, ...paths, ...now.map((v, i) => mark(i, across(eps), down(v), 5, "point"))];
+  const points = now.map((value, i) => mark(i, across(eps), down(value), 5, "point"));
+  return [...certificates, ...lines, here, ...paths, ...texts, ...points];
 }
 
 /** Paint shapes on a canvas; `style(name, number)` is the { fill, stroke, width, dash } of a class, of a network. */
@@ -73,7 +75,8 @@ export function paint(pen, shapes, style) {
   pen.save();
   [pen.textBaseline, pen.textAlign] = ["alphabetic", "right"];
   for (const [tag, attributes, text] of shapes) {
-    const [name, number] = (attributes.class ?? tag).split(" of-"), { fill, stroke, width = 1, dash } = style(name, number);
+    const [name, number] = (attributes.class ?? tag).split(" of-");
+    const { fill, stroke, width = 1, dash } = style(name, number);
     Object.assign(pen, { fillStyle: fill, strokeStyle: stroke, lineWidth: width });
     pen.setLineDash(attributes["stroke-dasharray"]?.split(" ").map(Number) ?? dash ?? []);
     if (text) pen.fillText(text, attributes.x, attributes.y);

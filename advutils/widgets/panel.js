@@ -73,14 +73,16 @@ function chosen(pen, left, top, images, delta, scene, shown, column) {
     const start = Math.round(third + number * wide) + 1, end = Math.round(third + (number + 1) * wide) - 1;
     const high = Math.round(p * (LARGE - 2)) + 1;
     rectangle(pen, start, floor - high + 1, Math.max(1, end - start), high, color);
-    if (bars.length <= 10) write(pen, (start + end) / 2, floor + 4, number, part ? INK : scene.muted, { align: "center" });
+    const ink = part ? INK : scene.muted;
+    if (bars.length <= 10) write(pen, (start + end) / 2, floor + 4, number, ink, { align: "center" });
   });
   rectangle(pen, third, floor + 1, left + COLUMN - third, 1, scene.muted);
   write(pen, left, floor + 4, read(shown, column, shown.chosen), k === y ? INK : scene.wrong, { size: 12 });
 }
 
 function accuracies(pen, width, top, scene, { eps, proved = [] }) {
-  const { radii, values, title } = scene.curve, last = radii.at(-1), now = values.map((line) => between(radii, line, eps));
+  const { radii, values, title } = scene.curve, last = radii.at(-1);
+  const now = values.map((line) => between(radii, line, eps));
   const left = MARGIN + 44, right = width - 24, floor = top + CURVE - 34.5, ceiling = top + 21.5;
   const across = (radius) => left + ((right - left) * Math.min(radius, last)) / last;
   const down = (share) => floor + (ceiling - floor) * share, ticks = [[0, "0%"], [0.5, "50%"], [1, "100%"]];

@@ -18,7 +18,8 @@ export function groundOf(element) {
 /** A perturbation: blue where a pixel was darkened, red where it was brightened, the ground where nothing changed. */
 export function perturbation(canvas, original, attacked, eps, ground) {
   const delta = attacked.map((value, at) => (value - original[at]) / Math.max(eps, 1e-3));
-  show(canvas, Uint8Array.from(delta, (part) => Math.round(127.5 * (Math.max(-1, Math.min(1, part)) + 1))), drawing.diverging(ground));
+  const places = Uint8Array.from(delta, (part) => Math.round(127.5 * (Math.max(-1, Math.min(1, part)) + 1)));
+  show(canvas, places, drawing.diverging(ground));
 }
 
 function show(canvas, bytes, scale) {
@@ -88,7 +89,8 @@ export function chart(svg, facts, { wide, high, inset }) {
   const across = (radius) => inset + ((wide - 2 * inset) * Math.min(radius, last)) / last;
   const down = (value) => 8 + ((high - 16) * (most - value)) / (most - least), zero = down(0);
   const lines = { left: 0, right: wide, high: 0, low: high, beside: [wide - 4, -4] };
-  const ticks = ticksOf(least, most, high / 30).map((value) => [value, down(value) > 16 ? String(value).replace("-", "−") : ""]);
+  const text = (value) => (down(value) > 16 ? String(value).replace("-", "−") : "");
+  const ticks = ticksOf(least, most, high / 30).map((value) => [value, text(value)]);
   const shapes = drawing.chart({ ...facts, ticks }, { across, down, top: 0, floor: zero, ...lines });
   const sides = [["text", { class: "side", x: 6, y: zero + 15 }, "misread"]];
   if (high > 100) sides.push(["text", { class: "side", x: 6, y: zero - 6 }, "read correctly"]);

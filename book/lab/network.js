@@ -132,7 +132,8 @@ function lead([c, r], last, y) {
 /** A layer with its weights, times a scale for each output; channels last. */
 function loaded(layer, take) {
   const count = layer.shape.reduce((a, b) => a * b), out = layer.shape[0], each = count / out;
-  const values = take(layer.packed ? "wholes" : "floats", count), scale = take("floats", out), bias = take("floats", out);
+  const values = take(layer.packed ? "wholes" : "floats", count);
+  const scale = take("floats", out), bias = take("floats", out);
   const weight = Float32Array.from(values, (value, at) => value * scale[Math.floor(at / each)]);
   const order = layer.kind === "conv" ? [2, 3, 1, 0] : [1, 0];
   const tensor = tf.tidy(() => tf.transpose(tf.tensor(weight, layer.shape), order));

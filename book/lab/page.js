@@ -7,7 +7,7 @@ import { chart, groundOf, image, made, mark, signed } from "./elements.js";
 import { load } from "./load.js";
 import { CLASSES, PIXELS, SIDE } from "./network.js";
 import { digitOf, pad } from "./pen.js";
-import { read, snapped, write } from "./state.js";
+import { MOST, read, snapped, write } from "./state.js";
 
 const find = (id) => document.getElementById(id), frame = () => new Promise(requestAnimationFrame);
 const INSET = 14; // half the width of the slider's handle: the chart above begins and ends where its middle does
@@ -23,7 +23,8 @@ class Laboratory {
     this.cards = networks.map((network, i) => card(network, i, find("networks")));
     this.tell = later((words) => (find("status").textContent = words), 500);
     this.remember = later((now) => history.replaceState(null, "", `#${write(now)}`), 150);
-    this.redraw = pad(find("pad"), { snapped, changed: (strokes) => this.change({ strokes, meant: null }) });
+    const changed = (strokes) => this.change({ strokes, meant: null });
+    this.redraw = pad(find("pad"), { snapped, most: MOST, changed });
     connect(this);
     this.change({});
     this.redraw(this.state.strokes);
@@ -121,8 +122,9 @@ function choice({ x, y }, i, chosen) {
 }
 
 async function share() {
-  await navigator.clipboard.writeText(location.href);
-  find("shared").textContent = "The address is copied.";
+  const copied = navigator.clipboard?.writeText(location.href).then(() => true, () => false); // a browser may refuse
+  const words = (await copied) ? "The address is copied." : "Copy it from the bar of addresses: the browser refused.";
+  find("shared").textContent = words;
 }
 
 /** The chart is a part of the slider above it: a hand may move epsilon there too. */

@@ -16,12 +16,29 @@ export function digitOf(strokes) {
   return painted(placed(...corner.map((start, axis) => start + 14 - mass[axis])));
 }
 
+/** The image of strokes in pixels; each part of a stroke reaches a few pixels, so only these are looked at. */
 function painted(strokes) {
-  return Float32Array.from({ length: PIXELS }, (_, at) => {
-    const here = [(at % SIDE) + 0.5, Math.floor(at / SIDE) + 0.5];
-    const away = strokes.flatMap((stroke) => stroke.map((point, i) => distance(here, stroke[i - 1] ?? point, point)));
-    return Math.min(1, Math.max(0, 0.5 + (PEN - Math.min(...away)) / SOFT));
-  });
+  const away = new Float32Array(PIXELS).fill(Infinity), reach = PEN + SOFT;
+  for (const stroke of strokes) {
+    for (const [i, end] of stroke.entries()) {
+      const start = stroke[i - 1] ?? end;
+      const [columns, rows] = [0, 1].map((axis) => pixels(start[axis], end[axis], reach));
+      for (const row of rows) {
+        for (const column of columns) {
+          const at = SIDE * row + column;
+          away[at] = Math.min(away[at], distance([column + 0.5, row + 0.5], start, end));
+        }
+      }
+    }
+  }
+  return away.map((far) => Math.min(1, Math.max(0, 0.5 + (PEN - far) / SOFT)));
+}
+
+/** The rows, or columns, of pixels between two places and as far beyond them as `reach`. */
+function pixels(start, end, reach) {
+  const first = Math.max(0, Math.floor(Math.min(start, end) - reach));
+  const last = Math.min(SIDE - 1, Math.floor(Math.max(start, end) + reach));
+  return Array.from({ length: Math.max(0, last - first + 1) }, (_, k) => first + k);
 }
 
 /** How far a point is from the line between two others. */
@@ -37,11 +54,11 @@ function centre(image) {
 }
 
 /** Let a canvas be drawn on, by mouse, pen, finger or keys; `changed(strokes)` is told after each part of a stroke. */
-export function pad(canvas, { snapped, changed }) {
+export function pad(canvas, { snapped, most, changed }) {
   let strokes = [], drawing = false, cursor = [0.5, 0.3];
   const add = (point) => {
     const last = strokes.at(-1).at(-1), next = snapped(point);
-    if (last && last[0] === next[0] && last[1] === next[1]) return;
+    if (last && last[0] === next[0] && last[1] === next[1] || strokes.flat().length >= most) return;
     strokes.at(-1).push(next);
     show(canvas, strokes);
     changed(strokes);
@@ -51,15 +68,16 @@ export function pad(canvas, { snapped, changed }) {
     return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
   };
   canvas.addEventListener("pointerdown", (event) => {
+    if (!event.isPrimary || event.button !== 0 || strokes.flat().length >= most) return; // no second finger
     canvas.setPointerCapture(event.pointerId);
     drawing = true;
     strokes.push([]);
     add(place(event));
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (drawing) for (const part of event.getCoalescedEvents?.() ?? [event]) add(place(part));
+    if (drawing && event.isPrimary) for (const part of event.getCoalescedEvents?.() ?? [event]) add(place(part));
   });
-  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (drawing = false));
+  for (const end of ["pointerup", "pointercancel", "blur"]) canvas.addEventListener(end, () => (drawing = false));
   canvas.addEventListener("keydown", (event) => {
     const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (!way) return;
@@ -74,6 +92,7 @@ export function pad(canvas, { snapped, changed }) {
   });
   canvas.addEventListener("keyup", (event) => event.key === "Shift" && (drawing = false));
   return (kept) => {
+    drawing = false; // a hand may still be down
     strokes = (kept ?? []).map((stroke) => [...stroke]);
     show(canvas, strokes);
   };

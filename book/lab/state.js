@@ -4,6 +4,7 @@ import { ATTACKS, LARGEST, STEPS } from "./attacks.js";
 
 export const START = { digit: 14, strokes: null, meant: null, attack: "FGSM", eps: 0.12, target: null, step: STEPS };
 const GRID = 64; // a drawing's points lie on a grid of 64 x 64, and each takes two characters
+export const MOST = 2000; // points of a drawing: enough for half a minute of scribbling
 const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /** The address's part after "#" for a state. */
@@ -23,10 +24,10 @@ export function write(state) {
 export function read(address, digits) {
   const parts = new URLSearchParams(address.replace(/^#/, ""));
   const whole = (name, last, otherwise) => {
-    const value = Number(parts.get(name) ?? NaN);
+    const value = Number(parts.get(name) || NaN);
     return Number.isInteger(value) && value >= 0 && value <= last ? value : otherwise;
   };
-  const eps = Number(parts.get("eps") ?? NaN), drawn = points(parts.get("drawn") ?? "");
+  const eps = Math.round(200 * Number(parts.get("eps") || NaN)) / 200, drawn = points(parts.get("drawn") ?? "");
   return {
     digit: whole("digit", digits - 1, START.digit),
     strokes: drawn,
@@ -43,7 +44,7 @@ const letters = (point) => point.map(letter).join("");
 
 /** Strokes of points (across, down) between 0 and 1, or null if there are none. */
 function points(text) {
-  if (!/^([\w-]{2})+(\.([\w-]{2})+)*$/.test(text)) return null;
+  if (text.length > 3 * MOST || !/^([\w-]{2})+(\.([\w-]{2})+)*$/.test(text)) return null; // no more with its dots
   return text.split(".").map((stroke) => stroke.match(/../g).map(([across, down]) => [place(across), place(down)]));
 }
 

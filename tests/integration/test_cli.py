@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from functools import partial
 
 import pytest
 import torch
@@ -19,7 +20,19 @@ from programs import environment
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from advutils import accuracy, certified, cross_entropy, fgsm, load_data, load_weights, make_loader, pgd, vgg
+from advutils import (
+    accuracy,
+    certified,
+    cross_entropy,
+    fgsm,
+    fmn,
+    load_data,
+    load_weights,
+    make_loader,
+    minimum_norm,
+    pgd,
+    vgg,
+)
 from advutils.cli import attack as attack_cli
 from advutils.cli import common, main, parser
 from advutils.cli.common import attack_of, model_of, number
@@ -60,6 +73,27 @@ def test_a_trained_model_carries_its_configuration_and_is_evaluated(weights, cap
     loader = make_loader(TensorDataset(*digits(120, train=False)), batch_size=128)
     assert found["fgsm"] == accuracy(model.eval(), loader, fgsm, eps=0.05)._asdict()
     assert all(label in said for label in found)
+
+
+def test_the_smallest_changes_and_a_cascade_are_on_the_command_line(weights, capsys, tmp_path):
+    common_words = ["evaluate", "--model", str(weights), "--eps", "0.05", "--out", str(tmp_path / "found.json")]
+    asked = ["--minimum-norm", "fmn:norm=linf,steps=3", "--minimum-norm", "deepfool:steps=2"]
+    main([*common_words, "--attack", "fgsm", "--attack", "pgd:steps=3", "--cascade", *asked])
+    said, found = capsys.readouterr().out, json.loads((tmp_path / "found.json").read_text())
+    rows = {label: row["value"] for label, row in found["accuracy"].items()}
+    assert list(rows) == ["clean", "grey", "fgsm", "pgd:steps=3", "all together", *asked[1::2]]
+    assert rows["clean"] >= rows["grey"] >= rows["fgsm"] >= rows["pgd:steps=3"] == rows["all together"]
+    model, loader = model_of(str(weights))[0], make_loader(TensorDataset(*digits(120, train=False)), batch_size=128)
+    radii = minimum_norm(model, loader, partial(fmn, norm="linf", steps=3))
+    assert rows[asked[1]] == radii.accuracy_vs_eps([0.05])[0].value
+    assert found["median_radius"][asked[1]] == radii.radii.median().item()
+    assert f"{asked[1]}: half of the images are misread after a change of" in said and "(linf)" in said
+    for bad, fragment in (
+        ("pgd", "--minimum-norm: got 'pgd'"),
+        ("fmn:eps=1", "--minimum-norm fmn: its option: got 'eps'"),
+    ):
+        with pytest.raises(SystemExit, match=fragment):
+            main([*common_words, "--minimum-norm", bad])
 
 
 def test_training_prints_its_configuration_and_what_it_reached(tmp_path, capsys):

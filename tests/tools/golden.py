@@ -15,9 +15,25 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from advutils import attacks, cw, dlr, fgsm, fit, grey, make_loader, pgd, random_noise, square, targeted
+from advutils import (
+    attacks,
+    budgets,
+    cw,
+    deepfool,
+    dlr,
+    fgsm,
+    fit,
+    fmn,
+    grey,
+    make_loader,
+    pgd,
+    random_noise,
+    square,
+    targeted,
+)
 from advutils.pretrained import EVAL_ATTACKS, RECIPES, objective_of
 from advutils.pretrained import VERSIONS as RECIPE_VERSIONS
+from advutils.utils.traits import takes_eps, traits_of
 
 FILE = Path(__file__).resolve().parent.parent / "golden.json"
 TOLERANCE = 1e-4
@@ -34,6 +50,9 @@ ATTACKS = {  # label: (the attack whose version it is, the attack)
     "square": ("square", partial(square, n_queries=20)),
     "grey": ("grey", grey),
     "noise": ("random_noise", random_noise),
+    "deepfool": ("deepfool", partial(deepfool, steps=3)),
+    "fmn": ("fmn", partial(fmn, steps=5)),
+    "fmn, linf": ("fmn", partial(fmn, steps=5, norm="linf")),
 }
 
 
@@ -63,8 +82,10 @@ def images(n):
 def of_attack(attack):
     """A number for each of eight images: what the attack did to it, seen from a fixed direction."""
     x, y = images(8)
-    generated = {} if attack in (fgsm, grey) else {"generator": torch.Generator().manual_seed(0)}
-    x_adv = attack(network(), x, y, eps=EPS, **generated)
+    options = dict(eps=EPS) if takes_eps(attack) else {}
+    if traits_of(attack).draws:
+        options["generator"] = torch.Generator().manual_seed(0)
+    x_adv = attack(network(), x, y, **options)
     return ((x_adv - x) * uniform(x.shape, seed=200)).sum((1, 2, 3)).tolist()
 
 
@@ -97,7 +118,7 @@ def numbers():
     """{case: {version, numbers}}, measured now."""
     torch.manual_seed(0)
     found = {
-        f"attack {label}": dict(version=attacks.VERSIONS[name], numbers=of_attack(attack))
+        f"attack {label}": dict(version=(attacks.VERSIONS | budgets.VERSIONS)[name], numbers=of_attack(attack))
         for label, (name, attack) in ATTACKS.items()
     }
     found |= {f"recipe {k}": dict(version=RECIPE_VERSIONS[k], numbers=of_recipe(k)) for k in RECIPES}

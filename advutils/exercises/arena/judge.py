@@ -168,7 +168,7 @@ def _on_draws(misread):
     shares = [wilson(image) for image in misread.T]
     unsure = sum(share.low <= 0.5 <= share.high for share in shares)
     yield f"An image is broken if more than half of its {len(misread)} readings, each with fresh noise, are wrong."
-    yield f"Images of which the 95% interval of that share holds one half, so that chance decides: {unsure}."
+    yield f"For {unsure} of {len(shares)} images the 95% interval of that share holds one half: there chance decides."
 
 
 def _on_proofs(defence, proved):
@@ -180,5 +180,5 @@ def _on_proofs(defence, proved):
     with torch.no_grad():
         bounds = margin_bounds(defence.model, defence.x[at : at + 1], defence.y[at : at + 1], eps=defence.eps)[0]
     least = ", ".join(f"{k}: {bound:.2f}" for k, bound in enumerate(bounds.tolist()) if k != label)
-    yield f"A proof exists for {int(proved.sum())} images: nothing within eps = {defence.eps:g} is misread. Image {at}:"
-    yield f"the logit of {label}, its class, stays above that of each other class by at least  {least}."
+    yield f"A proof exists for {int(proved.sum())} images: no image within eps = {defence.eps:g} of them is misread."
+    yield f"For image {at}, the least that its logit of {label} can be above each other logit: {least}."
