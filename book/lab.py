@@ -158,9 +158,9 @@ def keep(layer, norm, wholes, floats):
     scale = weight.flatten(1).abs().amax(1).clamp_min(1e-30) / 32767 if packed else torch.ones(len(weight))
     values = weight / scale.view(-1, *[1] * (weight.ndim - 1))
     (wholes if packed else floats).append(values.round() if packed else values)
-    if norm is not None:
-        times = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        scale, bias = scale * times, (bias - norm.running_mean) * times + norm.bias
+    if norm is not None:  # in double precision, so that every processor makes the same page
+        times = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
+        scale, bias = (scale * times).float(), ((bias - norm.running_mean) * times + norm.bias).float()
     floats += [scale, bias]
     return dict(shape=list(weight.shape), packed=packed)
 

@@ -314,6 +314,22 @@ def test_a_stroke_is_read_and_is_in_the_address(opened, browser, file):
     assert chosen(page)["strokes"] is None and page.evaluate(white, [142, 150]) == 0
 
 
+def test_a_stroke_that_is_wiped_off_under_the_hand_ends(opened):
+    page = opened("attack=PGD")
+    box = page.locator("#pad").bounding_box()
+    page.mouse.move(box["x"] + 40, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 60, box["y"] + 90, steps=5)
+    assert len(chosen(page)["strokes"][0]) > 2
+    page.evaluate("document.getElementById('clear').click()")
+    page.mouse.move(box["x"] + 90, box["y"] + 30, steps=5)
+    page.mouse.up()
+    assert chosen(page)["strokes"] is None
+    page.mouse.click(box["x"] + 80, box["y"] + 80)  # a dot, the smallest drawing
+    said(page, "under PGD, step 10 of 10")
+    assert levels(page, 0).max() > 200 and len(chosen(page)["strokes"][0]) == 1
+
+
 def test_a_digit_is_drawn_with_keys(opened):
     page = opened("attack=none")
     page.locator("#pad").focus()
@@ -369,6 +385,9 @@ def test_an_address_brings_its_situation_and_nonsense_does_no_harm(opened):
     page.evaluate("location.hash = '#digit=99&attack=magic&eps=7&target=12&step=-1&drawn=!!'")
     said(page, "under FGSM")
     assert page.evaluate("location.hash") == "#digit=14&attack=FGSM&eps=0.120"
+    page.evaluate("location.hash = `#digit=&eps=.1234&drawn=${'ab'.repeat(1e5)}&%&=`")  # it would draw for minutes
+    said(page, "epsilon 0.125")
+    assert page.evaluate("location.hash") == "#digit=14&attack=FGSM&eps=0.125"
 
 
 def test_everything_has_a_name_and_is_reached_by_keys(opened):
