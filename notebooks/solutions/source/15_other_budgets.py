@@ -27,7 +27,7 @@ Each image has the gap `d`, by which the wrong class is behind (`(N,)`, above 0)
     ),
 )
 def my_plane_step(d, g, norm):
-    """The smallest step, (N, pixels), that closes the gap d (N,) of a linear network with the gradient g."""
+    """The smallest step (N, pixels) that closes the gap d (N,); g is the gradient (N, pixels)."""
     ### BEGIN SOLUTION
     if norm == "l2":
         t = d / (g**2).sum(1)
@@ -134,7 +134,7 @@ def at_least_eps(radii, eps_values):
     ),
 )
 def my_stuck_on(x, patch, places):
-    """The images x (N, C, H, W) with the patch (C, side, side) at the places (N, 2): row, column."""
+    """The images x (N, C, H, W) with the patch at the places (N, 2): row, column."""
     ### BEGIN SOLUTION
     side = patch.shape[-1]
     stuck = x.clone()
