@@ -98,9 +98,10 @@ def train_patch(
     steps, step_size = validation.count(steps, "steps"), validation.positive(step_size, "step_size")
     validation.module(model)
     validation.count(side, "side")
-    patch = None
-    for step, x in zip(range(steps), _others(model, loader, target)):
-        patch = torch.full_like(x[0, :, :side, :side], 0.5) if patch is None else patch
+    batches = _others(model, loader, target)
+    x = next(batches)
+    patch = torch.full_like(x[0, :, :side, :side], 0.5)
+    for step in range(steps):
         _fits(patch, x)
         places = _places(x, side, True, generator)
         wanted = torch.full((len(x),), target, device=x.device)
@@ -109,6 +110,7 @@ def train_patch(
         covered = gradient.movedim(1, 3)[torch.arange(len(x), device=x.device)[:, None, None], rows, cols]
         now = step_size * min(1.0, 2 * (1 - step / steps))
         patch = (patch - now * covered.sum(0).movedim(2, 0).sign()).clamp(0, 1)
+        x = next(batches)
     return patch
 
 
