@@ -21,6 +21,7 @@ from advutils import (
     cw,
     deepfool,
     dlr,
+    few_pixels,
     fgsm,
     fit,
     fmn,
@@ -28,6 +29,7 @@ from advutils import (
     make_loader,
     pgd,
     random_noise,
+    rays,
     square,
     targeted,
 )
@@ -53,6 +55,8 @@ ATTACKS = {  # label: (the attack whose version it is, the attack)
     "deepfool": ("deepfool", partial(deepfool, steps=3)),
     "fmn": ("fmn", partial(fmn, steps=5)),
     "fmn, linf": ("fmn", partial(fmn, steps=5, norm="linf")),
+    "few pixels": ("few_pixels", partial(few_pixels, steps=8, n_tries=5)),
+    "rays": ("rays", partial(rays, n_queries=40)),
 }
 
 
