@@ -113,7 +113,7 @@ Mend the count. `loader` gives batches `(x, y)`. `attack` is called as `attack(m
         "A network that misreads half of the images without any attack: what does the function give it? By how many images does it divide?",
         "Divide by *all* images. An image that is misread without an attack counts as misread.",
     ),
-    explanation=r"""Images that are misread before the attack are dropped. What the attack leaves is divided by the number of the others: an **accuracy over the survivors**. Of 200 digits that were moved by four pixels the small CNN reads 76.5%. After FGSM at 0.1 it reads 47.5% of all, and this is 62.1% of those that it read before. The worse the network, the more the function flatters it.
+    explanation=r"""Images that are misread before the attack are dropped. The function divides by the number of images that remain: an **accuracy over the survivors**. Of 200 digits that were moved by four pixels the small CNN reads 76.5%. After FGSM at 0.1 it reads 47.5% of all, and this is 62.1% of those that it read before. The worse the network, the more the function flatters it.
 
 *Where it happened:* the authors of a benchmark of black-box attacks were asked what their robust accuracy is divided by. They answered: by the images that were read correctly at first ([SCLBD/BlackboxBench, issue 1](https://github.com/SCLBD/BlackboxBench/issues/1)). Such a share has a use, as a *success rate of the attack*. It is no robust accuracy.
 
@@ -342,7 +342,7 @@ Mend the attack. The network returns logits. For the images on which it is very 
         "Print the gradient of such an image. Which line makes it exactly zero? Think of the derivative of `clamp` outside its limits.",
         "`F.cross_entropy` takes logits. It works with the logarithm of the softmax as a whole, so it needs no clamp. Use it in place of the three lines.",
     ),
-    explanation=r"""The loss is taken from **probabilities**. Where the probability of the label lies above 0.9999999, the clamp makes the gradient exactly zero, so the step is zero, and the image comes back as it was. The lower limit does the same to a digit for which the network is very sure of a wrong answer. Here 95.5% of 200 digits come back unchanged, and the function leaves 94.5%. The cross-entropy of the logits leaves 61.5%. This network gives the same answers as the clean VGG, for its logits are those of the clean VGG times 4. So the images that FGSM makes on the clean VGG fool it as well, and they leave 39.0%. So even the mended number is only an upper bound.
+    explanation=r"""The loss is taken from **probabilities**. Where the probability of the label lies above 0.9999999, the clamp makes the gradient exactly zero, so the step is zero, and the image comes back as it was. The lower limit does the same to a digit for which the network is very sure of a wrong answer. Here 95.5% of 200 digits come back unchanged, and the function leaves 94.5%. The cross-entropy of the logits leaves 61.5%. This is too high as well, because of rounding: for 187 of the 200 digits the label's probability is rounded to exactly 1. There the label's own logit drops out of the gradient, only the other classes are left, and the step is weaker. (With a gradient that is computed without this rounding, the same step leaves 42.5%.) This network gives the same answers as the clean VGG, for its logits are those of the clean VGG times 4. So the images that FGSM makes on the clean VGG fool it as well, and they leave 39.0%. So even the mended number is only an upper bound.
 
 *Where it happened:* in 2018 a user of CleverHans saw that FGSM left 45% of the test digits unchanged. A maintainer named the common cause: probabilities where an attack expects logits ([cleverhans-lab/cleverhans, issue 350](https://github.com/cleverhans-lab/cleverhans/issues/350)). Later the library removed its functions that take probabilities ([issue 763](https://github.com/cleverhans-lab/cleverhans/issues/763)). A whole defence, defensive distillation, had looked strong for such a reason (Carlini and Wagner, 2016).
 
@@ -425,7 +425,7 @@ Mend the choice among the runs. `attack(model, x, y, eps)` begins at random, so 
 *How to see it:* attack the images once in one batch and once one by one. Apart from the random numbers, the two results should agree.""",
 )
 def my_bug_6(model, x, y, attack, eps, restarts):
-    """The strongest images that several runs of an attack find, which begins at random."""
+    """The strongest images that several runs find, of an attack that begins at random."""
     ### BEGIN SOLUTION
     best = x.clone()
     for _ in range(restarts):
@@ -438,7 +438,7 @@ def my_bug_6(model, x, y, attack, eps, restarts):
 
 @here.bug("bug_6", "So many does the best run leave")
 def bug_6(model, x, y, attack, eps, restarts):
-    """The strongest images that several runs of an attack find, which begins at random."""
+    """The strongest images that several runs find, of an attack that begins at random."""
     best, least = x, 1.0
     for _ in range(restarts):
         x_adv = attack(model, x, y, eps)
@@ -662,7 +662,7 @@ Mend the measurement. `x` are images in [0, 1], and `eps` is a distance of their
         "Which values did black and white pixels have in the training of this network? Which values do they have here?",
         "`Normalize(bare.mean, bare.std)` in place of the usual numbers. All the rest can stay.",
     ),
-    explanation=r"""The network was trained on $(x - 0.5)/0.5$, and gets $(x - 0.1307)/0.3081$, with the mean and the standard deviation of MNIST: the **wrong normalisation**. The digits have too much contrast, so the network reads 89.0% of the clean ones where it should read 97.0%. At 0.1 FGSM seems to leave 44.5%. With the network's own numbers it leaves 87.0%. Nobody uses the network that was measured here.
+    explanation=r"""The network was trained on $(x - 0.5)/0.5$, and gets $(x - 0.1307)/0.3081$, with the mean and the standard deviation of MNIST: the **wrong normalisation**. The digits come out too bright and with too much contrast (black at −0.42 and white at 2.82, in place of −1 and 1), so the network reads 89.0% of the clean ones where it should read 97.0%. At 0.1 FGSM seems to leave 44.5%. With the network's own numbers it leaves 87.0%. Nobody uses the network that was measured here.
 
 *Where it happened:* in PyTorch's own tutorial on FGSM. Its network had been trained on normalised digits, and the tutorial fed it digits that were not normalised. A user asked about it in 2020 ([pytorch/tutorials, issue 1032](https://github.com/pytorch/tutorials/issues/1032)) and it was mended in 2023 ([pull request 2419](https://github.com/pytorch/tutorials/pull/2419)).
 
