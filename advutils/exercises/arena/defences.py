@@ -209,7 +209,7 @@ RULES: dict[str, dict] = {
         build=_winners,
         story="The authors show each pixel to eight units, of which the winner alone speaks. The output jumps wherever "
         "the winner changes, and a gradient cannot see over a jump.",
-        eps=0.22, claim=0, claimed_with="PGD-40", gradients=100, queries=200,
+        eps=0.22, claim=97, claimed_with="PGD-40", gradients=100, queries=200,
         sha256="6ef78a0906c7f1e6b97e271d2947aed566d5a12498ee96314b9c8cb48076efb8",
         hints=(
             "Draw the output of the first layer for a pixel that goes from 0 to 1.",
@@ -222,7 +222,7 @@ RULES: dict[str, dict] = {
         build=_detector,
         story="The authors compare what the network says of an image and of its blurred copy. Where the two differ, "
         "the image is rejected as attacked.",
-        eps=0.32, claim=0, claimed_with="PGD-40", gradients=100, queries=200,
+        eps=0.32, claim=78, claimed_with="PGD-40", gradients=100, queries=200,
         sha256="a0aedfa14ee54be5f523d4b43a9734bc1cc660e5feba37b8e031eb834f0c50ec",
         hints=(
             "Which class do the images of PGD get? Class 10 means rejected.",
@@ -235,7 +235,7 @@ RULES: dict[str, dict] = {
         build=_collapsed,
         story="The authors train on FGSM images in every batch, and FGSM finds hardly an error afterwards. They tried "
         "no other attack: of the nine, this is the one that plain PGD was never run on.",
-        eps=0.2, claim=0, claimed_with="FGSM", gradients=130, queries=260,
+        eps=0.2, claim=91, claimed_with="FGSM", gradients=130, queries=260,
         sha256="b5f1a1ff2b852868b83a63cf56d588d4f6533394d126b9f37e00511b4bccfb8c",
         hints=(
             "The authors tried one attack. It is the one that they trained against.",
@@ -247,7 +247,7 @@ RULES: dict[str, dict] = {
         build=_jpeg,
         story="The authors compress each image as JPEG does: blocks of cosines, rounded. What an attack adds is of "
         "high frequency, and the rounding removes it.",
-        eps=0.3, claim=0, claimed_with="PGD-40", gradients=100, queries=200,
+        eps=0.3, claim=96, claimed_with="PGD-40", gradients=100, queries=200,
         sha256="6ef78a0906c7f1e6b97e271d2947aed566d5a12498ee96314b9c8cb48076efb8",
         hints=(
             "PGD warns that the gradient is zero. Which line of the forward pass makes it so?",
