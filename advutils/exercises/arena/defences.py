@@ -270,7 +270,7 @@ RULES: dict[str, dict] = {
     "certified": dict(
         build=_certified,
         story="The authors train a network on bounds of its own logits. They claim only what they can prove.",
-        eps=0.1, claim=0, claimed_with="any attack, by proof", gradients=400, queries=5000,
+        eps=0.1, claim=91, claimed_with="any attack, by proof", gradients=400, queries=5000,
         sha256="2f4e55090e9dfa7754fef785fdece7e52072ec6891598150dde9d0befc4617f0",
         certificate=proven,
         hints=(
