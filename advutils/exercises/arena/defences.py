@@ -259,7 +259,7 @@ RULES: dict[str, dict] = {
         build=_votes,
         story="Three networks vote, and one of them was trained to withstand attacks. An attacker has to fool two "
         "of them with one image, and sees votes alone.",
-        eps=0.3, claim=0, claimed_with="PGD-40", gradients=100, queries=200,
+        eps=0.3, claim=94, claimed_with="PGD-40", gradients=100, queries=200,
         sha256="21fb8e7e52414ba8f2ddfa89978796068afa7045c57f4dce15a36f822873473a",
         hints=(
             "What is the derivative of a number of votes?",
@@ -270,7 +270,7 @@ RULES: dict[str, dict] = {
     "certified": dict(
         build=_certified,
         story="The authors train a network on bounds of its own logits. They claim only what they can prove.",
-        eps=0.1, claim=0, claimed_with="any attack, by proof", gradients=400, queries=5000,
+        eps=0.1, claim=91, claimed_with="any attack, by proof", gradients=400, queries=5000,
         sha256="2f4e55090e9dfa7754fef785fdece7e52072ec6891598150dde9d0befc4617f0",
         certificate=proven,
         hints=(
