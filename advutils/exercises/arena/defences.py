@@ -197,7 +197,7 @@ RULES: dict[str, dict] = {
         build=_shaken,
         story="The authors resize and shift each image at random, and add random noise to its fine grey levels. No two "
         "gradients are alike, so an attacker climbs another hill at every step.",
-        eps=0.3, claim=0, claimed_with="PGD-40", gradients=450, queries=900,
+        eps=0.3, claim=75, claimed_with="PGD-40", gradients=450, queries=900,
         sha256="6ef78a0906c7f1e6b97e271d2947aed566d5a12498ee96314b9c8cb48076efb8", draws=9,
         hints=(
             "Take the gradient of one image twice. In how many pixels do the signs agree?",
