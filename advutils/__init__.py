@@ -11,7 +11,10 @@ from advutils.attacks.base import attack
 from advutils.attacks.black_box import grey, random_noise, square
 from advutils.attacks.gradient import fgsm, fgsm_step, input_gradient, pgd, project, targeted
 from advutils.attacks.losses import cross_entropy, cw, dlr, margin
+from advutils.budgets.labels_only import rays
 from advutils.budgets.minimum_norm import Radii, deepfool, fmn, minimum_norm
+from advutils.budgets.patch import corners, sticker, train_patch
+from advutils.budgets.sparse import few_pixels
 from advutils.certify import certified, certified_radius, ibp, interval_bounds, margin_bounds, tighten
 from advutils.credibility import Checklist, checklist
 from advutils.data import device, load_data, make_loader, shift, split
@@ -44,12 +47,13 @@ from advutils.utils.weights import load_weights, save_weights
 __all__ = [
     "Accuracy", "Checklist", "Contrast", "History", "Normalize", "Radii", "WorstCase", "accuracy", "accuracy_vs_eps",
     "adversarial", "attack", "autoattack", "cache_dir", "certified", "certified_radius", "check_parameters",
-    "checklist", "clean", "cross_entropy", "cw", "deepfool", "describe", "device", "dlr", "eval_mode", "fgsm",
-    "fgsm_step", "fit", "fmn", "fuse_batch_norm", "grey", "guess", "guess_score", "ibp", "initialised",
-    "input_gradient", "interval_bounds", "ledger", "load_data", "load_measurement", "load_weights", "make_loader",
-    "margin", "margin_bounds", "mcnemar", "minimum_norm", "mixed", "n_fgsm", "pgd", "predict", "project",
-    "random_fgsm", "random_noise", "read_digit", "save_weights", "shift", "small_cnn", "split", "square",
-    "strided_cnn", "survivors", "targeted", "tighten", "trades", "trained", "vgg", "wilson", "worst_case",
+    "checklist", "clean", "corners", "cross_entropy", "cw", "deepfool", "describe", "device", "dlr", "eval_mode",
+    "few_pixels", "fgsm", "fgsm_step", "fit", "fmn", "fuse_batch_norm", "grey", "guess", "guess_score", "ibp",
+    "initialised", "input_gradient", "interval_bounds", "ledger", "load_data", "load_measurement", "load_weights",
+    "make_loader", "margin", "margin_bounds", "mcnemar", "minimum_norm", "mixed", "n_fgsm", "pgd", "predict",
+    "project", "random_fgsm", "random_noise", "rays", "read_digit", "save_weights", "shift", "small_cnn", "split",
+    "square", "sticker", "strided_cnn", "survivors", "targeted", "tighten", "trades", "train_patch", "trained", "vgg",
+    "wilson", "worst_case",
 ]  # fmt: skip
 
 

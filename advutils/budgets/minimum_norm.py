@@ -23,7 +23,7 @@ from advutils.utils.traits import describe, norm_of, seeded, takes_eps
 OVERSHOOT = 0.02  # of a step of DeepFool beyond the plane on which two classes are even
 RIVALS = 9  # wrong classes that are looked at, the likeliest ones
 GAMMA = 0.2  # by which FMN's balls shrink and grow at first
-ORDER = {"linf": math.inf, "l2": 2}  # p of the norm
+ORDER = {"linf": math.inf, "l2": 2, "l0": 0}  # p of the norm
 DUAL = {"linf": 1, "l2": 2}  # q of the norm in which the gradient tells the distance to a plane
 
 
@@ -160,7 +160,9 @@ class Radii(NamedTuple):
     def accuracy_vs_eps(self, eps_values: Iterable[float]) -> list[Accuracy]:
         """The share of images whose radius is larger than eps, for each eps: the curve of `plots.sweep`."""
         eps_values = validation.radii(eps_values, "eps_values")
-        return [wilson(self.radii > validation.eps(eps, norm=self.norm)) for eps in eps_values]
+        return [
+            wilson(self.radii > validation.eps(eps, norm="linf" if self.norm == "linf" else "l2")) for eps in eps_values
+        ]
 
 
 def minimum_norm(model: nn.Module, loader: Loader, attack: Callable) -> Radii:

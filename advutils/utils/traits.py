@@ -32,6 +32,7 @@ OPTIONS = {  # what the arguments of attacks are checked by, under the same name
     "restarts": validation.count,
     "n_queries": validation.count,
     "n_target_classes": validation.count,
+    "n_tries": validation.count,
     "batch_size": validation.count,
     "momentum": validation.share,
     "p_init": validation.share,
@@ -63,7 +64,7 @@ def attack(*, reads_model: bool = True, **traits: Any) -> Callable:
             if "eps" in parameters:
                 given["eps"] = validation.eps(eps, norm=norm)
             else:
-                validation.no_eps(eps, norm)
+                validation.no_eps(eps, norm if "norm" in parameters else "linf")
             given |= {name: OPTIONS[name](given[name], name) for name in options & given.keys()}
             validation.images(x)
             if reads_model:

@@ -32,29 +32,37 @@ from advutils import (
     clean,
     cw,
     dlr,
+    few_pixels,
     fgsm,
     fit,
+    fmn,
     fuse_batch_norm,
     grey,
     initialised,
     input_gradient,
+    ledger,
     load_data,
     make_loader,
     margin,
+    minimum_norm,
     mixed,
     n_fgsm,
     pgd,
+    predict,
     project,
     random_fgsm,
     random_noise,
+    rays,
     shift,
     small_cnn,
     split,
     square,
+    sticker,
     strided_cnn,
     survivors,
     targeted,
     trades,
+    train_patch,
     trained,
     vgg,
     worst_case,
@@ -68,12 +76,13 @@ from advutils.pretrained import machine
 from advutils.utils.images import read_image, to_levels
 from advutils.utils.measurements import MEASUREMENTS
 
+VERSIONS = RECIPE_VERSIONS | ATTACK_VERSIONS | BUDGET_VERSIONS
 MEASURED = {}  # name: (function, recipes and attacks that it hangs on)
 
 
 def measurement(*depends_on):
     """Enter a function into MEASURED under its name, with the recipes and attacks that it hangs on."""
-    unknown = set(depends_on) - RECIPE_VERSIONS.keys() - ATTACK_VERSIONS.keys() - BUDGET_VERSIONS.keys()
+    unknown = set(depends_on) - VERSIONS.keys()
     if unknown:
         raise ValueError(f"depends_on: got {sorted(unknown)}; accepts names of recipes and of attacks")
 
@@ -86,7 +95,7 @@ def measurement(*depends_on):
 
 def versions(depends_on):
     """The versions of today of these recipes and attacks."""
-    return {name: (RECIPE_VERSIONS | ATTACK_VERSIONS | BUDGET_VERSIONS)[name] for name in depends_on}
+    return {name: VERSIONS[name] for name in depends_on}
 
 
 def _watched_training(objective, seed, *, eps=0.2, epochs=6, every=25):
@@ -971,6 +980,45 @@ def certificate_seeds():
             shares = {name: kept.double().mean().item() for name, kept in records.items()}
             found.setdefault(eps, []).append(shares)
             print(eps, seed, shares, flush=True)
+    return found
+
+
+OTHER_NETWORKS = {"clean": "clean", "defended": "mixed-fgsm-0.1", "certified": "certified-0.1"}
+STICKER = dict(side=11, target=8)
+
+
+@measurement("clean", "mixed-fgsm", "certified-0.1", "pgd", "square", "fmn", "few_pixels", "rays", "train_patch")
+def other_budgets():
+    """Notebook 15: three networks and six attackers, on 100 digits; the sticker on all 1,000 test digits."""
+    x, y = _spread_digits(100)
+    found, every = {}, load_data("mnist-5k", train=False)
+    train_set, _ = split(load_data("mnist-5k", train=True), 0.1, seed=0)
+    batches_of_100 = make_loader(train_set, batch_size=100, shuffle=True, seed=0)
+    for name, recipe in OTHER_NETWORKS.items():
+        net, row, cost = trained(recipe, progress=False), {}, {}
+        batches = [(x, y)]
+        searches = {"l_inf": partial(fmn, norm="linf"), "l_2": fmn, "pixels": few_pixels}
+        searches |= {f"labels, {n}": partial(rays, n_queries=n) for n in (10, 30, 100, 300)}
+        for label, search in searches.items():
+            with ledger(net) as passes:
+                radii = minimum_norm(net, batches, search).radii
+            row[label] = [round(radius, 4) if math.isfinite(radius) else None for radius in radii.tolist()]
+            cost[label] = (passes.forwards + passes.backwards) / len(x)
+            print(name, label, radii.median().item(), cost[label], flush=True)
+        balls = {"PGD-40": partial(pgd, steps=40), "Square": partial(square, n_queries=300)}
+        for label, attack in balls.items():
+            with ledger(net) as passes:
+                row[label] = _marks(survivors(net, batches, attack, eps=0.1))
+            cost[label] = (passes.forwards + passes.backwards) / len(x)
+        patch = train_patch(net, batches_of_100, steps=300, **STICKER, generator=torch.Generator().manual_seed(0))
+        row["patch"] = [round(value, 4) for value in patch.flatten().tolist()]
+        for label, seen in {"sticker, seen places": True, "sticker": False}.items():
+            draws = torch.Generator().manual_seed(1)
+            x_adv = sticker(None, every.tensors[0], None, eps=1.0, patch=patch, seen=seen, generator=draws)
+            row[label] = "".join(map(str, predict(net, x_adv).argmax(1).tolist()))
+        row["clean"] = "".join(map(str, predict(net, every.tensors[0]).argmax(1).tolist()))
+        found[name] = row | dict(passes={label: round(spent, 1) for label, spent in cost.items()})
+        print(name, row["sticker"].count("8"), flush=True)
     return found
 
 

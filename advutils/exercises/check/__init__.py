@@ -16,13 +16,14 @@ from advutils.exercises.check import (
     notebook_11,
     notebook_12,
     notebook_13,
+    notebook_15,
 )
 from advutils.exercises.check.notebook_13 import bugs_found as bugs_found
 from advutils.exercises.framework import Choice, Exercise, Prediction
 
 MODULES = (
     notebook_01, notebook_02, notebook_03, notebook_04, notebook_05, notebook_06, notebook_07, notebook_08, notebook_09,
-    notebook_10, notebook_11, notebook_12, notebook_13,
+    notebook_10, notebook_11, notebook_12, notebook_13, notebook_15,
 )  # fmt: skip
 EXERCISES = {
     value.name: value

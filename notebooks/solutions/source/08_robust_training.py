@@ -9,7 +9,7 @@ here.predict(
     "passes",
     r"""what a step costs
 
-Count a pass forward together with its pass backward as one. Plain training needs one for each batch. How many does PGD training with 3 steps need?""",
+Take care, this is another way to count: here a pass forward *together with* its pass backward is one. (Above, these were two.) Plain training needs one for each batch. How many does PGD training with 3 steps need?""",
     answer=4,
     wrong={3: "attack alone", 1: "a new gradient", 7: "counts once"},
 )
