@@ -184,7 +184,7 @@ A company writes: "Our classifier is robust: at $\epsilon = 0.1$ in $\ell_\infty
     ),
 )
 
-here.more(r"""- **Predict, then change:** set `eps = 0.2` in the parameters. What changes in the comparison of the surrogate with the attacker who sees labels only?
+here.more(r"""- **Predict, then change:** set `eps = 0.2` in the parameters. What changes in the comparison of the surrogate with the attacker who sees labels only? (Square and PGD-40 were measured ahead at 0.1; leave their numbers out.)
 - **Change:** train a sticker of side 15 with `train_patch` for the certified network. How many digits are read as 8 now, and how much of the image is covered?
 - **Change:** run `few_pixels` with `n_tries=1`: the gradient alone decides. How many more pixels does it need?
 - **Measure:** `rays` begins with $+1$ for every pixel. How far does one get with 30 labels if the first direction is $-1$ everywhere?""")
