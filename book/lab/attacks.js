@@ -3,7 +3,6 @@
 import { CLASSES, PIXELS } from "./network.js";
 
 export const ATTACKS = ["none", "noise", "FGSM", "PGD"], STEPS = 10, LARGEST = 0.3;
-const TOGETHER = 4; // radii of a curve under PGD between two breaths
 
 const within = (value, low, high) => Math.min(Math.max(value, low), high);
 
@@ -64,28 +63,19 @@ export function margins(network, x, y) {
   return Array.from({ length: x.length / PIXELS }, each);
 }
 
-/** The margin at each radius under an attack; PGD takes breaths (`pause`), after each of which it may have to end. */
+/** The margin at each radius under an attack; PGD takes a breath (`pause`) between its steps, in which it may end. */
 export async function curve(network, { x, y, target, attack, radii, noise }, pause) {
-  if (attack === "PGD") return climbed(network, { x, y, target, radii }, pause);
-  const images = repeated(x, radii.length);
-  if (attack !== "none") {
+  const originals = repeated(x, radii.length);
+  if (attack === "none") return margins(network, originals, y);
+  let images = originals;
+  if (attack === "PGD") {
+    for (let k = 0; k < STEPS; k++) {
+      images = pgdStep(network, originals, images, { y, target }, radii);
+      if (!(await pause())) return null;
+    }
+  } else {
     const aim = attack === "noise" ? noise : direction(network, x, { y, target });
     radii.forEach((eps, i) => images.set(signStep(x, aim, eps), i * PIXELS));
   }
   return margins(network, images, y);
-}
-
-/** The margins under PGD; a few radii at once, so that a hand on the slider does not wait for the others. */
-async function climbed(network, { x, y, target, radii }, pause) {
-  const all = [];
-  for (let from = 0; from < radii.length; from += TOGETHER) {
-    const some = radii.slice(from, from + TOGETHER), originals = repeated(x, some.length);
-    let images = originals;
-    for (let k = 0; k < STEPS; k++) {
-      images = pgdStep(network, originals, images, { y, target }, some);
-      if (!(await pause())) return null;
-    }
-    all.push(...margins(network, images, y));
-  }
-  return all;
 }

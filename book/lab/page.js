@@ -10,7 +10,6 @@ import { digitOf, pad } from "./pen.js";
 import { MOST, read, snapped, write } from "./state.js";
 
 const find = (id) => document.getElementById(id), frame = () => new Promise(requestAnimationFrame);
-const REST = 100; // milliseconds without a change, after which curves are computed
 const INSET = 14; // half the width of the slider's handle: the chart above begins and ends where its middle does
 
 /** Everything that the page knows; `change` is the only way to another state. */
@@ -38,9 +37,7 @@ class Laboratory {
     this.state = { ...this.state, ...part };
     if (!this.#attacked || !same) this.#attacked = new Attacked(this.networks, this.#subject());
     show();
-    if (!(await this.#attacked.climb(this.state.eps, pause, show))) return;
-    await new Promise((resolve) => setTimeout(resolve, REST));
-    if (mine === this.#turn) await this.#attacked.draw(pause, show);
+    if (await this.#attacked.climb(this.state.eps, pause, show)) await this.#attacked.draw(pause, show);
   }
 
   /** The image that is attacked, its class, the attack and its target. */

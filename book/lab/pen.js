@@ -75,9 +75,7 @@ export function pad(canvas, { snapped, most, changed }) {
     add(place(event));
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (!drawing || !event.isPrimary) return;
-    const parts = event.getCoalescedEvents?.() ?? [];
-    for (const part of parts.length ? parts : [event]) add(place(part));
+    if (drawing && event.isPrimary) for (const part of event.getCoalescedEvents?.() ?? [event]) add(place(part));
   });
   for (const end of ["pointerup", "pointercancel", "blur"]) canvas.addEventListener(end, () => (drawing = false));
   canvas.addEventListener("keydown", (event) => {
