@@ -1,7 +1,7 @@
 """The nine defences: what their authors built, and what they claim on 100 images. Each is a classic mistake, or none.
 
 Claims and seals were measured by `python tests/tools/defences.py`, and a test measures them again. The networks are
-published ones, so the room has no weights of its own.
+published ones, but for the one with switches, whose weights were made by `python tests/tools/arena_weights.py`.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,11 @@ from torch.nn import functional as F
 from advutils.certify import proven
 from advutils.data import load_data
 from advutils.exercises.arena.defence import Defence
-from advutils.pretrained import trained
+from advutils.models import Normalize
+from advutils.pretrained import PUBLISHED, trained
+from advutils.utils.weights import read_tensors
 
+WEIGHTS = PUBLISHED / "arena" / "fgsm-trained.safetensors"
 EVERY = 10  # the 100 images are every tenth one of the embedded test digits, which lie in the order of their classes
 
 
@@ -92,6 +95,17 @@ class Squeezed(nn.Module):
         return torch.cat([z, z.amax(1, keepdim=True) + self.weight * (differ - self.allowed)], 1)
 
 
+class Switch(nn.Module):
+    """A hidden unit that says -1 or 1, with a steep line between them."""
+
+    def __init__(self, slope):
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, x):
+        return F.hardtanh(self.slope * x)
+
+
 class Jpeg(nn.Module):
     """The loss of a JPEG picture: cosines of blocks of 8 x 8 pixels, rounded to steps that grow with the frequency."""
 
@@ -146,8 +160,22 @@ def _detector() -> nn.Module:
     return Squeezed(_member("clean-small-cnn"), allowed=0.9, weight=20.0)
 
 
-def _collapsed() -> nn.Module:
-    return _member("fgsm-last-0.2", depth=11, width=0.125)
+def switches(slope: float = 20.0) -> nn.Sequential:
+    """A network of 4,346 weights whose first two layers are nearly switches, not yet trained."""
+    return nn.Sequential(
+        Normalize(),
+        nn.Conv2d(1, 8, 5, stride=2, padding=2), Switch(slope),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1), Switch(slope),
+        nn.Conv2d(16, 16, 3, stride=2, padding=1), nn.ReLU(),
+        nn.AvgPool2d(2), nn.Flatten(), nn.Linear(64, 10),
+    )  # fmt: skip
+
+
+def _switches() -> nn.Module:
+    network = switches()
+    weights = read_tensors(WEIGHTS)[0]["weights"].float()  # kept in half precision
+    nn.utils.vector_to_parameters(weights, network.parameters())
+    return network
 
 
 def _jpeg() -> nn.Module:
@@ -232,15 +260,18 @@ RULES: dict[str, dict] = {
         ),
     ),
     "fgsm-trained": dict(
-        build=_collapsed,
-        story="The authors train on FGSM images in every batch, and FGSM finds hardly an error afterwards. They tried "
-        "no other attack: of the nine, this is the one that plain PGD was never run on.",
-        eps=0.2, claim=91, claimed_with="FGSM", gradients=130, queries=260,
-        sha256="b5f1a1ff2b852868b83a63cf56d588d4f6533394d126b9f37e00511b4bccfb8c",
+        build=_switches,
+        story="The authors train on FGSM images in every batch, and FGSM finds hardly an error afterwards. The hidden "
+        "units are nearly switches, as the training went better with them.",
+        eps=0.3, claim=93, claimed_with="FGSM", gradients=100, queries=1000,
+        sha256="ee3c3ce82e44bdfe5cb4d71b9fd14fe28cba029cddb268cf537a7790c53e397e",
         hints=(
-            "The authors tried one attack. It is the one that they trained against.",
-            "Look at the loss along the direction of FGSM, between 0 and the whole step.",
-            "Take many small steps: PGD, from three random starts.",
+            "The training made the loss of FGSM's images small. That does not need a robust network: it is enough "
+            "that FGSM looks in the wrong way.",
+            "Between -1 and 1 a switch has the slope 20, and elsewhere 0. Does the gradient say what a larger step "
+            "does? Square asks for no gradient. What does it find?",
+            "Take a deep copy and set `slope` of its switches to 2. PGD on the copy with `loss=cw` finds images that "
+            "the model misreads.",
         ),
     ),
     "jpeg": dict(
