@@ -51,7 +51,7 @@ lab: $(READY)  ## set up on the first call, then open JupyterLab on your own cop
 app: $(READY)  ## set up on the first call, then open the epsilon slider alone, with no code, for a lecture
 	.venv/bin/python -m voila notebooks/app/slider.ipynb --Voila.ip=127.0.0.1 $(APP_FLAGS)
 
-test: $(READY)  ## set up on the first call, then run every test and every notebook
+test: $(READY)  ## set up on the first call, then run the tests and every notebook
 	OMP_NUM_THREADS=$(HALF) OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m pytest $(TWO) $(ARGS)
 
 lint: $(READY)  ## ruff and mypy over the sources and the notebooks

@@ -48,6 +48,7 @@ def test_the_certified_one_is_proved_and_stands():
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_claim_and_plain_pgd_and_the_reference_attack_on_all_images(name):
     one = arena.open(name)
