@@ -20,11 +20,11 @@ A network has one input $h$, which may be any number from 0.2 to 0.5. Its first 
     "margin_bound",
     r"""the last layer, folded into differences
 
-Before the last linear layer each number $h_j$ has an interval, from `lower` to `upper`. The logits are $W h + v$. Write the smallest possible difference "true logit minus logit $k$" for each image and each class $k$: the interval goes *once* through the weights $W_y - W_k$. The shapes are `weight (K, m)`, `bias (K,)`, `lower` and `upper (N, m)`, `y (N,)`. The result is `(N, K)`, with 0 for the true class.""",
+Before the last linear layer each number $h_j$ has an interval, from `lower` to `upper`. The logits are $W h + v$. Write the smallest possible difference "true logit minus logit $k$", for each image and each class $k$. The interval goes *once* through the weights $W_y - W_k$. The shapes are `weight (K, m)`, `bias (K,)`, `lower` and `upper (N, m)`, `y (N,)`. The result is `(N, K)`, with 0 for the true class.""",
     hints=(
         "For one image and one class the difference is a neuron with $m$ inputs. What are its weights, and what is its bias? Then it is the rule for one neuron.",
         "`weight[y]` has the row of the true class for each image, `(N, m)`. `weight[y][:, None] - weight` is `(N, K, m)`: a neuron for each image and class. The lower end is the centre minus the radius.",
-        "With `rows = weight[y][:, None] - weight`: the centres are `(rows * centre[:, None]).sum(2)` plus the difference of the biases, the radii are `(rows.abs() * radius[:, None]).sum(2)`.",
+        "Let `rows = weight[y][:, None] - weight`. The centres are `(rows * centre[:, None]).sum(2)` plus the difference of the biases. The radii are `(rows.abs() * radius[:, None]).sum(2)`.",
     ),
 )
 def my_margin_bound(weight, bias, lower, upper, y):
@@ -248,7 +248,13 @@ here.explain(
     r"""above the attack
 
 The certified accuracy may lie below the accuracy under every attack, and never above it. Somebody shows you a table: at 0.1, PGD leaves 90.5%, and 92% are certified. What do you conclude? What would you look at first?""",
-    r"""At least one of the two numbers does not mean what it says. A digit with a certificate is read correctly in its whole box, so PGD leaves it, if PGD stays in the same box and attacks the same digits and the same network. Then the certified digits are among those that PGD leaves, so their share cannot be larger. So it is an error, and not good luck and not a strong proof. (A small excess is not a matter of chance either: with the same digits there is no sampling error between the two numbers.) I would look for a single digit that is certified and broken, and check its attacked image: is it in the box, with each pixel at most 0.1 away from the clean one, and between 0 and 1? If it is, and the network misreads it, then the proof is wrong: a rule for a layer, the absolute values, a radius in other units behind normalisation, or another mode of batch norm. If it is not, then the attack is wrong: epsilon in other units, or a missing projection. If there is no such digit, then the two numbers are about different things: other digits, other weights, another radius, or a certified *answer* in place of a certified label. A misread digit can have a certificate for its wrong answer; it must not be counted.""",
+    r"""At least one of the two numbers does not mean what it says. A digit with a certificate is read correctly in its whole box. So PGD leaves it, if PGD stays in the same box and attacks the same digits and the same network. Then the certified digits are among those that PGD leaves, and their share cannot be larger. So it is an error, and not good luck and not a strong proof. (A small excess is not a matter of chance either. With the same digits there is no sampling error between the two numbers.)
+
+I would look for a single digit that is certified and broken. Then I would check its attacked image. Is each pixel at most 0.1 away from the clean one, and between 0 and 1?
+
+- **The image is in the box, and the network misreads it:** then the proof is wrong. Perhaps a rule for a layer is wrong, or the absolute values are missing. Perhaps the radius has other units behind the normalisation, or batch norm is in another mode.
+- **The image is not in the box:** then the attack is wrong. Perhaps epsilon has other units, or a projection is missing.
+- **There is no such digit:** then the two numbers are about different things. The digits, the weights or the radius may be others. Or a certified *answer* was counted in place of a certified label. A misread digit can have a certificate for its wrong answer. It must not be counted.""",
     contains=(
         "it is impossible, so there is an error: no luck, no strength of the proof;",
         "the reason: the certified digits are a part of those that the attack leaves;",
