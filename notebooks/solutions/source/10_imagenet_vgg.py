@@ -78,7 +78,7 @@ def a_level_too_careful(x_adv, x):
     "quantiser_gradient",
     r"""BPDA with a soft stand-in
 
-A very simple file format: each pixel, in grey levels, is divided by a step, rounded to a whole number, and multiplied by the step again. (It is a JPEG without waves and colours.) Write the gradient that an adaptive attack needs. *Forward* the network reads the true file. *Backward* the slope is that of the soft rounding, $\mathrm{round}(a) + (a - \mathrm{round}(a))^3$. Pixels are between 0 and 1, and the step is in levels. Sum the cross-entropy over the images (`reduction="sum"`): then the gradient of the sum holds each image's own gradient.""",
+Here is a very simple file format. Each pixel, in grey levels, is divided by a step and rounded to a whole number. Then it is multiplied by the step again. (It is a JPEG without waves and colours.) Write the gradient that an adaptive attack needs. *Forward* the network reads the true file. *Backward* the slope is that of the soft rounding, $\mathrm{round}(a) + (a - \mathrm{round}(a))^3$. Pixels are between 0 and 1, and the step is in levels. Sum the cross-entropy over the images (`reduction="sum"`): then the gradient of the sum holds each image's own gradient.""",
     hints=(
         "Two things come out of the pixels: the file, and a soft copy of it. Which of them is the value that the network reads, and which of them gives the slope? Look at the last line of `ReadsJpeg`.",
         "`a = 255 * pixels / step`. Both the file and the copy are made from `a`, and both are multiplied by `step / 255` at the end.",
@@ -156,7 +156,7 @@ def of_the_mean_over_the_batch(net, x, y, step):
     "averaged_step",
     r"""one step along averaged gradients
 
-Write *one* step of `averaged_pgd`, with the noise given: `noises` has the shape `(draws, N, C, H, W)`. Shake the image with each of the draws, cut the shaken images off at 0 and 1, and take the mean of the gradients there. Then move the image *that was not shaken* by the step, along the sign of this mean, and go back into the ball with `project(x_adv, x, eps)`. `input_gradient(model, images, y)` gives the gradients.""",
+Write *one* step of `averaged_pgd`, with the noise given: `noises` has the shape `(draws, N, C, H, W)`. Shake the image with each of the draws, cut the shaken images off at 0 and 1, and take the mean of the gradients there. Then move the image *that was not shaken* by the step, along the sign of this mean. Go back into the ball with `project(x_adv, x, eps)`. `input_gradient(model, images, y)` gives the gradients.""",
     hints=(
         "How many gradients do you need, and at which images? What is averaged: the images, the gradients, or their signs?",
         "Go through `noises` in a loop and add up the gradients. The image itself does not change in the loop.",
@@ -232,7 +232,11 @@ here.explain(
     r"""the copy in both directions
 
 `ReadsJpeg` without its last line would hand the soft copy to the network: forward as well as backward. Each gradient would then belong exactly to what the network was given. What could go wrong for the attackers all the same? How would they notice?""",
-    r"""The attack would then be made against the copy, and not against the file. Loss and gradient would belong to an image that the network never reads. So an image may be misread behind the copy while the file of the same image is read correctly, and the attackers report a success that is none. The notebook has an extreme case. Take the crudest stand-in, the image itself, in both directions: this is the PGD that ignores the JPEG. It seems to leave 3.3% (in PNG files), and in truth it leaves 92.3% behind quality 75. With the same stand-in only backward, and the true file forward, it is 83.7%. With BPDA the loss that the attack sees is the loss of the file, and only the direction is a guess. How much is lost depends on how near the copy is to the file. The soft copy is about one grey level away on average, so here the loss may be small. This has to be measured, not assumed: compare the share that is misread behind `jpeg_copy` with the share that is misread behind `jpeg`, on the saved images, after the attack has ended. If the first is much larger, then the attack has broken the copy.""",
+    r"""The attack would then be made against the copy, and not against the file. Loss and gradient would belong to an image that the network never reads. So an image may be misread behind the copy while the file of the same image is read correctly. The attackers then report a success that is none.
+
+The notebook has an extreme case. Take the crudest stand-in, the image itself, in both directions: this is the PGD that ignores the JPEG. It seems to leave 3.3% (in PNG files), and in truth it leaves 92.3% behind quality 75. With the same stand-in only backward, and the true file forward, it is 83.7%. With BPDA the loss that the attack sees is the loss of the file, and only the direction is a guess.
+
+How much is lost depends on how near the copy is to the file. The soft copy is about one grey level away on average, so here the loss may be small. This has to be measured, not assumed. Take the saved images, after the attack has ended. Compare the share that is misread behind `jpeg_copy` with the share that is misread behind `jpeg`. If the first is much larger, then the attack has broken the copy.""",
     contains=(
         "forward, the copy is not the file, and the network is judged on the file;",
         "where the loss and the gradient are computed: at an image that the network never reads;",
