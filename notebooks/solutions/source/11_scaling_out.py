@@ -142,7 +142,7 @@ def cut_off_towards_0(hours, seconds, n_images, epochs, error):
     "joined_gradient",
     r"""parts of unequal size
 
-Several processes share a batch, but not evenly: the last batch of an epoch has 13 images, and 13 images do not make two equal parts. Each process has the gradient of the *mean* loss of its own images. Write the gradient of the mean loss of the *whole* batch (without batch norm, so that no image depends on another). `gradients` has the shape `(processes, weights)`; `sizes` holds the number of images of each process, which may be 0.""",
+Several processes share a batch, but not evenly. For example, the last batch of an epoch has 13 images, which do not make two equal parts. Each process has the gradient of the *mean* loss of its own images. Write the gradient of the mean loss of the *whole* batch (without batch norm, so that no image depends on another). `gradients` has the shape `(processes, weights)`; `sizes` holds the number of images of each process, which may be 0.""",
     hints=(
         "What would you get if each process had the *sum* over its images, and not the mean?",
         "A mean times the number of images is a sum. Add the sums of all processes. By what is the total divided?",
@@ -192,8 +192,13 @@ here.explain(
     "small_parts",
     r"""eight photographs for each GPU
 
-The plan for ImageNet gives each GPU 64 photographs in a step. What changes with `per_gpu = 8`, on 8 GPUs: which part of a step grows in importance, and what happens to the hours of the whole training? Check your answer with `imagenet_hours`.""",
-    r"""The exchange. A step has eight times fewer photographs, so it computes an eighth as long. The gradient has one number for each weight, however many photographs it came from, so each exchange takes as long as before. But there are eight times as many steps, and so eight times as many exchanges. For PGD-10 on 8 GPUs, in the hopeful plan, a step computed for 0.24 s and exchanged for 0.04 s; the exchange was hidden. Now it computes for 0.03 s, which is shorter than the exchange: the GPU waits, and the training takes about 19 hours in place of 15. In the cautious plan, which adds both, all computing together takes as long as before, and all exchanges together take eight times as long: 191 hours in place of 148. Plain training suffers more, since it computes less in each step and exchanges as much. In the hopeful plan its hours rise from 2.4 to 19.4, as many as PGD-10 takes: both wait for the exchange alone. (A smaller batch may also need another learning rate, and on a real GPU small batches compute less efficiently. The model knows neither.)""",
+The plan for ImageNet gives each GPU 64 photographs in a step. What changes with `per_gpu = 8`, on 8 GPUs? Which part of a step grows in importance? And what happens to the hours of the whole training? Check your answer with `imagenet_hours`.""",
+    r"""The exchange. A step has eight times fewer photographs, so it computes an eighth as long. The gradient has one number for each weight, however many photographs it came from, so each exchange takes as long as before. But there are eight times as many steps, and so eight times as many exchanges. Here is PGD-10 on 8 GPUs:
+
+- **Hopeful plan:** with 64 photographs, a step computed for 0.24 s and exchanged for 0.04 s. The exchange was hidden. Now it computes for 0.03 s, which is shorter than the exchange. So the GPU waits, and the training takes about 19 hours in place of 15.
+- **Cautious plan:** it adds both. All computing together takes as long as before. All exchanges together take eight times as long. This makes 191 hours in place of 148.
+
+Plain training suffers more, since it computes less in each step and exchanges as much. In the hopeful plan its hours rise from 2.4 to 19.4, as many as PGD-10 takes: both wait for the exchange alone. (A smaller batch may also need another learning rate, and on a real GPU small batches compute less efficiently. The model knows neither.)""",
     contains=(
         "the work of a step falls with the photographs, the exchange does not;",
         "the steps become more, so all exchanges together take longer;",
