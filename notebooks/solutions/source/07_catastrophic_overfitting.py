@@ -130,7 +130,7 @@ def with_one_length(first, second):
     hints=(
         "Go through the list once. Which two numbers do you have to carry along?",
         "Carry the best value so far, and how many low ones there were in a row. What happens to the second one when a value is not low?",
-        "In the loop over `enumerate(accuracies)`: `best = max(best, value)`, then `low = low + 1 if value < best / 2 else 0`, and give back the number when `low` is 3.",
+        "Loop over `enumerate(accuracies)`. First `best = max(best, value)`, then `low = low + 1 if value < best / 2 else 0`. Give back the number when `low` is 3.",
     ),
 )
 def my_stop_step(accuracies):
@@ -189,7 +189,7 @@ here.explain(
     r"""two steps in place of one
 
 Why might PGD with two steps during the training be harder to overfit to than FGSM? Say what the network learned in the fall, and why this trick does not work against a second step. What does it cost?""",
-    r"""In the fall, the network learned a loss that is not straight along FGSM's own direction. The full step of FGSM lands where the loss is low again. Shorter steps and other directions still do harm. This trick needs to know where the attack will land, and FGSM always lands at a corner of the ball that one gradient at the clean image decides. With two steps, the second gradient is taken somewhere else. If the loss has bent, the second gradient sees it and turns. So the network would have to bend the loss along paths that depend on its own bends. That is harder, but not impossible: at a larger radius two steps may fail as well, and PGD accuracy has to be watched all the same. The price is one more gradient for each batch: three passes in place of two.""",
+    r"""In the fall, the network learned a loss that is not straight along FGSM's own direction. The full step of FGSM lands where the loss is low again. Shorter steps and other directions still do harm. This trick needs to know where the attack will land, and FGSM is easy to foresee. It always lands at a corner of the ball that one gradient at the clean image decides. With two steps, the second gradient is taken somewhere else. If the loss has bent, the second gradient sees it and turns. So the network would have to bend the loss along paths that depend on its own bends. That is harder, but not impossible. At a larger radius two steps may fail as well. So PGD accuracy has to be watched all the same. The price is one more gradient for each batch: three passes in place of two.""",
     contains=(
         "what the network learned: a loss that is not straight along one known direction;",
         "the second gradient is taken at another point, so it sees the bend that the first one cannot see;",
@@ -200,7 +200,7 @@ Why might PGD with two steps during the training be harder to overfit to than FG
 
 here.more(r"""- **Predict, then change:** set `eps = 0.1` in the parameters cell. Is there still a fall? And at 0.3?
 - **Change:** use a learning rate of 0.01 in `train_step`. Does the fall still come? How high does PGD accuracy get before it?
-- **Measure:** train once with `train(random_fgsm)` and draw its PGD accuracy over the band of the five stored runs of the random start, `methods["random start"]` (use `plot_runs`). Does your run lie among them?
+- **Measure:** train once with `train(random_fgsm)`. Use `plot_runs` to draw the band of the five stored runs, `methods["random start"]`. Draw your PGD accuracy over it. Does your run lie among them?
 - **Change:** train with two steps: `train(partial(adversarial, attack=partial(pgd, steps=2)))`.
 - **Change:** measure with PGD of 2 steps instead of 10. Would you have seen the fall? How many gradients would you have saved?
 - **Measure:** at which step would your `my_stop_step` have stopped each of the five stored runs?""")

@@ -21,7 +21,7 @@ A network reads 96 of 100 images. After a transfer attack it reads 60, all of th
     "transfer_rate",
     r"""a transfer rate
 
-Write how often an attack from a surrogate fools the target: the share of images that are misread after the attack, *of those that were read correctly before*. `before` and `after` are records of the target: true where an image is read correctly.""",
+Write how often an attack from a surrogate fools the target. Take the images that were *read correctly before* the attack. What share of these is misread after it? `before` and `after` are records of the target: true where an image is read correctly.""",
     hints=(
         "Two groups of images: those that count at all, and those among them that were fooled.",
         "An image was fooled if it was read before *and* is misread after. `~` turns a record around.",
@@ -180,7 +180,7 @@ here.explain(
     r"""only the class
 
 Square asks the target for its scores. Why can it not work if the target returns only the class? What would such an attack need in place of the margin?""",
-    r"""Square changes a square of the image and keeps the change where the margin of the true label has fallen. With scores, almost every query tells a little: the margin fell, or it did not. With only the class, the answer is the same, "still the label", until an image is misread. So nearly all changes look alike, the search has nothing to compare, and it walks blindly. An attack on the class alone must work the other way round: start at an image that is misread already, however far away, and come closer. Then each query has a useful answer: still misread, or no longer. In place of the margin it uses the distance, and asks whether a shorter one is still enough. It needs many more queries.""",
+    r"""Square changes a square of the image and keeps the change where the margin of the true label has fallen. With scores, almost every query tells a little: the margin fell, or it did not. With only the class, the answer is the same, "still the label", until an image is misread. So nearly all changes look alike, the search has nothing to compare, and it walks blindly. An attack on the class alone must work the other way round. It starts at an image that is misread already, however far away, and comes closer. Then each query has a useful answer: still misread, or no longer. In place of the margin it uses the distance, and asks whether a shorter one is still enough. It needs many more queries.""",
     contains=(
         "what Square compares: the margin before and after a change;",
         "that the class does not change until the attack has succeeded;",
