@@ -158,7 +158,7 @@ The attack puts the network into eval mode, although the network is being traine
 )
 
 here.more(r"""- **Predict, then measure:** what happens to clean accuracy, and to accuracy under FGSM at 0.1, if you set `eps = 0.3` in the parameters? No network for 0.3 comes with the package, so it is trained on your machine (some minutes). The cells then attack at 0.3. For 0.1 call `accuracy(defended_vgg, loader, fgsm, eps=0.1)`. A folded check may stop with an error, as it expects the values of 0.1: skip it.
-- **Change:** make the boxes in two dimensions larger, `box_eps = 0.1`, but keep the points: set `box_eps`, `steps` and `moves` anew in a cell *after* the one that chooses the points. Now two boxes of different classes overlap. What can adversarial training still do, and what does it cost at the points themselves?
+- **Change:** make the boxes in two dimensions larger, `box_eps = 0.1`, but keep the points. For this, set `box_eps`, `steps` and `moves` anew in a cell *after* the one that chooses the points. Now two boxes of different classes overlap. What can adversarial training still do, and what does it cost at the points themselves?
 - **Change:** write an objective that trains on the FGSM images alone, without the clean half. How many passes does it cost for one image? What does it do to both accuracies?
 - **Explain:** in the example of Danskin's theorem, draw the largest loss if only $\delta \in \{0.25, 0.75\}$ are allowed. Where is the kink, and which two slopes does it have there?
 - **Measure:** run `python tests/tools/measurements.py rounding_test` on your machine. Are your values like ours? Is the line "again" still zero with two threads?""")
