@@ -129,7 +129,7 @@ Put it together: `steps` steps of size `step_size` along the sign of the gradien
     hints=(
         "You need two images: the one that moves, and the one around which the ball lies. Which of them changes in the loop?",
         "Three lines in the loop: the gradient where the image is *now*, a step, the projection around the image at the *start*.",
-        "`x_adv = x`, then in the loop `g = input_gradient(model, x_adv, y)`, `x_adv = x_adv + step_size * g.sign()` and the two clamps of the projection around `x`.",
+        "`x_adv = x`. Then in the loop `g = input_gradient(model, x_adv, y)` and `x_adv = x_adv + step_size * g.sign()`. Then the two clamps of the projection around `x`.",
     ),
 )
 def my_pgd(model, x, y, eps, step_size, steps):
