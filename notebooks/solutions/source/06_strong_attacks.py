@@ -70,7 +70,7 @@ def only_if_all_are_blind(gradient):
     "bpda_gradient",
     r"""BPDA through a quantiser
 
-A defence rounds each pixel to the nearest of a few levels: with 3 levels to 0, 0.5 or 1. Its gradient is zero. Backward pass differentiable approximation (BPDA) uses the rounded image *forward*, and *backward* it does as if nothing had been rounded. Write the gradient that an attack needs, for each image's own cross-entropy: `cross_entropy(logits, y)` gives one number for each image, and the gradient of their sum holds the gradient of each.""",
+A defence rounds each pixel to the nearest of a few levels: with 3 levels to 0, 0.5 or 1. Its gradient is zero. Backward pass differentiable approximation (BPDA) uses the rounded image *forward*, and *backward* it does as if nothing had been rounded. Write the gradient that an attack needs, for each image's own cross-entropy. (`cross_entropy(logits, y)` gives one number for each image. The gradient of their sum holds the gradient of each.)""",
     hints=(
         "With $L$ levels, multiply by $L - 1$, round, divide by $L - 1$. What does PyTorch say about the slope of this?",
         "`detach()` hides a part of a formula from the gradient. Write the rounded image as the pixels plus a difference. Which of the two parts do you hide?",
@@ -185,7 +185,7 @@ here.explain(
     r"""a gradient that is wrong
 
 BPDA uses a gradient that is wrong: the rounding has none, and BPDA does as if it had the slope 1. Why does the attack find anything all the same? For which kind of layer would it find nothing?""",
-    r"""Over a larger distance the rounded image follows the image: where a pixel rises from 0.2 to 0.8, its rounded value rises from 0 to 1. So on average the rounding has the slope 1, although its slope at each point is 0. The wrong gradient says which way the *rounded* pixel should go, and a large enough step gets it there. What counts is that forward and backward agree about the direction. It would find nothing for a layer that is not close to the identity. Three examples: a layer that shuffles the pixels, a layer that inverts the image ($1 - x$, where each step would go the wrong way), and a layer that throws away what the step changes. Such a layer needs another stand-in, one that does roughly what the layer does. And the attack must be tested: if it finds less than an attack without gradients (Square), the stand-in is bad, not the defence good.""",
+    r"""Over a larger distance the rounded image follows the image. Where a pixel rises from 0.2 to 0.8, its rounded value rises from 0 to 1. So on average the rounding has the slope 1, although its slope at each point is 0. The wrong gradient says which way the *rounded* pixel should go, and a large enough step gets it there. What counts is that forward and backward agree about the direction. It would find nothing for a layer that is not close to the identity. Three examples: a layer that shuffles the pixels, a layer that inverts the image, and a layer that throws away what the step changes. (A layer that inverts computes $1 - x$, so each step would go the wrong way.) Such a layer needs another stand-in, one that does roughly what the layer does. And the attack must be tested: if it finds less than an attack without gradients (Square), the stand-in is bad, not the defence good.""",
     contains=(
         "the layer is close to the identity, seen over the length of a step;",
         "only the direction has to be right, not the number;",
