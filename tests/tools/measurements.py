@@ -1091,17 +1091,6 @@ def _panel(**options):
     }
 
 
-def _half_a_cascade(net, x, y, *, eps):
-    """FGSM, PGD-40 and PGD-80 on all images, the others of the panel on what these have left: (N,), what is left."""
-    first, others = {}, {}
-    for label, one in _panel().items():
-        (first if label in ("FGSM", "PGD-40", "PGD-80") else others)[label] = one
-    robust = worst_case(net, [(x, y)], first, eps=eps).robust
-    if robust.any():
-        robust[robust.clone()] = worst_case(net, [(x[robust], y[robust])], others, eps=eps, cascade=True).robust
-    return robust
-
-
 @measurement("clean", "mixed-fgsm", "fgsm", "pgd", "targeted", "square", "grey")
 def cascades():
     """Notebook 15: the passes of the checklist's attacks at 0.15 on 100 digits, each alone or as a cascade."""
@@ -1116,11 +1105,11 @@ def cascades():
         to_the_end = partial(worst_case, net, [(x[:2], y[:2])], _panel(early_exit=False), eps=0.15)
         row["passes"] = {"to the end": _priced(net, 2, to_the_end)[1], "each alone": alone}
         row["left"] = {"each alone": _counts(whole.cumulative.values())}
-        for label, panel in {"cascade": _panel(), "cascade, backwards": backwards}.items():
-            one, row["passes"][label] = _priced(net, len(x), partial(judge, panel, cascade=True))
+        orders = {"cascade": (_panel(), True), "cascade, backwards": (backwards, True)}
+        orders["as the checklist"] = (_panel(), ("margin", "targeted", "Square"))
+        for label, (panel, late) in orders.items():
+            one, row["passes"][label] = _priced(net, len(x), partial(judge, panel, cascade=late))
             row["left"][label] = _counts(one.cumulative.values())
-        robust, row["passes"]["half a cascade"] = _priced(net, len(x), partial(_half_a_cascade, net, x, y, eps=0.15))
-        row["left"]["half a cascade"] = int(robust.sum())
         found[name] = row
         print(name, row, flush=True)
     return found
