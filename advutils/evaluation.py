@@ -187,13 +187,13 @@ def worst_case(
     norms = {norm_of(attack) for attack in attacks.values()}
     if len(norms) > 1:
         raise ValueError(f"attacks: got attacks of different norms, {', '.join(sorted(norms))}; accepts those of one")
-    attacks = {"clean": None, "grey": partial(grey, norm=norms.pop())} | attacks
-    late = [*attacks] if cascade is True else [validation.one_of(label, "cascade", attacks) for label in cascade or ()]
-    runs = [(one, [eps if one else 0.0], False if label in late else None) for label, one in attacks.items()]
+    tried: dict[str, Attack | None] = {"clean": None, "grey": partial(grey, norm=norms.pop())} | attacks
+    late = [*tried] if cascade is True else [validation.one_of(label, "cascade", tried) for label in cascade or ()]
+    runs = [(one, [eps if one else 0.0], False if label in late else None) for label, one in tried.items()]
     alive = torch.stack(_survived(model, loader, runs))  # (runs, n), of one pass over the loader
     together = alive.int().cummin(0).values.bool()
-    individual, cumulative = (dict(zip(attacks, map(wilson, each))) for each in (alive, together))
-    return WorstCase({label: individual[label] for label in attacks if label not in late}, cumulative, together[-1])
+    individual, cumulative = (dict(zip(tried, map(wilson, each))) for each in (alive, together))
+    return WorstCase({label: individual[label] for label in tried if label not in late}, cumulative, together[-1])
 
 
 class McNemar(NamedTuple):
