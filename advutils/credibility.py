@@ -31,7 +31,10 @@ class Check(NamedTuple):
 
 
 class Checklist(NamedTuple):
-    """The checks, and the worst case over all the attacks that were run on the way."""
+    """The checks, and the worst case over all the attacks that were run on the way.
+
+    FGSM and PGD attack all images, as lines compare them; the others only what is left (`worst_case`'s cascade).
+    """
 
     checks: list
     worst: WorstCase
@@ -85,7 +88,7 @@ def checklist(model: nn.Module, loader: Loader, *, eps: float, steps: int = 40, 
         "targeted": partial(targeted, attack=partial(pgd, steps=steps), n_target_classes=3),
         "Square": partial(square, n_queries=n_queries),
     }
-    worst = worst_case(model, loader, attacks, eps=eps)
+    worst = worst_case(model, loader, attacks, eps=eps, cascade=("margin", "targeted", "Square"))
     shares = {label: record.value for label, record in worst.individual.items()}
     x, y = (torch.cat(parts) for parts in zip(*(validation.pair(batch, "loader") for batch in loader)))
     device = validation.device_of(model) or x.device

@@ -4,7 +4,7 @@ Every image is attacked, the already misclassified too, and the denominator is a
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import partial
 from typing import NamedTuple
 
@@ -93,7 +93,7 @@ def survivors(
         raise ValueError(f"attack: got None with eps={eps}; accepts an attack whenever eps is given")
     if attack is not None:
         validation.attack(attack)
-    return _survived(model, loader, [(attack, [0.0 if attack is None else eps])])[0]
+    return _survived(model, loader, [(attack, [0.0 if attack is None else eps], None)])[0]
 
 
 def accuracy_vs_eps(
@@ -125,8 +125,9 @@ def accuracy_vs_eps(
     validation.attack(attack)
     eps_values = [validation.eps(eps, norm=norm_of(attack)) for eps in validation.radii(eps_values, "eps_values")]
     order = sorted(eps_values, reverse=True) if nested else eps_values
-    runs = [(attack, order)] if sweep_of(attack) else [(attack, [eps]) for eps in order]
-    curve = [*map(wilson, _survived(model, loader, runs, settled=True if nested else None))]
+    settled = True if nested else None
+    runs = [(attack, values, settled) for values in ([order] if sweep_of(attack) else [[eps] for eps in order])]
+    curve = [*map(wilson, _survived(model, loader, runs))]
     return [curve[order.index(eps)] for eps in eps_values] if nested else curve
 
 
@@ -134,8 +135,8 @@ class WorstCase(NamedTuple):
     """What several attacks leave: each by itself, all of them so far, and which images survived them all.
 
     `individual` and `cumulative` are {label: Accuracy} in the order of the attacks. `cumulative` counts the
-    images that survived this attack and all before it, so it can only fall. `robust` is a bool tensor (n,). After a
-    cascade `individual` is empty.
+    images that survived this attack and all before it, so it can only fall. `robust` is a bool tensor (n,). Attacks
+    that ran as a cascade are not in `individual`.
     """
 
     individual: dict
@@ -156,23 +157,25 @@ class WorstCase(NamedTuple):
 
 
 def worst_case(
-    model: nn.Module, loader: Loader, attacks: dict[str, Attack], *, eps: float, cascade: bool = False
-) -> WorstCase:
+    model: nn.Module, loader: Loader, attacks: dict[str, Attack], *, eps: float,
+    cascade: bool | Collection[str] = False,
+) -> WorstCase:  # fmt: skip
     """For each image the worst of several attacks, its clean version and the step towards grey (`grey`) included.
 
     Args:
         model, loader: as for `accuracy`.
         attacks: {label: attack}, of one norm; they are tried in this order, after "clean" and "grey".
         eps: the radius in pixel units, 0 to 1 (l_2: a Euclidean length).
-        cascade: let each attack have only the images that all before it have left, as AutoAttack does, the cheap ones
-            first. The worst case stays what it is, up to the random starts of an attack, whose batches are smaller now.
-            What an attack finds alone is not measured.
+        cascade: let each attack have only the images that all before it have left, as AutoAttack does, or only the
+            attacks of these labels. The worst case stays what it is, up to the random draws of an attack, whose batches
+            are smaller now. What such an attack finds alone is not measured.
 
     Returns:
         WorstCase(individual, cumulative, robust).
 
     Raises:
-        TypeError, ValueError: attacks that are no such dict or of different norms, or as `accuracy`.
+        TypeError, ValueError: attacks that are no such dict or of different norms, a label in `cascade` that they do
+            not have, or as `accuracy`.
 
     Carlini et al., 2019, arXiv:1902.06705, section 4. Taught in 06_strong_attacks.ipynb, `cascade` in
     15_other_budgets.ipynb.
@@ -184,14 +187,13 @@ def worst_case(
     norms = {norm_of(attack) for attack in attacks.values()}
     if len(norms) > 1:
         raise ValueError(f"attacks: got attacks of different norms, {', '.join(sorted(norms))}; accepts those of one")
-    attacks = {"grey": partial(grey, norm=norms.pop())} | attacks
-    runs = [(None, [0.0])] + [(attack, [eps]) for attack in attacks.values()]
-    alive = torch.stack(
-        _survived(model, loader, runs, settled=False if cascade else None)
-    )  # (runs, n), of one pass over the loader
+    tried: dict[str, Attack | None] = {"clean": None, "grey": partial(grey, norm=norms.pop())} | attacks
+    late = [*tried] if cascade is True else [validation.one_of(label, "cascade", tried) for label in cascade or ()]
+    runs = [(one, [eps if one else 0.0], False if label in late else None) for label, one in tried.items()]
+    alive = torch.stack(_survived(model, loader, runs))  # (runs, n), of one pass over the loader
     together = alive.int().cummin(0).values.bool()
-    individual, cumulative = (dict(zip(("clean", *attacks), map(wilson, each))) for each in (alive, together))
-    return WorstCase({} if cascade else individual, cumulative, together[-1])
+    individual, cumulative = (dict(zip(tried, map(wilson, each))) for each in (alive, together))
+    return WorstCase({label: individual[label] for label in tried if label not in late}, cumulative, together[-1])
 
 
 class McNemar(NamedTuple):
@@ -241,24 +243,28 @@ def wilson(correct: torch.Tensor, z: float = 1.96) -> Accuracy:
     return Accuracy(p, max(0.0, centre - half) if k else 0.0, min(1.0, centre + half) if k < n else 1.0, n)
 
 
-def _survived(model, loader, runs, *, settled=None):
-    """Which images survive each radius of each of the runs (attack, eps_values): bool tensors (n,).
+def _survived(model, loader, runs):
+    """Which images survive each radius of each of the runs (attack, eps_values, settled): bool tensors (n,).
 
-    What has been settled is attacked no more: with False, what has fallen (a cascade); with True, what has survived
-    (nested balls, the largest first).
+    A run attacks all images where `settled` is None, and else not what has been settled by the runs before it: with
+    False, what has fallen (a cascade); with True, what has survived (nested balls, the largest first).
     """
     validation.module(model)
     validation.WARNED.clear()
-    runs = [(hurried(attack), [validation.eps(eps, norm=norm_of(attack)) for eps in values]) for attack, values in runs]
+    runs = [
+        (hurried(attack), [validation.eps(eps, norm=norm_of(attack)) for eps in values], settled)
+        for attack, values, settled in runs
+    ]
 
     def survive(x, y, index):
         unsettled = torch.ones_like(y, dtype=torch.bool)
-        for attack, eps_values in runs:
-            i = unsettled.nonzero().flatten()
+        for attack, eps_values, settled in runs:
+            i = (unsettled if settled is not None else torch.ones_like(unsettled)).nonzero().flatten()
             verdicts = _correct(attack, network, x[i], y[i], eps_values, index)
             for correct in verdicts if len(i) else [y[i].bool()] * len(eps_values):
-                alive = unsettled.index_put((i,), correct).where(unsettled, bool(settled))
-                unsettled = unsettled if settled is None else alive != settled
+                alive = unsettled.index_put((i,), correct)
+                alive = alive if settled is None else alive.where(unsettled, settled)
+                unsettled = unsettled & (alive != bool(settled))
                 yield alive
 
     with eval_mode(model):

@@ -1022,6 +1022,99 @@ def other_budgets():
     return found
 
 
+SWEPT = {  # of notebook 15: the recipe, and the shape of the network where it is not the usual one
+    "clean": ("clean", {}),
+    "defended": ("mixed-fgsm-0.1", {}),
+    "PGD-trained": ("pgd-0.1", dict(depth=11, width=0.125)),
+    "certified": ("certified-0.1", {}),
+}
+
+
+def _priced(net, n, measure):
+    """What `measure()` returns, and the passes through the network that it took, forward and backward, per image."""
+    with ledger(net) as passes:
+        found = measure()
+    return found, round((passes.forwards + passes.backwards) / n, 1)
+
+
+def _counts(curve):
+    return [round(record.value * record.n) for record in curve]
+
+
+def _smallest_first(net, x, y, attack, eps_values):
+    """How many images are left at each radius, where one that fell at a smaller radius is attacked no more."""
+    left, counts = torch.arange(len(x)), []
+    for eps in eps_values:
+        if len(left):
+            left = left[survivors(net, [(x[left], y[left])], attack, eps=eps)]
+        counts.append(len(left))
+    return counts
+
+
+@measurement("clean", "mixed-fgsm", "pgd", "certified-0.1", "fmn")
+def nested_sweeps():
+    """Notebook 15: curves of four networks on 100 digits: FMN, PGD-40 at 30 radii, nested or not, and their passes.
+
+    The 30 radii end at the first multiple of 0.03 at which FMN leaves at most 5 digits. The ten are every third one.
+    """
+    (x, y), attack, found = _spread_digits(100), partial(pgd, steps=40), {}
+    for name, (recipe, shape) in SWEPT.items():
+        net, loader = trained(recipe, **shape, progress=False), [(x, y)]
+        search = partial(minimum_norm, net, loader, partial(fmn, norm="linf"))
+        curve, price = _priced(net, len(x), search)
+        end = 0.03 * math.ceil(curve.radii.quantile(0.95).item() / 0.03)
+        thirty = [round(end * (i + 1) / 30, 4) for i in range(30)]
+        apart = [_priced(net, len(x), partial(accuracy_vs_eps, net, loader, attack, [eps])) for eps in thirty]
+        row = dict(radii=thirty, FMN=_counts(curve.accuracy_vs_eps(thirty)), FMN_passes=price)
+        row |= dict(PGD=[_counts(one)[0] for one, _ in apart], PGD_passes=[price for _, price in apart])
+        for label, radii in {"thirty": thirty, "ten": thirty[2::3]}.items():
+            nested = partial(accuracy_vs_eps, net, loader, attack, radii, nested=True)
+            one, row[f"nested_passes, {label}"] = _priced(net, len(x), nested)
+            row[f"nested, {label}"] = _counts(one)
+        upwards = partial(_smallest_first, net, x, y, attack, thirty[2::3])
+        row["smallest first, ten"], row["smallest_first_passes, ten"] = _priced(net, len(x), upwards)
+        found[name] = row
+        print(name, row, flush=True)
+    return found
+
+
+def _panel(**options):
+    """The attacks of `checklist` as it runs them by default."""
+    forty, eighty = (partial(pgd, steps=steps, **options) for steps in (40, 80))
+    return {
+        "FGSM": fgsm,
+        "PGD-40": forty,
+        "PGD-80": eighty,
+        "margin": partial(forty, loss=cw),
+        "targeted": partial(targeted, attack=forty, n_target_classes=3, **options),
+        "Square": partial(square, n_queries=1000, **options),
+    }
+
+
+@measurement("clean", "mixed-fgsm", "fgsm", "pgd", "targeted", "square", "grey")
+def cascades():
+    """Notebook 15: the passes of the checklist's attacks at 0.15 on 100 digits, each alone or as a cascade."""
+    (x, y), found = _spread_digits(100), {}
+    backwards = dict(reversed(_panel().items()))
+    for name in ("clean", "defended", "PGD-trained"):
+        recipe, shape = SWEPT[name]
+        net = trained(recipe, **shape, progress=False)
+        judge = partial(worst_case, net, [(x, y)], eps=0.15)
+        whole, alone = _priced(net, len(x), partial(judge, _panel()))
+        row = dict(alone=dict(zip(whole.individual, _counts(whole.individual.values()))))
+        to_the_end = partial(worst_case, net, [(x[:2], y[:2])], _panel(early_exit=False), eps=0.15)
+        row["passes"] = {"to the end": _priced(net, 2, to_the_end)[1], "each alone": alone}
+        row["left"] = {"each alone": _counts(whole.cumulative.values())}
+        orders = {"cascade": (_panel(), True), "cascade, backwards": (backwards, True)}
+        orders["as the checklist"] = (_panel(), ("margin", "targeted", "Square"))
+        for label, (panel, late) in orders.items():
+            one, row["passes"][label] = _priced(net, len(x), partial(judge, panel, cascade=late))
+            row["left"][label] = _counts(one.cumulative.values())
+        found[name] = row
+        print(name, row, flush=True)
+    return found
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="of --list; all if none")

@@ -7,21 +7,21 @@ import torch
 from advutils.exercises.framework import Exercise, Prediction, expect, expect_images, expect_like
 
 
-def broken_by_the_third():
-    """What a nested run leaves at the largest of three radii, in %: 100 images, the radii of which are known."""
+def left_at_the_second():
+    """What a nested run leaves at 0.2, in %: 100 images, the radii of which are known."""
     radii = torch.tensor([0.05] * 20 + [0.15] * 30 + [0.4] * 50)
     return 100 * (radii > 0.2).float().mean().item()
 
 
 nested_share = Prediction(
-    "nested_share", 15, broken_by_the_third, within=0.5,
+    "nested_share", 15, left_at_the_second, within=0.5,
     remarks={
         (69, 71): "That leaves out those that fell at 0.1: 20 fell there and stay fallen.",
         (62, 63): "That is 50 of 80. A share is of all images, also of those that were not attacked any more.",
         (79, 81): "That is the share after the first radius.",
     },
-    reason="20 fall at 0.1, and 30 of the other 80 at 0.2. What has fallen stays fallen, so {truth}% are left, of all "
-    "100. That only 80 were attacked at 0.2 saves passes and must not change the divisor.",
+    reason="The run begins with the largest ball: at 0.2, 20 + 30 fall, and {truth}% are left, of all 100. Only the 50 "
+    "that fell are attacked again at 0.1. That saves passes and must not change the divisor.",
 )  # fmt: skip
 
 

@@ -44,6 +44,7 @@ def test_a_plain_model_passes():
     assert str(result.worst.accuracy) in str(result)
     assert found["label away"].expected == "too few to tell"
     assert result.worst.accuracy.value == min(record.value for record in result.worst.cumulative.values())
+    assert list(result.worst.individual) == ["clean", "grey", "FGSM", "PGD-5", "PGD-10"]  # the others are a cascade
 
 
 class Rounded(nn.Module):

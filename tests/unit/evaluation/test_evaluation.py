@@ -265,6 +265,25 @@ def test_a_cascade_finds_the_same_worst_case_and_attacks_survivors_only():
     assert [line.split()[:2] for line in str(cascade).splitlines()[2:3]] == [["grey", f"{left[0] / 0.4:.1f}%"]]
 
 
+def test_a_part_of_the_attacks_may_be_a_cascade_and_an_unknown_label_is_refused():
+    model, data, met = linear(), loader(40), []
+
+    @as_attack()
+    def spy(model, x, y, *, eps):
+        met.append(len(x))
+        return fgsm(model, x, y, eps=eps)
+
+    attacks = {"early": spy, "late": spy, "last": partial(spy)}
+    found = worst_case(model, data, attacks, eps=0.02, cascade=["late"])
+    whole = worst_case(model, data, attacks, eps=0.02)
+    assert list(found.individual) == ["clean", "grey", "early", "last"] and found.cumulative == whole.cumulative
+    left = round(40 * found.cumulative["early"].value)
+    assert 0 < left < 40 and sum(met) == 40 + left + 40 + 3 * 40
+    assert found.individual["last"] == whole.individual["last"]
+    with pytest.raises(ValueError, match="cascade: got 'later'"):
+        worst_case(model, data, attacks, eps=0.02, cascade=["later"])
+
+
 def test_a_cascade_goes_on_when_nothing_is_left():
     result = worst_case(Brightness(), flat(0.1, 0.2), {"FGSM": fgsm, "PGD": pgd}, eps=0.1, cascade=True)
     assert result.robust.tolist() == [False, False] and result.cumulative["PGD"].value == 0
