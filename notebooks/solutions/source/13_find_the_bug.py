@@ -18,7 +18,7 @@ Each section below has the same parts:
 1. A function `bug_N`, and a cell that runs it and prints a number. The number is wrong.
 2. A task with three hints. Open the first hint when you are stuck, and the next one when you still are.
 3. A cell for your mended function `my_bug_N`. Copy the lines of `bug_N` into it and mend them. Keep the name and the arguments. `check` runs your function on small data of its own and says what it saw. It names what is wrong with the *result*. What is wrong in the *code* you have to find.
-4. What was wrong, folded: the right number, and the public report of a place where it happened. Open it when you have tried.
+4. What was wrong, folded: the number without the fault, and the public report of a place where it happened. Open it when you have tried.
 
 All mended functions lie in `notebooks/solutions/{name}`.""",
 )
@@ -37,7 +37,7 @@ Mend the attack. It must work whether the network comes in train mode or in eval
         "Batch norm and dropout do different things in train mode and in eval mode. Whoever reads digits with a network uses it in eval mode. In which mode is the gradient taken?",
         "`model.training` says in which mode the network came. `model.eval()` before the gradient, `model.train(mode)` after it.",
     ),
-    explanation=r"""The gradient is taken in **train mode**. There, batch norm uses the mean and the variance of the batch, so the attack takes the gradient of another network than the one that is judged. At $\epsilon = 0.2$ it leaves 70.0% of 200 digits. With the gradient in eval mode, FGSM leaves 39.0%. The attack was weak; the network was not strong. There is a second effect: each pass in train mode changes the statistics that batch norm keeps.
+    explanation=r"""The gradient is taken in **train mode**. There, batch norm uses the mean and the variance of the batch. So the attack takes the gradient of one network, and another one is judged. At $\epsilon = 0.2$ it leaves 70.0% of 200 digits. With the gradient in eval mode, FGSM leaves 39.0%. The attack was weak; the network was not strong. There is a second effect: each pass in train mode changes the statistics that batch norm keeps.
 
 *Where it happened:* in 2017 a user of the attack library Foolbox reported that attacks on PyTorch networks mostly failed. The network was in train mode ([bethgelab/foolbox, issue 74](https://github.com/bethgelab/foolbox/issues/74)).
 
@@ -195,7 +195,7 @@ Mend the attack. `x` and the result are images in [0, 1], and `eps` is a distanc
     ),
     explanation=r"""`eps` is added where the distance from black to white is 2 and not 1. So each pixel of the result moves by half of $\epsilon$: an **epsilon in the wrong unit**. At 0.2 the function leaves 87.0% of 200 digits. That is what FGSM leaves at 0.1. At 0.2 it leaves 53.5%.
 
-*Where it happened:* in the code of a well-known certified defence, the images of CIFAR-10 were divided by a standard deviation of 0.225, and $\epsilon$ was added after this. A user got a robust error of 51.9% at 8/255 in place of the paper's 79.2%. The author confirmed that $\epsilon$ has to be divided, too; in the author's own experiments it had been done by hand ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
+*Where it happened:* in the code of a well-known certified defence. It divided the images of CIFAR-10 by a standard deviation of 0.225 and added $\epsilon$ after this. A user got a robust error of 51.9% at 8/255 in place of the paper's 79.2%. The author confirmed that $\epsilon$ has to be divided, too; in the author's own experiments it had been done by hand ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
 
 *How to see it:* print the largest distance between the attacked images and the clean ones, in the unit of the images.""",
 )
@@ -342,7 +342,20 @@ Mend the attack. The network returns logits. For the images on which it is very 
         "Print the gradient of such an image. Which line makes it exactly zero? Think of the derivative of `clamp` outside its limits.",
         "`F.cross_entropy` takes logits. It works with the logarithm of the softmax as a whole, so it needs no clamp. Use it in place of the three lines.",
     ),
-    explanation=r"""The loss is taken from **probabilities**. Where the probability of the label lies above 0.9999999, the clamp makes the gradient exactly zero, so the step is zero, and the image comes back as it was. The lower limit does the same to a digit for which the network is very sure of a wrong answer. Here 95.5% of 200 digits come back unchanged, and the function leaves 94.5%. The cross-entropy of the logits leaves 61.5%. This is too high as well, because of rounding: for 187 of the 200 digits the label's probability is rounded to exactly 1. There the label's own logit drops out of the gradient, only the other classes are left, and the step is weaker. (With a gradient that is computed without this rounding, the same step leaves 42.5%.) This network gives the same answers as the clean VGG, for its logits are those of the clean VGG times 4. So the images that FGSM makes on the clean VGG fool it as well, and they leave 39.0%. So even the mended number is only an upper bound.
+    explanation=r"""The loss is taken from **probabilities**. Where the probability of the label lies above 0.9999999, the clamp makes the gradient exactly zero. Then the step is zero, and the image comes back as it was. The lower limit does the same to a digit for which the network is very sure of a wrong answer. Here 95.5% of 200 digits come back unchanged.
+
+What one step at 0.2 leaves of this network depends on how the gradient is taken:
+
+| gradient | left |
+|---|---|
+| of the loss with the clamp (`bug_5`) | 94.5% |
+| of the cross-entropy of the logits (the mended function) | 61.5% |
+| the same, computed without rounding | 42.5% |
+| of the clean VGG, without the factor 4 | 39.0% |
+
+Why does the mended function leave more than the last two? For 187 of the 200 digits the label's probability is rounded to exactly 1. There the label's own logit drops out of the gradient. Only the other classes are left in it, and the step is weaker.
+
+The last line is a way around the rounding. This network gives the same answers as the clean VGG, since its logits are those of the clean VGG times 4. So an image that fools the clean VGG fools this network too. The mended number, 61.5%, is only an upper bound.
 
 *Where it happened:* in 2018 a user of CleverHans saw that FGSM left 45% of the test digits unchanged. A maintainer named the common cause: probabilities where an attack expects logits ([cleverhans-lab/cleverhans, issue 350](https://github.com/cleverhans-lab/cleverhans/issues/350)). Later the library removed its functions that take probabilities ([issue 763](https://github.com/cleverhans-lab/cleverhans/issues/763)). A whole defence, defensive distillation, had looked strong for such a reason (Carlini and Wagner, 2016).
 
@@ -420,7 +433,7 @@ Mend the choice among the runs. `attack(model, x, y, eps)` begins at random, so 
     ),
     explanation=r"""The function keeps the best *batch*, not the best version of each image: **restarts chosen per batch**. An attacker chooses for each image by itself. With 20 runs of random noise at 0.4 the best batch leaves 59.0% of 200 digits. Chosen for each image, the same 20 runs leave 39.5%. A single run leaves about 62%. The larger the batch, the less the restarts help.
 
-*Where it happened:* the PGD of the Adversarial Robustness Toolbox (ART) kept the run with the best mean over the data. It was reported in 2020, with an example of two runs that each leave half of a batch and together leave nothing ([issue 714](https://github.com/Trusted-AI/adversarial-robustness-toolbox/issues/714)), and mended in [pull request 765](https://github.com/Trusted-AI/adversarial-robustness-toolbox/pull/765).
+*Where it happened:* the PGD of the Adversarial Robustness Toolbox (ART) kept the run with the best mean over the data. It was reported in 2020 ([issue 714](https://github.com/Trusted-AI/adversarial-robustness-toolbox/issues/714)). In the example of the report, two runs each leave half of a batch, and together they leave nothing. It was mended in [pull request 765](https://github.com/Trusted-AI/adversarial-robustness-toolbox/pull/765).
 
 *How to see it:* attack the images once in one batch and once one by one. Apart from the random numbers, the two results should agree.""",
 )
@@ -504,7 +517,7 @@ Mend the choice of the test images. `x, y` is a pool of images with labels. `tra
     ),
     explanation=r"""The pool is shuffled *before* the images are left out. After this, a position belongs to another image. So 146 of the 200 "test images" are images that the network was trained on: the **test set is in the training**. On these 200 images the network reads 93.0% without an attack, and 73.0% under FGSM at 0.02. On the 200 digits that it has not seen it reads 73.5% and 33.0%.
 
-*Where it happened:* the public script that measured the accuracy of a defence under attack loaded the *training* part of CIFAR-10. Asked about it, the author answered that this was a leftover: it had been changed by hand, years ago, for a figure that compares training and test images ([xuanqing94/RobGAN, issue 9](https://github.com/xuanqing94/RobGAN/issues/9)). A weaker form is common: the epoch is chosen on the test images. Authors have said so openly ([csdongxian/AWP, issue 2](https://github.com/csdongxian/AWP/issues/2)), and Rice and others (2020) measured what it changes.
+*Where it happened:* the public script that measured the accuracy of a defence under attack loaded the *training* part of CIFAR-10. Asked about it, the author answered that this was a leftover. Years ago it had been changed by hand, for a figure that compares training and test images ([xuanqing94/RobGAN, issue 9](https://github.com/xuanqing94/RobGAN/issues/9)). A weaker form is common: the epoch is chosen on the test images. Authors have said so openly ([csdongxian/AWP, issue 2](https://github.com/csdongxian/AWP/issues/2)), and Rice and others (2020) measured what it changes.
 
 *How to see it:* compare the images themselves. `advutils.accuracy` keeps a fingerprint of each image that a network was trained on, and refuses to count on them.""",
 )
@@ -662,7 +675,7 @@ Mend the measurement. `x` are images in [0, 1], and `eps` is a distance of their
         "Which values did black and white pixels have in the training of this network? Which values do they have here?",
         "`Normalize(bare.mean, bare.std)` in place of the usual numbers. All the rest can stay.",
     ),
-    explanation=r"""The network was trained on $(x - 0.5)/0.5$, and gets $(x - 0.1307)/0.3081$, with the mean and the standard deviation of MNIST: the **wrong normalisation**. The digits come out too bright and with too much contrast (black at −0.42 and white at 2.82, in place of −1 and 1), so the network reads 89.0% of the clean ones where it should read 97.0%. At 0.1 FGSM seems to leave 44.5%. With the network's own numbers it leaves 87.0%. Nobody uses the network that was measured here.
+    explanation=r"""The network was trained on $(x - 0.5)/0.5$. It gets $(x - 0.1307)/0.3081$, with the mean and the standard deviation of MNIST: the **wrong normalisation**. The digits come out too bright and with too much contrast: black is −0.42 in place of −1, and white is 2.82 in place of 1. So the network reads 89.0% of the clean digits where it should read 97.0%. At 0.1 FGSM seems to leave 44.5%. With the network's own numbers it leaves 87.0%. Nobody uses the network that was measured here.
 
 *Where it happened:* in PyTorch's own tutorial on FGSM. Its network had been trained on normalised digits, and the tutorial fed it digits that were not normalised. A user asked about it in 2020 ([pytorch/tutorials, issue 1032](https://github.com/pytorch/tutorials/issues/1032)) and it was mended in 2023 ([pull request 2419](https://github.com/pytorch/tutorials/pull/2419)).
 
