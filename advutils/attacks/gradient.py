@@ -145,7 +145,7 @@ def targeted(
     Args:
         model, x, y, eps: as for `pgd`.
         attack: `pgd`, or a partial of it, that takes a `target`.
-        targets: how many wrong classes to try; all of them where there are fewer.
+        n_target_classes: how many wrong classes to try; all of them where there are fewer.
         early_exit: aim an image that is misclassified already at no further class; handed on to `attack` as well.
         generator: torch.Generator to draw the starts from; that of `attack` if None.
 

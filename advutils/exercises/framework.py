@@ -4,6 +4,7 @@ A test names what it holds in a sentence, and a *symptom* where it fails: what w
 here draws from the global random generator, changes a notebook's variables or needs a network.
 """
 
+import inspect
 import linecache
 import numbers
 import traceback
@@ -17,6 +18,7 @@ from advutils.exercises.cases import Case
 
 PACKAGE = str(Path(__file__).parents[1])
 NOT_WRITTEN = "not written yet: put your lines in place of the dots, and end with a `return`."
+UNCHANGED = "the arguments are left as they were"
 NO_ANSWER = "no answer yet: write {kind} in place of the dots."
 
 
@@ -41,11 +43,17 @@ def expect(holds: object, symptom: str) -> None:
 def expect_like(result: object, like: torch.Tensor, what: str = "images") -> torch.Tensor:
     """The result, which must be a tensor of finite numbers shaped as the other one."""
     wanted = f"a tensor of {what} of shape {tuple(like.shape)}"
-    expect(isinstance(result, torch.Tensor), f"Your function gives back a {type(result).__name__}, not {wanted}.")
+    expect(isinstance(result, torch.Tensor), f"Your function gives back {kind_of(result)}, not {wanted}.")
     assert isinstance(result, torch.Tensor)
     expect(result.shape == like.shape, f"Your function gives back shape {tuple(result.shape)}, not {wanted}.")
     expect(result.isfinite().all(), "Some numbers that your function gives back are infinite or nan.")
     return result.detach()
+
+
+def kind_of(result: object) -> str:
+    """What a result is, in words."""
+    name = type(result).__name__
+    return f"the pair (values, indices) of `{name}`" if hasattr(result, "indices") else f"a {name}"
 
 
 def expect_images(result: object, like: torch.Tensor) -> torch.Tensor:
@@ -70,15 +78,20 @@ class Outcome(NamedTuple):
 
 
 class Guarded:
-    """The learner's function, watched: a stub, an error and a changed argument are told apart from a wrong result."""
+    """The learner's function, watched: a stub, an error and a changed argument are told apart from a wrong result.
+
+    It works on copies of the tensors, so that a changed argument is one failed test and spoils no other one.
+    """
 
     def __init__(self, mine: Callable):
         self.mine = mine
+        self.changed: list = []  # the names of the arguments that it has changed in place
+        self.given = False  # whether it has been handed a tensor at all
 
     def __call__(self, *args):
-        given = [(place, arg, arg.clone()) for place, arg in enumerate(args, 1) if isinstance(arg, torch.Tensor)]
+        copies = [copy_of(arg) for arg in args]
         try:
-            result = self.mine(*args)
+            result = self.mine(*copies)
         except NotImplementedError as error:
             raise NotWritten from error
         except Stopped:
@@ -87,13 +100,22 @@ class Guarded:
             raise Stopped(f"{type(error).__name__}: {error}{line_of(error)}") from error
         if result is None or result is ...:
             raise NotWritten
-        for place, arg, before in given:
-            expect(
-                arg.shape == before.shape and torch.equal(arg, before),
-                f"Argument {place} is another tensor after your function than before it: whoever called it has lost "
-                "the original.",
-            )
+        for place, (arg, copy) in enumerate(zip(args, copies)):
+            if isinstance(arg, torch.Tensor):
+                self.given = True
+                if arg.shape != copy.shape or not torch.equal(arg, copy):
+                    self.changed.append(self.name_of(place))
         return result.detach() if isinstance(result, torch.Tensor) else result
+
+    def name_of(self, place: int) -> str:
+        """An argument's name in the learner's function; its number, from 1, where that takes any arguments."""
+        names = [name for name, one in inspect.signature(self.mine).parameters.items() if one.kind < one.VAR_POSITIONAL]
+        return names[place] if place < len(names) else f"argument {place + 1}"
+
+
+def copy_of(arg):
+    """A tensor's copy; anything else as it is."""
+    return arg.detach().clone().requires_grad_(arg.requires_grad) if isinstance(arg, torch.Tensor) else arg
 
 
 def line_of(error):
@@ -128,12 +150,12 @@ class Exercise:
 
     def run(self, mine: Callable, seed: int = 0) -> Outcome:
         """What the tests find, on data drawn from the seed; the global random generator is left as it was."""
-        passed, failed = [], {}
+        passed, failed, guarded = [], {}, Guarded(mine)
         for label, test in self.tests:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 try:
-                    test(Guarded(mine), Case(seed))
+                    test(guarded, Case(seed))
                     passed.append(label)
                 except Symptom as symptom:
                     failed[label] = str(symptom)
@@ -143,13 +165,18 @@ class Exercise:
                     return Outcome(passed, failed, f"your function stopped with an error:\n    {stopped}")
                 except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:  # an odd result
                     failed[label] = f"The test cannot use what your function gives back ({error})."
+        if guarded.changed:
+            name = guarded.changed[0]
+            failed[UNCHANGED] = f"`{name}` was changed in place, so the caller has lost it; work on `{name}.clone()`."
+        elif guarded.given:
+            passed.append(UNCHANGED)
         return Outcome(passed, failed)
 
     def __call__(self, mine: Callable) -> None:
         if not callable(mine):
             raise TypeError(f"mine: got {type(mine).__name__}; accepts your function, without calling it")
         outcome = self.run(mine)
-        print(told(self.name, outcome))
+        print(told(self.name, outcome, [*(label for label, _ in self.tests), UNCHANGED]))
         if outcome.right and self.show:
             try:
                 self.show(Guarded(mine))
@@ -229,14 +256,16 @@ class Choice:
             print(text)
 
 
-def told(name, outcome):
-    """An outcome as the learner reads it: every test by its sentence, and the first symptom."""
+def told(name, outcome, order):
+    """An outcome as the learner reads it: every test by its sentence, in the same order each time, and one symptom."""
     if outcome.note:
         return f"{name}: {outcome.note}"
     count = len(outcome.passed) + len(outcome.failed)
     all_of_them = f"all {count}" if outcome.right else f"{len(outcome.passed)} of {count}"
-    lines = [f"{name}: {all_of_them} tests passed", *(f"  passed   {label}" for label in outcome.passed)]
-    lines += [f"  not yet  {label}" for label in outcome.failed]
+    lines = [f"{name}: {all_of_them} tests passed"]
+    for label in order:
+        if label in outcome.passed or label in outcome.failed:
+            lines.append(f"  {'not yet' if label in outcome.failed else 'passed '}  {label}")
     if outcome.failed:
-        lines.append(f"What the first of them saw: {next(iter(outcome.failed.values()))}")
+        lines.append(f"What the first `not yet` saw: {next(iter(outcome.failed.values()))}")
     return "\n".join(lines)

@@ -10,6 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ BLIND = (
     "they are, so the model looks more robust than it is (another loss, BPDA or `square` may help: "
     "06_strong_attacks.ipynb)"
 )
+PACKAGE = str(Path(__file__).parents[1])
 WARNED: dict = {}  # emptied when a measurement begins, so that each one warns once
 LEAST, MOST = math.ulp(0.0), sys.float_info.max  # the ends of the finite numbers above 0
 
@@ -136,7 +138,7 @@ def gradient(found):
 def warn_if_blind(gradient, unfooled):
     """Warn where the gradient is exactly zero for most of the images that are not fooled, bool (N,)."""
     if unfooled.any() and gradient[unfooled].flatten(1).any(1).float().mean() < 0.5:
-        warnings.warn_explicit(BLIND, UserWarning, __file__, 1, "advutils", WARNED)
+        warnings.warn_explicit(BLIND, UserWarning, *_entry(), "advutils", WARNED)
 
 
 def loss(value):
@@ -279,6 +281,15 @@ def device_of(model):
     """The device of the model's first parameter or, if it has none, buffer; None when it has neither."""
     first = next(itertools.chain(model.parameters(), model.buffers()), None)
     return None if first is None else first.device
+
+
+def _entry():
+    """The file and the line from which the package was called, for a warning to show."""
+    frame, caller = sys._getframe(), None
+    while frame is not None:
+        caller = frame.f_back if frame.f_code.co_filename.startswith(PACKAGE) else caller
+        frame = frame.f_back
+    return ("advutils", 1) if caller is None else (caller.f_code.co_filename, caller.f_lineno)
 
 
 def _was_half(z):

@@ -153,7 +153,7 @@ def _(mine, case):
     expect(losses == sorted(losses, reverse=True), f"Your losses: {', '.join(f'{loss:.3f}' for loss in losses)}.")
 
 
-@train_step.test("one step is one step of gradient descent, in closed form")
+@train_step.test("one step is one step of gradient descent, worked out by hand")
 def _(mine, case):
     before, after, _, x, y = stepped(mine, case, 0.1, 1)
     asked, made = (descended(before, x, y, 0.1) - before).norm(), (after - before).norm()

@@ -74,7 +74,7 @@ def _(mine, case):
     expect(fell == 0, f"The probability of the target fell on {fell} of 6 images: {mean(before)} → {mean(after)}.")
 
 
-@targeted_fgsm.test("each pixel moves as the closed form of a linear model says")
+@targeted_fgsm.test("each pixel moves as it should on a linear model, worked out by hand")
 def _(mine, case):
     x, model, target = case.images(low=0.4, high=0.6), case.linear(scale=0.3), case.labels()
     gradient = model.gradient(x, target)

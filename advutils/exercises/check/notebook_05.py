@@ -152,14 +152,14 @@ def _(mine, case):
     expect(after > before, f"The loss of the labels went from {before:.2f} to {after:.2f}.")
 
 
-@pgd.test("the path of a reference in double precision, with a new gradient at each step")
+@pgd.test("the same images as our own PGD, with a new gradient at each step")
 def _(mine, case):
     x, y, model = case.images(40, low=0.2, high=0.8), case.labels(40), case.curved()
     truth = reference(model, x, y, 0.2, 0.05, 10)
     result = mine(model, x, y, 0.2, 0.05, 10)
     same = ((result - truth).abs() < 1e-3).double().mean()
     mine_loss, truth_loss = loss(model, result, y), loss(model, truth, y)
-    symptom = f"{same:.0%} of the pixels are where the reference puts them; your loss is {mine_loss:.2f}, its loss "
+    symptom = f"{same:.0%} of the pixels are where our own PGD puts them; your loss is {mine_loss:.2f}, its loss "
     expect(same > 0.97, symptom + f"{truth_loss:.2f}.")
 
 

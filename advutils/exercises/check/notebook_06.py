@@ -91,7 +91,7 @@ def _(mine, case):
     expect(abs(ratio - 1) < 1e-3, f"The gradient of the first image is {ratio:.2f} times as large in a batch of 6.")
 
 
-@bpda_gradient.test("the closed form at the image that the network sees")
+@bpda_gradient.test("the gradient at the image that the network sees, worked out by hand")
 def _(mine, case):
     x, y, model, levels = case.images(), case.labels(), case.curved(), 2 + case.seed % 4
     truth, slope = model.gradient(rounded(x, levels), y), mine(model, x, y, levels)
@@ -135,7 +135,7 @@ def _(mine, case):
     expect(many < 2 * few, f"With 40 draws your gradient is {many / few:.0f} times as long as with one.")
 
 
-@eot_gradient.test("the mean over all draws, in closed form")
+@eot_gradient.test("the mean over all draws, worked out by hand")
 def _(mine, case):
     x, y, model = case.images(), case.labels(), Masked(case.linear().weight.detach())
     each = draws_of(model, x, y, 8, case.seed)

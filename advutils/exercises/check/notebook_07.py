@@ -56,6 +56,14 @@ def _(mine, case):
     expect(0.28 < far < 0.3001, f"At epsilon 0.1 and k = 2, the farthest of 7,200 pixels moved by {far:.2f}.")
 
 
+@n_fgsm.test("each pixel of each image draws its own number")
+def _(mine, case):
+    x, y, model = torch.full((200, 1, 6, 6), 0.5), case.labels(200), case.linear()
+    noise = mine(model, x, y, 1e-6, 2e5, case.generator) - x  # up to 0.2, and a step of nearly nothing
+    expect(noise.std(0).mean() > 0.03, "The noise is the same for all images of the batch.")
+    expect(noise.flatten(1).std(1).mean() > 0.03, "The noise is the same for all pixels of an image.")
+
+
 @n_fgsm.test("the gradient is the one at the noisy image")
 def _(mine, case):
     x, y, model, seed = torch.full((60, 1, 6, 6), 0.5), case.labels(60), case.curved(), case.seed

@@ -1,9 +1,10 @@
 """What checks the exercises of notebook 9: a transfer rate, several surrogates at once, momentum."""
 
 import torch
+from torch import nn
 
-from advutils.exercises.cases import clear
-from advutils.exercises.framework import Exercise, Prediction, expect, expect_images
+from advutils.exercises.cases import Linear, clear
+from advutils.exercises.framework import Exercise, Prediction, expect, expect_images, expect_like
 
 
 def fooled_of_those_read():
@@ -97,7 +98,7 @@ def _(mine, case):
         expect(not torch.equal(first, mine(others, x, y, 0.1)), f"Another surrogate number {place} changes nothing.")
 
 
-@ensemble_fgsm.test("along the gradient of the mean of the losses, in closed form")
+@ensemble_fgsm.test("along the gradient of the mean of the losses, worked out by hand")
 def _(mine, case):
     models, x, y = several(case)
     each = torch.stack([model.gradient(x, y) for model in models])
@@ -108,6 +109,12 @@ def _(mine, case):
 
     seen = {
         "They follow the majority of the surrogates: a small gradient counts as much as a large one.": votes,
+        "They follow the loss of the mean of the logits: that is the loss of one network that is made of all.": Linear(
+            torch.stack([model.weight.detach() for model in models]).mean(0)
+        ).gradient(x, y),
+        "Each surrogate's gradient has the same length first, so a small one counts too much.": (
+            each / each.abs().sum((2, 3, 4), keepdim=True)
+        ).sum(0),
         "They go the other way.": -each.mean(0),
     }
     near = next((text for text, direction in seen.items() if off(direction) == 0), "")
@@ -118,19 +125,54 @@ def _(mine, case):
 momentum_pgd = Exercise("momentum_pgd", 9)
 
 
-def reference(model, x, y, eps, step_size, steps, decay):
+def sum_of_sizes(gradient):
+    """The l_1 length of each image's gradient."""
+    return gradient.abs().sum((1, 2, 3), keepdim=True)
+
+
+def reference(model, x, y, eps, step_size, steps, decay, length=sum_of_sizes):
     """Momentum PGD in double precision, with the closed form of the gradient."""
     x = x.double()
     x_adv, velocity = x.clone(), torch.zeros_like(x)
     for _ in range(steps):
         gradient = model.gradient(x_adv, y)
-        velocity = decay * velocity + gradient / gradient.abs().sum((1, 2, 3), keepdim=True)
+        velocity = decay * velocity + gradient / length(gradient)
         x_adv = torch.minimum(torch.maximum(x_adv + step_size * velocity.sign(), x - eps), x + eps).clamp(0, 1)
     return x_adv
 
 
 def same_share(a, b):
     return ((a - b).abs() < 1e-3).double().mean().item()
+
+
+class Clocked(nn.Module):
+    """Two classes, label 0, and a gradient that is read from a table (rows, steps, 36).
+
+    The last pixel names the row, in tenths; the gradient leaves it alone. The first pixel tells the step, in steps of
+    0.05 from 0.5 on: its gradient has to be above 0 each time.
+    """
+
+    slopes: torch.Tensor
+
+    def __init__(self, slopes):
+        super().__init__()
+        self.register_buffer("slopes", slopes)
+
+    def gradient(self, x, y):
+        flat = x.detach().flatten(1)
+        row, step = (10 * flat[:, -1]).round().long(), ((flat[:, 0] - 0.5) / 0.05).round().long()
+        return self.slopes[row, step.clamp(0, self.slopes.shape[1] - 1)].view(x.shape)
+
+    def forward(self, x):
+        rise = ((x - x.detach()) * self.gradient(x, None).to(x.dtype)).flatten(1).sum(1)
+        return torch.stack([-rise, rise], 1)  # the logits are 0, their slopes are not
+
+
+def clocked(*rows):
+    """A model and an image for each row of lists (steps of 36 slopes)."""
+    x = torch.full((len(rows), 1, 6, 6), 0.5)
+    x[:, 0, 5, 5] = torch.arange(len(rows)) / 10
+    return Clocked(torch.tensor(rows)), x, torch.zeros(len(rows)).long()
 
 
 @momentum_pgd.test("the result is a batch of images in [0, 1]")
@@ -151,13 +193,51 @@ def _(mine, case):
     x, y, model = case.images(40, low=0.2, high=0.8), case.labels(40), case.curved()
     truth, result = reference(model, x, y, 0.2, 0.05, 6, 0.0), mine(model, x, y, 0.2, 0.05, 6, 0.0)
     same = same_share(result, truth)
-    expect(same > 0.97, f"With decay 0, {same:.0%} of the pixels are where PGD puts them.")
+    expect(same > 0.97, f"With decay 0, {same:.0%} of the pixels are where PGD puts them, the others are not.")
+
+
+@momentum_pgd.test("an image's result does not depend on the other images")
+def _(mine, case):
+    first, second = [1.0, *[3.0] * 17, *[-1.0] * 17, 0.0], [1.0, *[-1.0] * 17, *[3.0] * 17, 0.0]
+    loud = 10 ** case.number(1, 3)
+    rows = [[first, [loud * v for v in second]], [[loud * v for v in first], second]]  # one grows, one shrinks
+    model, x, y = clocked(*rows)
+    whole = expect_like(mine(model, x, y, 0.2, 0.05, 2, 1.0), x)
+    alone = torch.cat([mine(model, x[i : i + 1], y[i : i + 1], 0.2, 0.05, 2, 1.0) for i in range(2)])
+    off = ((whole - alone).abs() > 1e-3).sum()
+    symptom = f"{off} of 72 pixels go elsewhere when two images are attacked in one batch than when each is attacked "
+    expect(off == 0, symptom + "alone. The gradient of one image grows from step to step, that of the other shrinks.")
+
+
+@momentum_pgd.test("the length is the sum of the absolute values")
+def _(mine, case):
+    spread = [1.0, *[-1.0] * 34, 0.0]
+    few = [0.3, 30.0, 15.0, 3.0, *[0.0] * 32]  # the largest, a half and a tenth of it
+    model, x, y = clocked([spread, few])
+    moves = (expect_like(mine(model, x, y, 0.2, 0.05, 2, 1.0), x) - x).flatten()
+    half, tenth = ((moves[place] / 0.05).round().item() for place in (2, 3))  # 0: there and back again
+    near = {
+        (0, -2): "It looks like the root of the sum of the squares.",
+        (-2, -2): "It looks like the absolute value of the largest one.",
+        (-1, -1): "It looks as if the sign of each gradient were kept, and not the gradient.",
+    }.get((half, tenth), "")
+    symptom = "A gradient is spread over all pixels first, then it sits in a few. Its length is not the sum of the "
+    expect(half == tenth == 0, symptom + f"absolute values of its entries. {near}")
 
 
 @momentum_pgd.test("with decay 1 old directions are kept, each at length 1")
 def _(mine, case):
     x, y, model = case.images(40, low=0.2, high=0.8), case.labels(40), case.curved()
-    truth, result = reference(model, x, y, 0.2, 0.05, 6, 1.0), mine(model, x, y, 0.2, 0.05, 6, 1.0)
-    plain, same = same_share(result, reference(model, x, y, 0.2, 0.05, 6, 0.0)), same_share(result, truth)
-    near = " They are where PGD without momentum puts them." if plain > 0.97 else ""
-    expect(same > 0.97, f"With decay 1, {same:.0%} of the pixels are where the reference puts them.{near}")
+
+    def like(decay, length=sum_of_sizes):
+        return same_share(result, reference(model, x, y, 0.2, 0.05, 6, decay, length))
+
+    result = mine(model, x, y, 0.2, 0.05, 6, 1.0)
+    seen = {
+        "They are where PGD without momentum puts them.": like(0.0),
+        "It looks as if a large gradient counted more than a small one.": like(1.0, torch.ones_like),
+        "It looks as if the sign of each gradient were kept, and not the gradient.": like(1.0, torch.abs),
+    }
+    near = next((text for text, share in seen.items() if share > 0.99), "")
+    same = like(1.0)
+    expect(same > 0.97, f"With decay 1, {1 - same:.0%} of the pixels are not where they should be. {near}")

@@ -171,7 +171,7 @@ def _(mine, case):
     expect(far <= 0.06 + 1e-5, f"At epsilon 0.06 a pixel lies {far:.2f} away from the clean image.")
 
 
-@averaged_step.test("along the mean of the gradients at the shaken images, in closed form")
+@averaged_step.test("along the mean of the gradients at the shaken images, worked out by hand")
 def _(mine, case):
     model, x_adv, x, y, noises = shaken(case)
     each = torch.stack([model.gradient(x_adv + noise, y) for noise in noises])

@@ -171,7 +171,7 @@ def _(mine, case):
     expect((joined - whole).abs().max() < 1e-4 * whole.abs().max(), symptom)
 
 
-@joined_gradient.test("parts of unequal size: the gradient of the whole batch, in closed form")
+@joined_gradient.test("parts of unequal size: the gradient of the whole batch, worked out by hand")
 def _(mine, case):
     counts = [1, 3 + case.seed % 3, 8]
     gradients, sizes, whole = processes(case, counts)

@@ -63,7 +63,7 @@ def away_from_the_answer(model, x, target, eps):
     return (x + eps * input_gradient(model, x, model(x).argmax(1)).sign()).clamp(0, 1)
 
 
-@here.mistake("targeted_fgsm", "another tensor after your function")
+@here.mistake("targeted_fgsm", "was changed in place")
 def in_place(model, x, target, eps):
     return x.sub_(eps * input_gradient(model, x, target).sign()).clamp_(0, 1)
 

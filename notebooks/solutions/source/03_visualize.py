@@ -48,6 +48,11 @@ def of_the_batch(delta):
     return delta.abs().max(), delta.norm()
 
 
+@here.mistake("lengths", "the pair (values, indices) of `max`")
+def with_the_places(delta):
+    return delta.flatten(1).abs().max(1), delta.flatten(1).norm(dim=1)
+
+
 @here.mistake("lengths", "opposite change")
 def largest_without_size(delta):
     return delta.flatten(1).max(1).values, delta.flatten(1).norm(dim=1)

@@ -163,7 +163,7 @@ def pgd_without_the_range(model, x, y, eps, step_size, steps):
     return x_adv
 
 
-@here.mistake("pgd", "where the reference puts them")
+@here.mistake("pgd", "where our own PGD puts them")
 def with_the_first_gradient(model, x, y, eps, step_size, steps):
     g, x_adv = input_gradient(model, x, y), x
     for _ in range(steps):

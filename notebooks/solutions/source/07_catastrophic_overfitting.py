@@ -49,6 +49,18 @@ def projected(model, x, y, eps, k, generator):
     return torch.clamp(images, min=x - eps, max=x + eps).clamp(0, 1)
 
 
+@here.mistake("n_fgsm", "the same for all images of the batch")
+def one_noise_for_the_batch(model, x, y, eps, k, generator):
+    noisy = (x + noise(torch.zeros_like(x[:1]) + 0.5, k * eps, generator) - 0.5).clamp(0, 1)
+    return (noisy + eps * input_gradient(model, noisy, y).sign()).clamp(0, 1)
+
+
+@here.mistake("n_fgsm", "the same for all pixels of an image")
+def one_number_for_each_image(model, x, y, eps, k, generator):
+    noisy = (x + k * eps * (2 * torch.rand(len(x), 1, 1, 1, generator=generator) - 1)).clamp(0, 1)
+    return (noisy + eps * input_gradient(model, noisy, y).sign()).clamp(0, 1)
+
+
 @here.mistake("n_fgsm", "The step agrees in")
 def gradient_at_the_image(model, x, y, eps, k, generator):
     noisy = noise(x, k * eps, generator)

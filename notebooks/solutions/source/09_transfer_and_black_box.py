@@ -2,6 +2,7 @@
 
 import torch
 from exercises import Notebook
+from torch.nn import functional as F
 
 from advutils import input_gradient, project
 
@@ -86,6 +87,19 @@ def a_vote_of_the_signs(models, x, y, eps):
     return (x + eps * votes.sign()).clamp(0, 1)
 
 
+@here.mistake("ensemble_fgsm", "loss of the mean of the logits")
+def on_the_mean_of_the_logits(models, x, y, eps):
+    pixels = x.clone().requires_grad_()
+    loss = F.cross_entropy(sum(model(pixels) for model in models) / len(models), y, reduction="sum")
+    return (x + eps * torch.autograd.grad(loss, pixels)[0].sign()).clamp(0, 1)
+
+
+@here.mistake("ensemble_fgsm", "has the same length first")
+def each_surrogate_at_length_1(models, x, y, eps):
+    g = sum(at_length_1(input_gradient(model, x, y)) for model in models)
+    return (x + eps * g.sign()).clamp(0, 1)
+
+
 @here.mistake("ensemble_fgsm", "the pixels moved by")
 def mean_of_the_steps(models, x, y, eps):
     steps = torch.stack([input_gradient(model, x, y).sign() for model in models])
@@ -118,11 +132,11 @@ def ensemble_without_the_clip(models, x, y, eps):
     "momentum_pgd",
     r"""PGD with momentum
 
-The notebook's `mi_fgsm` keeps all of the last direction. Write the general form, with a `decay`: the new direction is `decay` times the old one plus the gradient at length 1. (The length is the sum of the sizes of all its pixels, for each image.) Step along the sign of the *direction*, and project with `project(x_adv, x, eps)`. Start from the image, with the direction 0.""",
+The notebook's `mi_fgsm` keeps all of the last direction. Write the general form, with a `decay`: the new direction is `decay` times the old one plus the gradient at length 1. (The length is the sum of the absolute values of the gradient's entries. Each image has its own.) Step along the sign of the *direction*, and project with `project(x_adv, x, eps)`. Start from the image, with the direction 0.""",
     hints=(
         "Two things are carried from step to step: the image and the direction. Which of them is projected?",
         "Bring each image's gradient to length 1 first, then add it to `decay * direction`. Take the sign only for the step.",
-        "`length = g.abs().sum(dim=(1, 2, 3), keepdim=True)`, `direction = decay * direction + g / length`, and a step of `step_size * direction.sign()`.",
+        "`length = g.abs().sum(dim=(1, 2, 3), keepdim=True).clamp_min(1e-30)` (the clamp keeps a gradient of 0 from becoming 0/0), `direction = decay * direction + g / length`, and a step of `step_size * direction.sign()`.",
     ),
 )
 def my_momentum_pgd(model, x, y, eps, step_size, steps, decay):
@@ -155,14 +169,43 @@ def without_momentum(model, x, y, eps, step_size, steps, decay):
     return momentum(model, x, y, eps, step_size, steps, lambda old, g: g)
 
 
-@here.mistake("momentum_pgd", "where the reference puts them")
+@here.mistake("momentum_pgd", "a large gradient counted more")
 def with_gradients_of_any_length(model, x, y, eps, step_size, steps, decay):
     return momentum(model, x, y, eps, step_size, steps, lambda old, g: decay * old + g)
 
 
-@here.mistake("momentum_pgd", "where the reference puts them")
+@here.mistake("momentum_pgd", "as if the sign of each gradient")
 def with_signs(model, x, y, eps, step_size, steps, decay):
     return momentum(model, x, y, eps, step_size, steps, lambda old, g: decay * old + g.sign())
+
+
+def with_lengths(model, x, y, eps, step_size, steps, decay, length):
+    return momentum(model, x, y, eps, step_size, steps, lambda old, g: decay * old + g / length(g))
+
+
+@here.mistake("momentum_pgd", "in one batch")
+def with_one_l1_length_for_the_batch(*args):
+    return with_lengths(*args, lambda g: g.abs().sum())
+
+
+@here.mistake("momentum_pgd", "in one batch")
+def with_one_l2_length_for_the_batch(*args):
+    return with_lengths(*args, lambda g: g.norm())
+
+
+@here.mistake("momentum_pgd", "in one batch")
+def with_the_largest_entry_of_the_batch(*args):
+    return with_lengths(*args, lambda g: g.abs().max())
+
+
+@here.mistake("momentum_pgd", "root of the sum of the squares")
+def with_the_l2_length_of_each_image(*args):
+    return with_lengths(*args, lambda g: (g**2).sum((1, 2, 3), keepdim=True).sqrt())
+
+
+@here.mistake("momentum_pgd", "absolute value of the largest one")
+def with_the_largest_entry_of_each_image(*args):
+    return with_lengths(*args, lambda g: g.abs().amax((1, 2, 3), keepdim=True))
 
 
 @here.mistake("momentum_pgd", "With decay 0")

@@ -163,7 +163,7 @@ def a_loss_for_each(lower, upper, y):
     return F.cross_entropy(upper, y, reduction="none")
 
 
-@here.mistake("worst_loss", "another tensor after your function")
+@here.mistake("worst_loss", "was changed in place")
 def into_the_argument(lower, upper, y):
     upper[torch.arange(len(y)), y] = lower[torch.arange(len(y)), y]
     return F.cross_entropy(upper, y)

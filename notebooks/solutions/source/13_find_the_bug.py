@@ -324,7 +324,7 @@ def no_brighter_than_white_only(model, x, y, eps, step_size, steps):
     return with_limits(model, x, y, step_size, steps, x - eps, (x + eps).clamp_max(1))
 
 
-@here.mistake("bug_4", "of the pixels are where a reference")
+@here.mistake("bug_4", "of the pixels are where our own PGD")
 def one_large_step(model, x, y, eps, step_size, steps):
     return with_limits(model, x, y, step_size * steps, 1, (x - eps).clamp_min(0), (x + eps).clamp_max(1))
 
@@ -425,7 +425,7 @@ def larger_where_it_is_sure(model, x, y, eps):
     "bug_6",
     r"""restarts
 
-Mend the choice among the runs. `attack(model, x, y, eps)` begins at random, so each run gives other images. Call it `restarts` times.""",
+Mend the choice among the runs. `attack(model, x, y, eps)` begins at random, so each run gives other images. Call it `restarts` times, each time on all images, and from the clean ones: the result must lie within `eps` of `x`.""",
     hints=(
         "The attacker may send any image that fools the network. How does the function decide which ones to keep?",
         "Suppose that the first run fools the images 1 and 2, and the second run the images 3 and 4. What should come back, and what does come back?",
@@ -438,7 +438,7 @@ Mend the choice among the runs. `attack(model, x, y, eps)` begins at random, so 
 *How to see it:* attack the images once in one batch and once one by one. Apart from the random numbers, the two results should agree.""",
 )
 def my_bug_6(model, x, y, attack, eps, restarts):
-    """The strongest images that several runs find, of an attack that begins at random."""
+    """The strongest images, within eps of x, that several runs of an attack find."""
     ### BEGIN SOLUTION
     best = x.clone()
     for _ in range(restarts):
@@ -500,6 +500,38 @@ def two_calls_for_each_restart(model, x, y, attack, eps, restarts):
 @here.mistake("bug_6", "none that a run of the attack has made")
 def mean_of_the_runs(model, x, y, attack, eps, restarts):
     return sum(attack(model, x, y, eps) for _ in range(restarts)) / restarts
+
+
+@here.mistake("bug_6", "given images in which a pixel is 0.6 away")
+def from_the_best_batch_so_far(model, x, y, attack, eps, restarts):
+    best, least = x, 1.0
+    for _ in range(restarts):
+        x_adv = attack(model, best, y, eps)
+        accuracy = (model(x_adv).argmax(1) == y).double().mean().item()
+        if accuracy < least:
+            best, least = x_adv, accuracy
+    return best
+
+
+@here.mistake("bug_6", "given images in which a pixel is 0.6 away")
+def one_run_after_the_other(model, x, y, attack, eps, restarts):
+    for _ in range(restarts):
+        x = attack(model, x, y, eps)
+    return x
+
+
+@here.mistake("bug_6", "2.00 epsilon away")
+def with_twice_the_radius(model, x, y, attack, eps, restarts):
+    return my_bug_6(model, x, y, attack, 2 * eps, restarts)
+
+
+@here.mistake("bug_6", "of the 16 images, not all of them")
+def only_those_that_are_left(model, x, y, attack, eps, restarts):
+    best = x.clone()
+    for _ in range(restarts):
+        left = model(best).argmax(1) == y
+        best[left] = attack(model, x[left], y[left], eps)
+    return best
 
 
 # 7
@@ -595,7 +627,7 @@ Mend the attack. It is called with many values of `eps` and of `steps`. Use exac
         r"Multiply: how far can a pixel go in 10 steps of 0.007? How far does the ball at $\epsilon = 0.2$ reach? And what if a step went the wrong way at first?",
         r"The step size must grow with $\epsilon$ and shrink with the number of steps. Madry and others chose $2.5\,\epsilon / \text{steps}$: enough to cross the ball and to come back.",
     ),
-    explanation=r"""The **steps are too small**: ten steps of 0.007 are a way of 0.07 at most, and the ball has a radius of 0.2. So no pixel reaches the edge of the ball, and the same images come back for every $\epsilon$ above 0.07. The function leaves 90.5% of 200 digits at 0.1, at 0.2 and at 0.3. With steps of $2.5\,\epsilon/10$, PGD leaves 81.5%, 17.0% and 0%. Ten steps of $\epsilon/10$ reach the edge only if all of them go the same way.
+    explanation=r"""The **steps are too small**: ten steps of 0.007 are a way of 0.07 at most, and the ball has a radius of 0.2. So no pixel reaches the edge of the ball, and the same images come back for every $\epsilon$ above 0.07. The function leaves 90.5% of 200 digits at 0.1, at 0.2 and at 0.3. With steps of $2.5\,\epsilon/10$, PGD leaves 81.5%, 17.0% and 0%. Ten steps of $\epsilon/10$ reach the edge only if all of them go the same way. A step of $\epsilon$ passes the check, and is a poor attack: it jumps from one corner of the ball to another, and sees nothing in between.
 
 *Where it happened:* in the public code of a defence, the step of PGD was fixed at 0.007, for all values of $\epsilon$. A user reported that different values of $\epsilon$ gave the same images ([xuanqing94/BayesianDefense, issue 8](https://github.com/xuanqing94/BayesianDefense/issues/8)).
 
@@ -615,7 +647,7 @@ def my_bug_8(model, x, y, eps, steps):
     ### END SOLUTION
 
 
-@here.bug("bug_8", "on a path that is straight")
+@here.bug("bug_8", "if all steps have the same sign")
 def bug_8(model, x, y, eps, steps):
     """PGD from x with `steps` steps: images in [0, 1], no farther than eps from x."""
     x_adv, step_size = x.clone(), 0.007

@@ -154,7 +154,7 @@ def added(x, patch, places):
     return (x + my_stuck_on(torch.zeros_like(x), patch, places)).clamp(0, 1)
 
 
-@here.mistake("stuck_on", "another tensor after your function")
+@here.mistake("stuck_on", "was changed in place")
 def into_the_images_themselves(x, patch, places):
     x.copy_(my_stuck_on(x, patch, places))
     return x

@@ -203,7 +203,18 @@ def test_an_error_is_shown_short_with_its_line(capsys):
 
 
 def test_a_changed_argument_and_an_odd_result_are_symptoms(capsys):
-    assert "another tensor after your function" in said(add.run(lambda x, n: x.add_(n)))
+    def in_place(x, n):
+        return x.add_(n)
+
+    add(in_place)
+    assert capsys.readouterr().out.splitlines() == [
+        "add: 1 of 2 tests passed",
+        "  passed   the sum",
+        "  not yet  the arguments are left as they were",
+        "What the first `not yet` saw: `x` was changed in place, so the caller has lost it; work on `x.clone()`.",
+    ]
+    assert "`argument 1` was changed" in said(add.run(lambda *args: args[0].add_(args[1])))
+    assert "`x` was changed" in said(add.run(lambda x, n: (x.squeeze_(1) + n)[:, None]))
     assert "cannot use what your function gives back" in said(add.run(lambda x, n: "a text"))
     with pytest.raises(TypeError, match="mine: got int; accepts your function"):
         add(3)
@@ -212,11 +223,22 @@ def test_a_changed_argument_and_an_odd_result_are_symptoms(capsys):
     assert "targeted_fgsm" in dir(check)
 
 
+def test_the_lines_keep_their_order_whatever_fails(capsys):
+    two = Exercise("two", 0)
+    two.test("first")(lambda mine, case: expect(mine(1) == 1, "Not one."))
+    two.test("second")(lambda mine, case: expect(mine(2) == 2, "Not two."))
+    for wrong, marks in ((lambda n: 2, ["not yet", "passed"]), (lambda n: 1, ["passed", "not yet"])):
+        two(wrong)
+        lines = capsys.readouterr().out.splitlines()
+        assert [line[:9].strip() for line in lines[1:3]] == marks and len(lines) == 4  # no tensor, no third test
+        assert lines[3].startswith("What the first `not yet` saw: Not ")
+
+
 def test_a_picture_is_drawn_of_what_carries_a_gradient_and_an_error_there_is_told(capsys):
     shown = Exercise("shown", 0, show=lambda mine: mine(torch.ones(2), 1).numpy())
     shown.tests = add.tests
     shown(lambda x, n: x.clone().requires_grad_() + n)
-    assert "all 1 tests passed" in capsys.readouterr().out
+    assert "all 2 tests passed" in capsys.readouterr().out
     shown(lambda x, n: x + n if x.ndim == 4 else undefined)  # noqa: F821
     assert "On real digits: NameError" in capsys.readouterr().out
 

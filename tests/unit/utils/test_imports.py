@@ -1,6 +1,8 @@
 """The package as a house: imports point downwards, heavy ones wait, public functions say their types."""
 
+import ast
 import inspect
+import re
 import subprocess
 import sys
 import tomllib
@@ -31,6 +33,17 @@ def test_imports_only_point_downwards():
         cwd=PACKAGE.parent, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_documented_argument_is_one():
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                listed = re.search(r"^Args:\n((?:    .*\n|\n)*)", f"{ast.get_docstring(node)}\n", re.MULTILINE)
+                told = re.findall(r"^    (\S[^:\n]*?):", listed[1] if listed else "", re.MULTILINE)
+                taken = {one.arg for one in ast.walk(node) if isinstance(one, ast.arg)}
+                taken |= {one.target.id for one in ast.walk(node) if isinstance(one, ast.AnnAssign)}  # of a dataclass
+                assert {name.strip(" *") for names in told for name in names.split(",")} <= taken, (path, node.name)
 
 
 def test_lines_of_code_are_counted_without_what_is_said_about_them(tmp_path):
