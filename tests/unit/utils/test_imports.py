@@ -42,7 +42,8 @@ def test_every_documented_argument_is_one():
                 listed = re.search(r"^Args:\n((?:    .*\n|\n)*)", f"{ast.get_docstring(node)}\n", re.MULTILINE)
                 told = re.findall(r"^    (\S[^:\n]*?):", listed[1] if listed else "", re.MULTILINE)
                 taken = {one.arg for one in ast.walk(node) if isinstance(one, ast.arg)}
-                taken |= {one.target.id for one in ast.walk(node) if isinstance(one, ast.AnnAssign)}  # of a dataclass
+                fields = [one.target for one in ast.iter_child_nodes(node) if isinstance(one, ast.AnnAssign)]
+                taken |= {one.id for one in fields if isinstance(one, ast.Name)}  # of a dataclass
                 assert {name.strip(" *") for names in told for name in names.split(",")} <= taken, (path, node.name)
 
 
