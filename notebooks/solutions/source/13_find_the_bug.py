@@ -37,7 +37,7 @@ Mend the attack. It must work whether the network comes in train mode or in eval
         "Batch norm and dropout do different things in train mode and in eval mode. Whoever reads digits with a network uses it in eval mode. In which mode is the gradient taken?",
         "`model.training` says in which mode the network came. `model.eval()` before the gradient, `model.train(mode)` after it.",
     ),
-    explanation=r"""The gradient is taken in **train mode**. There, batch norm uses the mean and the variance of the batch. So the attack takes the gradient of one network, and another one is judged. At $\epsilon = 0.2$ it leaves 70.0% of 200 digits. With the gradient in eval mode, FGSM leaves 39.0%. The attack was weak; the network was not strong. There is a second effect: each pass in train mode changes the statistics that batch norm keeps.
+    explanation=r"""The gradient is taken in **train mode**. There, batch norm uses the mean and the variance of the batch. So the attack takes the gradient of one network, and another one is judged. At $\epsilon = 0.2$ it leaves 70.0% of 200 digits. With the gradient in eval mode, FGSM leaves 39.0%. The attack was weak; the network was not strong. There is a second effect, and the 70.0% holds both. Each pass in train mode changes the statistics that batch norm keeps, so the network that reads is not quite the clean VGG any more.
 
 *Where it happened:* in 2017 a user of the attack library Foolbox reported that attacks on PyTorch networks mostly failed. The network was in train mode ([bethgelab/foolbox, issue 74](https://github.com/bethgelab/foolbox/issues/74)).
 
@@ -431,7 +431,7 @@ Mend the choice among the runs. `attack(model, x, y, eps)` begins at random, so 
         "Suppose that the first run fools the images 1 and 2, and the second run the images 3 and 4. What should come back, and what does come back?",
         "Keep a batch `best`. After each run replace only the images that this run fools: `best[fooled] = x_adv[fooled]`.",
     ),
-    explanation=r"""The function keeps the best *batch*, not the best version of each image: **restarts chosen per batch**. An attacker chooses for each image by itself. With 20 runs of random noise at 0.4 the best batch leaves 59.0% of 200 digits. Chosen for each image, the same 20 runs leave 39.5%. A single run leaves about 62%. The larger the batch, the less the restarts help.
+    explanation=r"""The function keeps the best *batch*, not the best version of each image: **restarts chosen per batch**. An attacker chooses for each image by itself. With 20 runs of random noise at 0.4 the best batch leaves 59.0% of 200 digits. Chosen for each image, the same 20 runs leave 39.5%. A single run leaves about 62%.
 
 *Where it happened:* the PGD of the Adversarial Robustness Toolbox (ART) kept the run with the best mean over the data. It was reported in 2020 ([issue 714](https://github.com/Trusted-AI/adversarial-robustness-toolbox/issues/714)). In the example of the report, two runs each leave half of a batch, and together they leave nothing. It was mended in [pull request 765](https://github.com/Trusted-AI/adversarial-robustness-toolbox/pull/765).
 
@@ -627,7 +627,7 @@ Mend the attack. It is called with many values of `eps` and of `steps`. Use exac
         r"Multiply: how far can a pixel go in 10 steps of 0.007? How far does the ball at $\epsilon = 0.2$ reach? And what if a step went the wrong way at first?",
         r"The step size must grow with $\epsilon$ and shrink with the number of steps. Madry and others chose $2.5\,\epsilon / \text{steps}$: enough to cross the ball and to come back.",
     ),
-    explanation=r"""The **steps are too small**: ten steps of 0.007 are a way of 0.07 at most, and the ball has a radius of 0.2. So no pixel reaches the edge of the ball, and the same images come back for every $\epsilon$ above 0.07. The function leaves 90.5% of 200 digits at 0.1, at 0.2 and at 0.3. With steps of $2.5\,\epsilon/10$, PGD leaves 81.5%, 17.0% and 0%. Ten steps of $\epsilon/10$ reach the edge only if all of them go the same way. A step of $\epsilon$ passes the check, and is a poor attack: it jumps from one corner of the ball to another, and sees nothing in between.
+    explanation=r"""The **steps are too small**: ten steps of 0.007 are a way of 0.07 at most, and the ball has a radius of 0.2. So no pixel reaches the edge of the ball, and the same images come back for every $\epsilon$ above 0.07. The function leaves 90.5% of 200 digits at 0.1, at 0.2 and at 0.3. With steps of $2.5\,\epsilon/10$, PGD leaves 81.5%, 17.0% and 0%. Ten steps of $\epsilon/10$ reach the edge only if all of them go the same way. A step of $\epsilon$ passes the check too. It jumps from one edge of the ball to the other and sees little in between. What it leaves is not measured here.
 
 *Where it happened:* in the public code of a defence, the step of PGD was fixed at 0.007, for all values of $\epsilon$. A user reported that different values of $\epsilon$ gave the same images ([xuanqing94/BayesianDefense, issue 8](https://github.com/xuanqing94/BayesianDefense/issues/8)).
 
