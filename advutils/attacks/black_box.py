@@ -79,7 +79,7 @@ def square(
     Args:
         model, x, y: as for `pgd`; the model is only ever asked for its logits.
         eps: radius of the l_inf ball in pixel units, 0 to 1.
-        queries: forward passes an image may cost, at least 1; the first paints the stripes.
+        n_queries: forward passes an image may cost, at least 1; the first paints the stripes.
         p_init: share of the image that the first squares cover, 0 to 1.
         early_exit: leave an image as soon as it is misclassified; it takes nothing from the attack.
         generator: torch.Generator to draw from; the global one if None.

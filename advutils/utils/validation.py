@@ -10,6 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ BLIND = (
     "06_strong_attacks.ipynb)"
 )
 WARNED: dict = {}  # emptied when a measurement begins, so that each one warns once
+PACKAGE = str(Path(__file__).parents[1])
 LEAST, MOST = math.ulp(0.0), sys.float_info.max  # the ends of the finite numbers above 0
 
 
@@ -134,9 +136,15 @@ def gradient(found):
 
 
 def warn_if_blind(gradient, unfooled):
-    """Warn where the gradient is exactly zero for most of the images that are not fooled, bool (N,)."""
+    """Warn where the gradient is exactly zero for most of the images that are not fooled, bool (N,).
+
+    The warning names the line outside of the package that called it.
+    """
     if unfooled.any() and gradient[unfooled].flatten(1).any(1).float().mean() < 0.5:
-        warnings.warn_explicit(BLIND, UserWarning, __file__, 1, "advutils", WARNED)
+        caller = sys._getframe()
+        while caller.f_back and caller.f_code.co_filename.startswith(PACKAGE):
+            caller = caller.f_back
+        warnings.warn_explicit(BLIND, UserWarning, caller.f_code.co_filename, caller.f_lineno, "advutils", WARNED)
 
 
 def loss(value):
