@@ -66,9 +66,9 @@ def over_jumps(model, x, y, *, eps):
 
 
 def mean_of_draws(model, x, y, *, eps):
-    """EOT: the mean over 10 draws of the logarithms of the probabilities, so the mean of their gradients."""
-    mean = Function(lambda x: torch.stack([model(x).log_softmax(1) for _ in range(10)]).mean(0))
-    return pgd(mean, x, y, eps=eps, steps=40)
+    """EOT: the mean over 20 draws of the logarithms of the probabilities, so the mean of their gradients."""
+    mean = Function(lambda x: torch.stack([model(x).log_softmax(1) for _ in range(20)]).mean(0))
+    return pgd(mean, x, y, eps=eps, steps=20)
 
 
 def less_steep(model, x, y, *, eps):

@@ -158,7 +158,7 @@ def _shaken() -> nn.Module:
 def _winners() -> nn.Module:
     network = _member("clean-small-cnn")
     with torch.no_grad():
-        network[1].weight.neg_()  # `Normalize` makes -z of a negative, z of the image: so it reads negatives as images
+        network.get_parameter("1.weight").neg_()  # `Normalize` turns the negative of an image into minus the image
     return nn.Sequential(Winners(8), network)
 
 
@@ -239,8 +239,8 @@ RULES: dict[str, dict] = {
             "of the image that is never read again.",
             "The noise has mean zero, and so has its part in the gradient. The rest remains in a mean over many "
             "draws.",
-            "EOT: step along the mean gradient of ten calls. One way is a module that returns the mean of "
-            "`model(x).log_softmax(1)` over ten calls of the model; PGD-40 on it is enough.",
+            "EOT: step along the mean gradient of twenty calls; twenty such steps are enough. One way is `pgd` with "
+            "`steps=20` on a module that returns the mean of `model(x).log_softmax(1)` over twenty calls.",
         ),
     ),
     "k-winners-take-all": dict(
@@ -319,7 +319,8 @@ RULES: dict[str, dict] = {
         hints=(
             "Which of the four words stands most often in `verdict.status`? No attack changes those images.",
             "Nine images are not proved, and three of them are misread at first. Only six are worth an attack.",
-            "PGD on the logits with restarts breaks five of the six: `loss=cw, restarts=3`.",
+            "Plain PGD breaks five of the six. The sixth is an open question: we know neither a proof nor a misread "
+            "image.",
         ),
     ),
 }  # fmt: skip

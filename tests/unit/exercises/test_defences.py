@@ -8,6 +8,7 @@ from advutils import pgd
 from advutils.exercises import arena
 from advutils.exercises.arena.defence import fingerprint
 from advutils.exercises.arena.defences import DEFENCES, WEIGHTS
+from advutils.exercises.arena.judge import NOT_YET, attacked, judge
 
 NAMES = tuple(REFERENCE)
 BREAKABLE = NAMES[:-1]
@@ -68,6 +69,15 @@ def test_the_winners_fall_from_black_to_white_and_rise_between_two_jumps():
 ])  # fmt: skip
 def test_to_leave_the_first_part_out_is_enough_but_for_the_winners(name, least, most):
     assert least <= withstood(arena.open(name), part_left_out).sum() <= most  # 0, 0, 0 and 65
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_the_mean_of_draws_breaks_the_random_one_whatever_noise_the_judge_draws():
+    name = "random-resize-and-noise"
+    images = attacked(name, REFERENCE[name])
+    left = [judge(name, images, seed=seed)[0].status.count(NOT_YET) for seed in range(12)]
+    assert max(left) <= 4 + ROOM < 0.1 * arena.open(name).claim, left  # 1 to 4
 
 
 @pytest.mark.integration
