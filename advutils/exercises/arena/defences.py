@@ -69,7 +69,7 @@ class Winners(nn.Module):
     """Each pixel goes to units that prefer one grey level each; the unit with the largest response alone speaks.
 
     Unit k responds with 2 c_k x - c_k^2, which is largest where its level c_k is nearest to the pixel x, and says
-    3 c_k - 2 x: its level, where the pixel has it.
+    1 - 3 c_k + 2 x: the negative of its level, 1 - c_k, where the pixel has it.
     """
 
     def __init__(self, units):
@@ -78,7 +78,7 @@ class Winners(nn.Module):
 
     def forward(self, x):
         winner = (2 * self.level * x - self.level**2).argmax(1, keepdim=True)
-        return 3 * self.level.flatten()[winner] - 2 * x
+        return 1 - 3 * self.level.flatten()[winner] + 2 * x
 
 
 class Squeezed(nn.Module):
@@ -104,6 +104,9 @@ class Switch(nn.Module):
 
     def forward(self, x):
         return F.hardtanh(self.slope * x)
+
+    def extra_repr(self):
+        return f"slope={self.slope:g}"
 
 
 class Jpeg(nn.Module):
@@ -153,7 +156,10 @@ def _shaken() -> nn.Module:
 
 
 def _winners() -> nn.Module:
-    return nn.Sequential(Winners(8), _member("clean-small-cnn"))
+    network = _member("clean-small-cnn")
+    with torch.no_grad():
+        network.get_parameter("1.weight").neg_()  # `Normalize` turns the negative of an image into minus the image
+    return nn.Sequential(Winners(8), network)
 
 
 def _detector() -> nn.Module:
@@ -216,7 +222,8 @@ RULES: dict[str, dict] = {
         eps=0.25, claim=96, claimed_with="PGD-40", gradients=100, queries=200,
         sha256="6ef78a0906c7f1e6b97e271d2947aed566d5a12498ee96314b9c8cb48076efb8",
         hints=(
-            "What is the derivative of a rounding? PGD has warned you.",
+            "`round` is flat between its steps. So no pixel has a gradient, and PGD stays at the random point where "
+            "it starts.",
             "The levels are 1/3 apart, so a change of more than 1/6 takes a pixel to the next one.",
             "BPDA: send the images through the rounding, and take the gradient as if it were not there.",
         ),
@@ -228,22 +235,26 @@ RULES: dict[str, dict] = {
         eps=0.3, claim=72, claimed_with="PGD-40", gradients=450, queries=900,
         sha256="6ef78a0906c7f1e6b97e271d2947aed566d5a12498ee96314b9c8cb48076efb8", draws=9,
         hints=(
-            "Take the gradient of one image twice. In how many pixels do the signs agree?",
-            "The noise has mean zero, and so has its part in the gradient. The rest remains in a mean over many draws.",
-            "EOT: step along the mean gradient of ten draws. Forty such steps are enough.",
+            "`Shaken` draws noise, size and place anew in each call. Each of PGD's 40 steps is made for a version "
+            "of the image that is never read again.",
+            "The noise has mean zero, and so has its part in the gradient. The rest remains in a mean over many "
+            "draws.",
+            "EOT: step along the mean gradient of twenty calls; twenty such steps are enough. One way is `pgd` with "
+            "`steps=20` on a module that returns the mean of `model(x).log_softmax(1)` over twenty calls.",
         ),
     ),
     "k-winners-take-all": dict(
         build=_winners,
-        story="The authors show each pixel to eight units, of which the winner alone speaks. The output jumps wherever "
-        "the winner changes, and a gradient cannot see over a jump.",
-        eps=0.22, claim=97, claimed_with="PGD-40", gradients=100, queries=200,
-        sha256="6ef78a0906c7f1e6b97e271d2947aed566d5a12498ee96314b9c8cb48076efb8",
+        story="The authors show each pixel to eight units, of which the winner alone speaks, and says the negative "
+        "of the pixel. The output jumps wherever the winner changes, and a gradient cannot see over a jump.",
+        eps=0.3, claim=97, claimed_with="PGD-40", gradients=100, queries=200,
+        sha256="110b7584f43dc5865c3151cf53f0326dbf8a5918de9fc2065bf9c1505d3dbef7",
         hints=(
-            "Draw the output of the first layer for a pixel that goes from 0 to 1.",
-            "Between two jumps the slope is -2. Over a longer way, jumps included, it is another one.",
-            "Replace the slope of the first layer by (f(x + h) - f(x - h)) / 2h with h = 1/7, the distance "
-            "of two jumps. At the ends, stay within [0, 1].",
+            "Between two jumps the output rises, but it is 1 for black and 0 for white. PGD moves each pixel the "
+            "wrong way.",
+            "On average over a longer way the first part is 1 - x: the slope is -1, where the gradient says 2.",
+            "It is enough to attack as if the first part were 1 - x: give PGD a module that returns "
+            "`model[1](1 - x)`.",
         ),
     ),
     "detector": dict(
@@ -253,25 +264,25 @@ RULES: dict[str, dict] = {
         eps=0.32, claim=78, claimed_with="PGD-40", gradients=100, queries=200,
         sha256="a0aedfa14ee54be5f523d4b43a9734bc1cc660e5feba37b8e031eb834f0c50ec",
         hints=(
-            "Which class do the images of PGD get? Class 10 means rejected.",
-            "An image is accepted where both readings are alike. Nobody says that they must be right.",
-            "One joint loss: for each wrong class, how far it leads the true one in either reading, the smaller "
-            "of the two. Climb the largest of these.",
+            "Attack `model.network` alone. The reading of the image is then wrong; is that of its blurred copy?",
+            "An image is accepted where both readings are alike. Make both of them wrong, in the same class.",
+            "Add the logits of the two readings, and climb `cw` of the sum: the network's answer to `x` and that to "
+            "`F.avg_pool2d(x, 3, stride=1, padding=1)`.",
         ),
     ),
     "fgsm-trained": dict(
         build=_switches,
         story="The authors train on FGSM images in every batch, and FGSM finds hardly an error afterwards. The hidden "
         "units are nearly switches, as the training went better with them.",
-        eps=0.3, claim=93, claimed_with="FGSM", gradients=100, queries=1000,
+        eps=0.3, claim=93, claimed_with="FGSM", gradients=100, queries=200,
         sha256="ee3c3ce82e44bdfe5cb4d71b9fd14fe28cba029cddb268cf537a7790c53e397e",
         hints=(
-            "The training made the loss of FGSM's images small. That does not need a robust network: it is enough "
-            "that FGSM looks in the wrong way.",
-            "Between -1 and 1 a switch has the slope 20, and elsewhere 0. Does the gradient say what a larger step "
-            "does? Square asks for no gradient. What does it find?",
-            "Take a deep copy and set `slope` of its switches to 2. PGD on the copy with `loss=cw` finds images that "
-            "the model misreads.",
+            "Look at the outputs of the first `Switch` for clean digits: 95% of them are exactly -1 or 1, and there "
+            "its slope is 0.",
+            "An attack without a gradient tells a robust network from a useless gradient. Notebook 9 has one: "
+            "`square`, here with `n_queries=200`.",
+            "Take a deep copy and set `slope` of its switches to 2. PGD on the copy with `loss=cw` finds images "
+            "that the model misreads.",
         ),
     ),
     "jpeg": dict(
@@ -281,8 +292,9 @@ RULES: dict[str, dict] = {
         eps=0.3, claim=96, claimed_with="PGD-40", gradients=100, queries=200,
         sha256="6ef78a0906c7f1e6b97e271d2947aed566d5a12498ee96314b9c8cb48076efb8",
         hints=(
-            "PGD warns that the gradient is zero. Which line of the forward pass makes it so?",
-            "A compressed image looks like its original.",
+            "The line that makes `kept` rounds. Everything before it gets a gradient of exactly 0.",
+            "Compression moves a pixel of these digits by 0.03 on average, so a step that misleads the network "
+            "behind it still does.",
             "BPDA: send the images through the compression, and take the gradient as if it were not there.",
         ),
     ),
@@ -293,8 +305,8 @@ RULES: dict[str, dict] = {
         eps=0.3, claim=94, claimed_with="PGD-40", gradients=100, queries=200,
         sha256="21fb8e7e52414ba8f2ddfa89978796068afa7045c57f4dce15a36f822873473a",
         hints=(
-            "What is the derivative of a number of votes?",
-            "The members are in `model.members`, and their logits have gradients.",
+            "A vote changes only where a member changes its answer. How near a member is to that, its logits say.",
+            "The members are in `model.members`. Each of them is a network that PGD can attack.",
             "Attack the mean of the logits of the members, a network like any other.",
         ),
     ),
@@ -305,9 +317,10 @@ RULES: dict[str, dict] = {
         sha256="2f4e55090e9dfa7754fef785fdece7e52072ec6891598150dde9d0befc4617f0",
         certificate=proven,
         hints=(
-            "Is the attack too weak, or is there nothing to find? Submit what you have, and read the verdict.",
-            "For most images there is a proof. The score counts the others alone.",
-            "`advutils.certify.proven` says which images are left. Only those are worth restarts and other losses.",
+            "Which of the four words stands most often in `verdict.status`? No attack changes those images.",
+            "Nine images are not proved, and three of them are misread at first. Only six are worth an attack.",
+            "Plain PGD breaks five of the six. The sixth is an open question: we know neither a proof nor a misread "
+            "image.",
         ),
     ),
 }  # fmt: skip

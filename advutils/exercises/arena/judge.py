@@ -18,6 +18,7 @@ from advutils.utils.traits import seeded
 WRONG, BROKEN, NOT_YET, PROVED = "wrong at first", "broken", "not yet broken", "provably unbreakable"
 REJECTED = 10  # the class of a detector that says "this image was attacked"
 HINT = 0.05  # what a hint costs
+BROKEN_BELOW = 0.1  # of its claim: a defence of which less is left counts as broken
 NOT_GUARANTEED = (
     "that an attack kept its budget: images do not tell how they were made, and a function can open the defence anew, "
     "or take the counter off",
@@ -32,14 +33,16 @@ NOT_GUARANTEED = (
 class Verdict:
     """What the judge found: the fate of each image, and the score.
 
-    `status` holds for each image "wrong at first", "broken", "not yet broken" or "provably unbreakable". `notes` are
-    sentences on draws and proofs. `best` is the best score on the learner's board, None where no board is kept.
+    `status` holds for each image "wrong at first", "broken", "not yet broken" or "provably unbreakable". `claim` is
+    that of the authors, in percent. `notes` are sentences on draws and proofs. `best` is the best score on the
+    learner's board, None where no board is kept.
     """
 
     name: str
     status: tuple[str, ...]
     hints: int
     seed: int
+    claim: float
     notes: tuple[str, ...] = ()
     best: float | None = None
 
@@ -49,12 +52,21 @@ class Verdict:
         count = Counter(self.status)
         return max(0.0, count[BROKEN] / max(1, count[BROKEN] + count[NOT_YET]) - HINT * self.hints)
 
+    @property
+    def outcome(self) -> str:
+        """Whether the defence counts as broken: less than a tenth of its claim is left, proved images included."""
+        left = sum(word in (NOT_YET, PROVED) for word in self.status)
+        if 100 * left < BROKEN_BELOW * self.claim * len(self.status):
+            return f"counts as broken: {left} left, fewer than {BROKEN_BELOW:.0%} of the claim"
+        return f"does not count as broken: {left} left, {BROKEN_BELOW:.0%} of the claim or more"
+
     def __repr__(self) -> str:
         count = Counter(self.status)
         rows = {"right at first": len(self.status) - count[WRONG]} | {s: count[s] for s in (BROKEN, NOT_YET, PROVED)}
         score = f"{self.score:.2f}" + (f", with {HINT * self.hints:.2f} off for hints" if self.hints else "")
         best = "" if self.best is None else f"   best so far: {self.best:.2f}"
         lines = [self.name, *(f"  {label:22}{n:4}" for label, n in rows.items()), f"  score: {score}{best}"]
+        lines.append(f"  {self.outcome}")
         return "\n".join([*lines, *self.notes])
 
 
@@ -118,7 +130,7 @@ def judge(
     fate = {PROVED: proved, BROKEN: broken, NOT_YET: right}
     status = tuple(next((word for word, those in fate.items() if those[at]), WRONG) for at in range(len(x)))
     notes = (*_on_draws(misread[:, right]), *_on_proofs(defence, proved))
-    return Verdict(name, status, hints, seed, notes), images
+    return Verdict(name, status, hints, seed, defence.claim, notes), images
 
 
 def attacked(name, attack):

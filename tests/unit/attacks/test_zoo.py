@@ -369,6 +369,7 @@ def test_gradients_that_are_mostly_zero_are_warned_of_once_a_measurement():
         for attack in (fgsm, partial(pgd, steps=3), fgsm):
             accuracy(model, loader, attack, eps=0.1)
         assert ["exactly zero for most of the images" in str(said.message) for said in heard] == [True] * 3
+        assert {said.filename for said in heard} == {__file__}
         accuracy(model[1], loader, fgsm, eps=0.1)
     assert len(heard) == 3
     with pytest.warns(UserWarning, match="exactly zero for most") as heard:

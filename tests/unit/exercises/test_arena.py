@@ -108,6 +108,15 @@ def test_each_image_has_the_fate_that_the_closed_form_gives_it():
     )
 
 
+def test_the_verdict_says_when_a_defence_counts_as_broken(monkeypatch):
+    assert "does not count as broken: 3 left, 10% of the claim or more" in repr(arena.submit("rows", fgsm))
+    assert "does not count as broken: 3 left" in repr(arena.submit("proved", fgsm))  # what is proved is left
+    for name, eps in dict(most=0.16, all=0.3).items():
+        monkeypatch.setitem(DEFENCES, name, partial(made, name, eps=eps))
+    assert "does not count as broken: 1 left" in repr(arena.submit("most", fgsm))
+    assert "counts as broken: 0 left, fewer than 10% of the claim" in repr(arena.submit("all", fgsm))
+
+
 def test_what_is_not_attacked_is_not_broken_and_scores_nothing():
     assert arena.submit("rows", pictures()).status == (NOT_YET,) * 7 + (WRONG,)
     assert arena.submit("rows", pictures()).score == 0
