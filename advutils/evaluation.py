@@ -125,9 +125,8 @@ def accuracy_vs_eps(
     validation.attack(attack)
     eps_values = [validation.eps(eps, norm=norm_of(attack)) for eps in validation.radii(eps_values, "eps_values")]
     order = sorted(eps_values, reverse=True) if nested else eps_values
-    settled = True if nested else None
-    runs = [(attack, values, settled) for values in ([order] if sweep_of(attack) else [[eps] for eps in order])]
-    curve = [*map(wilson, _survived(model, loader, runs))]
+    parts = [order] if sweep_of(attack) else [[eps] for eps in order]
+    curve = [*map(wilson, _survived(model, loader, [(attack, values, nested or None) for values in parts]))]
     return [curve[order.index(eps)] for eps in eps_values] if nested else curve
 
 
@@ -157,9 +156,8 @@ class WorstCase(NamedTuple):
 
 
 def worst_case(
-    model: nn.Module, loader: Loader, attacks: dict[str, Attack], *, eps: float,
-    cascade: bool | Collection[str] = False,
-) -> WorstCase:  # fmt: skip
+    model: nn.Module, loader: Loader, attacks: dict[str, Attack], *, eps: float, cascade: bool | Collection[str] = False
+) -> WorstCase:
     """For each image the worst of several attacks, its clean version and the step towards grey (`grey`) included.
 
     Args:
@@ -251,10 +249,7 @@ def _survived(model, loader, runs):
     """
     validation.module(model)
     validation.WARNED.clear()
-    runs = [
-        (hurried(attack), [validation.eps(eps, norm=norm_of(attack)) for eps in values], settled)
-        for attack, values, settled in runs
-    ]
+    runs = [(hurried(run), [validation.eps(e, norm=norm_of(run)) for e in values], how) for run, values, how in runs]
 
     def survive(x, y, index):
         unsettled = torch.ones_like(y, dtype=torch.bool)
