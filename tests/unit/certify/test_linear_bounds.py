@@ -1,7 +1,6 @@
 """CROWN: nothing goes below its bounds, which are never below the intervals' and exact where no ReLU is relaxed."""
 
 import copy
-from functools import partial
 
 import pytest
 import torch
@@ -18,7 +17,6 @@ from advutils import (
     Contrast,
     Normalize,
     accuracy,
-    adversarial,
     certified,
     crown_bounds,
     fit,
@@ -137,18 +135,18 @@ def test_max_pooling_of_single_features_and_wide_layers(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def robust():
-    """A small PGD-trained network, and 40 digits that it did not see."""
+def plain():
+    """A small network of ordinary training, with batch norm, and 40 digits that it did not see."""
     layers = [Normalize(), nn.Conv2d(1, 6, 4, stride=2), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 4, stride=2)]
     model = initialised(lambda: nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.Linear(200, 10)), seed=0)
     train, val = (make_loader(TensorDataset(*digits(n, train=n > 100)), batch_size=50) for n in (1200, 100))
-    fit(model, train, val, epochs=4, lr=0.005, objective=partial(adversarial, attack=pgd), eps=0.1, progress=False)
+    fit(model, train, val, epochs=4, lr=0.005, progress=False)
     return model.eval(), *digits(40, train=False)
 
 
-def test_no_attack_breaks_a_proof_and_there_are_more_proofs(robust):
-    model, x, y = robust
-    for eps in (0.01, 0.05, 0.1):
+def test_no_attack_breaks_a_proof_and_there_are_more_proofs(plain):
+    model, x, y = plain
+    for eps in (0.01, 0.02, 0.1):
         sure = proven(model, x, y, eps=eps, bounds=crown_bounds)
         x_adv = pgd(model, x[sure], y[sure], eps=eps, steps=20, restarts=3)
         assert (model(x_adv).argmax(1) == y[sure]).all()
@@ -156,11 +154,11 @@ def test_no_attack_breaks_a_proof_and_there_are_more_proofs(robust):
         assert share == pytest.approx(sure.float().mean().item())
         assert share <= accuracy(model, [(x, y)], pgd, eps=eps).value
         gained = share - certified(model, [(x, y)], eps=eps).value
-        assert gained >= 0 and (eps != 0.05 or gained > 0.3), gained
+        assert gained >= 0 and (eps != 0.02 or gained > 0.3), gained
 
 
-def test_each_image_has_its_own_radius_and_nothing_else_changes(robust):
-    model, x, y = robust
+def test_each_image_has_its_own_radius_and_nothing_else_changes(plain):
+    model, x, y = plain
     model, x, y = copy.deepcopy(model).train(), x[:3], y[:3]
     radii = torch.tensor([0.0, 0.01, 0.1]).view(-1, 1, 1, 1)
     with untouched(model, x, y), ledger(model) as passes:
