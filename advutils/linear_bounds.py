@@ -17,7 +17,7 @@ from advutils.utils.inference import precision_of
 
 AFFINE = (nn.Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten,
           nn.Dropout, nn.Identity, PadTo, Normalize)  # fmt: skip
-WIDEST = 2048  # neurons of a ReLU whose box is bounded by lines as well; a wider one keeps its intervals
+WIDEST = 1024  # neurons of a ReLU whose box is bounded by lines as well; a wider one keeps its intervals
 
 
 def crown_bounds(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, eps: float | torch.Tensor) -> torch.Tensor:
