@@ -30,6 +30,7 @@ from advutils.evaluation import (
     worst_case,
 )
 from advutils.exercises.predictions import guess, guess_score
+from advutils.linear_bounds import crown_bounds
 from advutils.models import Contrast, Normalize, small_cnn, strided_cnn, vgg
 from advutils.objectives import adversarial, clean, mixed, n_fgsm, random_fgsm, trades
 from advutils.pretrained import initialised, trained
@@ -45,15 +46,15 @@ from advutils.utils.traits import describe
 from advutils.utils.weights import load_weights, save_weights
 
 __all__ = [
-    "Accuracy", "Checklist", "Contrast", "History", "Normalize", "Radii", "WorstCase", "accuracy", "accuracy_vs_eps",
-    "adversarial", "attack", "autoattack", "cache_dir", "certified", "certified_radius", "check_parameters",
-    "checklist", "clean", "corners", "cross_entropy", "cw", "deepfool", "describe", "device", "dlr", "eval_mode",
-    "few_pixels", "fgsm", "fgsm_step", "fit", "fmn", "fuse_batch_norm", "grey", "guess", "guess_score", "ibp",
-    "initialised", "input_gradient", "interval_bounds", "ledger", "load_data", "load_measurement", "load_weights",
-    "make_loader", "margin", "margin_bounds", "mcnemar", "minimum_norm", "mixed", "n_fgsm", "pgd", "predict",
-    "project", "random_fgsm", "random_noise", "rays", "read_digit", "save_weights", "shift", "small_cnn", "split",
-    "square", "sticker", "strided_cnn", "survivors", "targeted", "tighten", "trades", "train_patch", "trained", "vgg",
-    "wilson", "worst_case",
+    "Accuracy", "Checklist", "Contrast", "History", "Normalize", "Radii", "WorstCase", "accuracy",
+    "accuracy_vs_eps", "adversarial", "attack", "autoattack", "cache_dir", "certified", "certified_radius",
+    "check_parameters", "checklist", "clean", "corners", "cross_entropy", "crown_bounds", "cw", "deepfool",
+    "describe", "device", "dlr", "eval_mode", "few_pixels", "fgsm", "fgsm_step", "fit", "fmn", "fuse_batch_norm",
+    "grey", "guess", "guess_score", "ibp", "initialised", "input_gradient", "interval_bounds", "ledger",
+    "load_data", "load_measurement", "load_weights", "make_loader", "margin", "margin_bounds", "mcnemar",
+    "minimum_norm", "mixed", "n_fgsm", "pgd", "predict", "project", "random_fgsm", "random_noise", "rays",
+    "read_digit", "save_weights", "shift", "small_cnn", "split", "square", "sticker", "strided_cnn", "survivors",
+    "targeted", "tighten", "trades", "train_patch", "trained", "vgg", "wilson", "worst_case",
 ]  # fmt: skip
 
 

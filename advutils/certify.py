@@ -153,6 +153,11 @@ RULES: dict[type[nn.Module], Callable] = {
 }
 
 
+def ball(x, eps):
+    """The ends of the box of images within eps of x, a few millionths wider, as images may be rounded."""
+    return (x - eps - MISSED).clamp_min(-MISSED), (x + eps + MISSED).clamp_max(1 + MISSED)
+
+
 def margin_bounds(
     model: nn.Module,
     x: torch.Tensor,
@@ -188,8 +193,7 @@ def margin_bounds(
     validation.model(model, x)
     eps = eps if isinstance(eps, torch.Tensor) else validation.eps(eps)
     *front, last = layers_of(model)
-    lower, upper = (x - eps - MISSED).clamp_min(-MISSED), (x + eps + MISSED).clamp_max(1 + MISSED)
-    lower, upper = (end.to(precision_of(model, x)) for end in (lower, upper))
+    lower, upper = (end.to(precision_of(model, x)) for end in ball(x, eps))
     lower, upper = _through(front, lower, upper, statistics or {})
     if type(last) is not nn.Linear or lower.ndim != 2 or len(lower) != len(x) or last.out_features < 2:
         got = f"{last} after features {tuple(lower.shape)}"
@@ -207,24 +211,36 @@ def margin_bounds(
     return bounds
 
 
-def proven(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, eps: float | torch.Tensor) -> torch.Tensor:
+def proven(
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    eps: float | torch.Tensor,
+    bounds: Callable[..., torch.Tensor] = margin_bounds,
+) -> torch.Tensor:
     """Which images are read as y whatever an attacker does within eps: bool (N,). False says that nothing is known.
 
-    Takes and raises what `margin_bounds` does; `model` in any mode.
+    Takes and raises what `margin_bounds` does; `model` in any mode, and `bounds` as `certified` does.
     """
+    if not callable(bounds):
+        raise TypeError(f"bounds: got {bounds!r}; accepts a function (model, x, y, *, eps) such as margin_bounds")
     layers_of(model)
     with eval_mode(model) as network, torch.no_grad():
-        bounds = margin_bounds(network, x, y, eps=eps)
-    return ((bounds > 0) | F.one_hot(y, bounds.shape[1]).bool()).all(1)
+        least = bounds(network, x, y, eps=eps)
+    return ((least > 0) | F.one_hot(y, least.shape[1]).bool()).all(1)
 
 
-def certified(model: nn.Module, loader: Loader, *, eps: float) -> Accuracy:
+def certified(
+    model: nn.Module, loader: Loader, *, eps: float, bounds: Callable[..., torch.Tensor] = margin_bounds
+) -> Accuracy:
     """The share of images for which it is proved that no image within eps in l_inf is misread: a lower bound.
 
     Args:
         model: as for `interval_bounds`, in any mode.
         loader: batches (x, y) of images in [0, 1] and labels; moved to the model's device.
         eps: radius in pixel units, 0 to 1.
+        bounds: `margin_bounds`, `crown_bounds`, or a function of one's own that gives what they give.
 
     Returns:
         Accuracy(value, low, high, n), never above the accuracy that any attack leaves at this eps.
@@ -237,7 +253,7 @@ def certified(model: nn.Module, loader: Loader, *, eps: float) -> Accuracy:
     """
     layers_of(model)
     eps = validation.eps(eps)
-    _, proofs = per_image(model, loader, lambda x, y, _: [proven(model, x, y, eps=eps)])
+    _, proofs = per_image(model, loader, lambda x, y, _: [proven(model, x, y, eps=eps, bounds=bounds)])
     return wilson(proofs)
 
 

@@ -22,6 +22,7 @@ from advutils import (
     certified,
     certified_radius,
     clean,
+    crown_bounds,
     fit,
     fuse_batch_norm,
     ibp,
@@ -199,7 +200,8 @@ def test_what_rounding_decides_is_not_proved():
     for model in (inner, outer):
         y = model(x).argmax(1)
         wrong = copy.deepcopy(model).double()(x.double()).argmax(1) != y
-        assert wrong.any() and not (proven(model, x, y, eps=0.0) & wrong).any()
+        for bounds in (margin_bounds, crown_bounds):
+            assert wrong.any() and not (proven(model, x, y, eps=0.0, bounds=bounds) & wrong).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -259,11 +261,20 @@ def test_the_certified_radius_is_the_largest_that_is_proved(bounded):
     assert torch.equal(many, certified_radius(model, x, y, steps=3).repeat(6))
 
 
-@pytest.mark.parametrize("name, eps", [("mixed-fgsm-0.1", 0.001), ("clean-small-cnn", 0.005)])
-def test_published_networks_are_never_more_certified_than_robust(name, eps):
+@pytest.mark.parametrize(
+    "name, eps, bounds",
+    [
+        ("mixed-fgsm-0.1", 0.001, margin_bounds),
+        ("clean-small-cnn", 0.005, margin_bounds),
+        ("clean-small-cnn", 0.01, crown_bounds),
+    ],
+)
+def test_published_networks_are_never_more_certified_than_robust(name, eps, bounds):
     model, served = trained(name, progress=False), [digits(20, train=False)]
     attack = partial(pgd, steps=10, restarts=2)
-    assert certified(model, served, eps=eps).value <= accuracy(model, served, attack, eps=eps).value
+    proved = certified(model, served, eps=eps, bounds=bounds).value
+    assert proved <= accuracy(model, served, attack, eps=eps).value
+    assert bounds is margin_bounds or proved > certified(model, served, eps=eps).value
 
 
 def test_images_that_miss_ball_or_range_by_a_rounding_are_in_the_box():
@@ -275,8 +286,8 @@ def test_images_that_miss_ball_or_range_by_a_rounding_are_in_the_box():
         )
         for y in ([0], [1]):
             z = model(x + moved)
-            assert (margin_bounds(model, x, torch.tensor(y), eps=0.0) <= z[:, y] - z).all()
-            assert (margin_bounds(model, x + moved, torch.tensor(y), eps=0.0) <= z[:, y] - z).all()
+            for bounds, centre in itertools.product((margin_bounds, crown_bounds), (x, x + moved)):
+                assert (bounds(model, centre, torch.tensor(y), eps=0.0) <= z[:, y] - z).all()
 
 
 @pytest.mark.parametrize("full_eps, weight", [(None, 0.25), (0.1, 0.25), (0.4, 0.625)])
