@@ -25,8 +25,8 @@ def crown_bounds(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, eps: flo
 
     The ReLU lies above slope * z, with slope 1 where its box reaches further up than down and else 0, and below the
     chord. The box of each ReLU but the first is bounded in the same way before. Max pooling and contrast end the way
-    backward: what lies in front of them is bounded by its box. An image of `strided_cnn` takes tenths of a second, one of
-    a VGG seconds. The ledger counts the two passes of the intervals.
+    backward: what lies in front of them is bounded by its box. An image of `strided_cnn` takes tenths of a second, and
+    one of a VGG seconds. The ledger counts the two passes of the intervals.
 
     Args:
         model: as for `interval_bounds`, with weights in float32. Lines are in float64; each layer gets room for the
