@@ -13,11 +13,12 @@ from advutils.attacks.losses import cw
 from advutils.data import make_loader
 from advutils.evaluation import WorstCase, mcnemar, predict, survivors, wilson, worst_case
 from advutils.utils import validation
-from advutils.utils.contracts import Loader
+from advutils.utils.contracts import Attack, Loader
 from advutils.utils.inference import predict_logits
 
 ALONE = 8  # images that are also asked about one by one
 TELLING = 6  # images: McNemar's p cannot fall below 0.05 for fewer
+CASCADED = ("margin", "targeted", "Square")  # attacks of which only the worst case is asked, not what each finds alone
 BLACK_BOX = 0.002  # what a black-box attack may still find after the white-box ones
 
 
@@ -54,6 +55,19 @@ class Checklist(NamedTuple):
         return "\n".join([*lines, "", f"worst case, clean and grey included: {self.worst.accuracy}"])
 
 
+def panel(steps: int = 40, n_queries: int = 1000, **options) -> dict[str, Attack]:
+    """The attacks of `checklist`, the cheap ones first; `options` go to all of them but FGSM."""
+    one = partial(pgd, steps=steps, **options)
+    return {
+        "FGSM": fgsm,
+        f"PGD-{steps}": one,
+        f"PGD-{2 * steps}": partial(pgd, steps=2 * steps, **options),
+        "margin": partial(one, loss=cw),
+        "targeted": partial(targeted, attack=one, n_target_classes=3, **options),
+        "Square": partial(square, n_queries=n_queries, **options),
+    }
+
+
 def checklist(model: nn.Module, loader: Loader, *, eps: float, steps: int = 40, n_queries: int = 1000) -> Checklist:
     """Attack a model in the ways that tell a robust accuracy from an illusion, and say which answers are suspicious.
 
@@ -80,15 +94,8 @@ def checklist(model: nn.Module, loader: Loader, *, eps: float, steps: int = 40, 
     """
     eps, steps = validation.eps(eps), validation.count(steps, "steps")
     n_queries = validation.count(n_queries, "n_queries")
-    attacks = {
-        "FGSM": fgsm,
-        f"PGD-{steps}": partial(pgd, steps=steps),
-        f"PGD-{2 * steps}": partial(pgd, steps=2 * steps),
-        "margin": partial(pgd, steps=steps, loss=cw),
-        "targeted": partial(targeted, attack=partial(pgd, steps=steps), n_target_classes=3),
-        "Square": partial(square, n_queries=n_queries),
-    }
-    worst = worst_case(model, loader, attacks, eps=eps, cascade=("margin", "targeted", "Square"))
+    attacks = panel(steps, n_queries)
+    worst = worst_case(model, loader, attacks, eps=eps, cascade=CASCADED)
     shares = {label: record.value for label, record in worst.individual.items()}
     x, y = (torch.cat(parts) for parts in zip(*(validation.pair(batch, "loader") for batch in loader)))
     device = validation.device_of(model) or x.device

@@ -72,6 +72,7 @@ from advutils.attacks import VERSIONS as ATTACK_VERSIONS
 from advutils.attacks.auto import autoattack as auto_attack
 from advutils.budgets import VERSIONS as BUDGET_VERSIONS
 from advutils.certify import proven
+from advutils.credibility import CASCADED, panel
 from advutils.pretrained import VERSIONS as RECIPE_VERSIONS
 from advutils.pretrained import machine
 from advutils.utils.images import read_image, to_levels
@@ -1098,37 +1099,24 @@ def nested_sweeps():
     return found
 
 
-def _panel(**options):
-    """The attacks of `checklist` as it runs them by default."""
-    forty, eighty = (partial(pgd, steps=steps, **options) for steps in (40, 80))
-    return {
-        "FGSM": fgsm,
-        "PGD-40": forty,
-        "PGD-80": eighty,
-        "margin": partial(forty, loss=cw),
-        "targeted": partial(targeted, attack=forty, n_target_classes=3, **options),
-        "Square": partial(square, n_queries=1000, **options),
-    }
-
-
 @measurement("clean", "mixed-fgsm", "fgsm", "pgd", "targeted", "square", "grey")
 def cascades():
     """Notebook 15: the passes of the checklist's attacks at 0.15 on 100 digits, each alone or as a cascade."""
     (x, y), found = _spread_digits(100), {}
-    backwards = dict(reversed(_panel().items()))
+    backwards = dict(reversed(panel().items()))
     for name in ("clean", "defended", "PGD-trained"):
         recipe, shape = SWEPT[name]
         net = trained(recipe, **shape, progress=False)
         judge = partial(worst_case, net, [(x, y)], eps=0.15)
-        whole, alone = _priced(net, len(x), partial(judge, _panel()))
+        whole, alone = _priced(net, len(x), partial(judge, panel()))
         row = dict(alone=dict(zip(whole.individual, _counts(whole.individual.values()))))
-        to_the_end = partial(worst_case, net, [(x[:2], y[:2])], _panel(early_exit=False), eps=0.15)
+        to_the_end = partial(worst_case, net, [(x[:2], y[:2])], panel(early_exit=False), eps=0.15)
         row["passes"] = {"to the end": _priced(net, 2, to_the_end)[1], "each alone": alone}
         row["left"] = {"each alone": _counts(whole.cumulative.values())}
-        orders = {"cascade": (_panel(), True), "cascade, backwards": (backwards, True)}
-        orders["as the checklist"] = (_panel(), ("margin", "targeted", "Square"))
-        for label, (panel, late) in orders.items():
-            one, row["passes"][label] = _priced(net, len(x), partial(judge, panel, cascade=late))
+        orders = {"cascade": (panel(), True), "cascade, backwards": (backwards, True)}
+        orders["as the checklist"] = (panel(), CASCADED)
+        for label, (attacks, late) in orders.items():
+            one, row["passes"][label] = _priced(net, len(x), partial(judge, attacks, cascade=late))
             row["left"][label] = _counts(one.cumulative.values())
         found[name] = row
         print(name, row, flush=True)
