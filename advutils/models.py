@@ -140,7 +140,9 @@ def small_cnn(*, in_channels: int = 1, num_classes: int = 10) -> nn.Sequential:
     return _finish(nn.Sequential(*layers), config)
 
 
-def strided_cnn(*, in_channels: int = 1, num_classes: int = 10, contrast: float | None = None) -> nn.Sequential:
+def strided_cnn(
+    *, in_channels: int = 1, num_classes: int = 10, contrast: float | None = None, channels: int = 8
+) -> nn.Sequential:
     """A small network whose bounds can be kept apart: two convolutions with stride 2, two dense layers, nothing else.
 
     Few layers, as each widens the bounds, and no batch norm. 53,000 weights for digits.
@@ -149,6 +151,7 @@ def strided_cnn(*, in_channels: int = 1, num_classes: int = 10, contrast: float 
         in_channels: 1 for grey images, 3 for colour.
         num_classes: K, the number of logits.
         contrast: None for the linear `Normalize`, or the slope of a `Contrast` in its place.
+        channels: of the first convolution; the second has twice, the first dense layer eight times as many.
 
     Returns:
         nn.Sequential that maps images (N, in_channels, H, W) in [0, 1], at least 4x4, to logits (N, K). Features of
@@ -162,15 +165,18 @@ def strided_cnn(*, in_channels: int = 1, num_classes: int = 10, contrast: float 
     in_channels = validation.count(in_channels, "in_channels")
     num_classes = validation.count(num_classes, "num_classes")
     contrast = None if contrast is None else validation.positive(contrast, "contrast")
+    channels = validation.count(channels, "channels")
     layers = [
         Normalize() if contrast is None else Contrast(contrast),
-        nn.Conv2d(in_channels, 8, 4, stride=2, padding=1), nn.ReLU(),
-        nn.Conv2d(8, 16, 4, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(in_channels, channels, 4, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(channels, 2 * channels, 4, stride=2, padding=1), nn.ReLU(),
         nn.AdaptiveMaxPool2d(7), nn.Flatten(),
-        nn.Linear(16 * 7 * 7, 64), nn.ReLU(),
-        nn.Linear(64, num_classes),
+        nn.Linear(2 * channels * 7 * 7, 8 * channels), nn.ReLU(),
+        nn.Linear(8 * channels, num_classes),
     ]  # fmt: skip
     config = dict(architecture="strided_cnn", in_channels=in_channels, num_classes=num_classes, contrast=contrast)
+    if channels != 8:
+        config["channels"] = channels
     return _finish(nn.Sequential(*layers), config)
 
 

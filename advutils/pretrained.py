@@ -34,8 +34,8 @@ RECIPES: dict[str, dict[str, Any]] = {  # chosen on validation images
     "n-fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, eps_warmup=1, ema_decay=None),
     "pgd": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, eps_warmup=1, ema_decay=None, steps=5),
     "trades": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, eps_warmup=1, ema_decay=None, steps=5, beta=6.0),
-    "certified-0.1": dict(epochs=30, lr=5e-3, batch_size=100, seed=0, eps=0.13, eps_warmup=15, contrast=None),
-    "certified-0.3": dict(epochs=30, lr=5e-3, batch_size=100, seed=0, eps=0.39, eps_warmup=15, contrast=20.0),
+    "certified-0.1": dict(epochs=30, lr=5e-3, batch_size=100, seed=0, eps=0.13, eps_warmup=15, contrast=None, channels=8),
+    "certified-0.3": dict(epochs=30, lr=5e-3, batch_size=100, seed=0, eps=0.39, eps_warmup=15, contrast=20.0, channels=8),
 }
 VERSIONS = dict.fromkeys(RECIPES, 1)  # raise a recipe's when the weights that it gives change: test_golden.py
 TRAINED_BY = {  # the objective of a recipe, where it does not bear its name
@@ -97,7 +97,7 @@ def trained(
     slim = partial(vgg, depth, width=width, in_channels=channels, contrast=contrast)
     build: Callable[[], nn.Module] = slim
     if kind.startswith("certified"):
-        build = partial(_tight, in_channels=channels, contrast=recipe["contrast"])
+        build = partial(_tight, in_channels=channels, contrast=recipe["contrast"], channels=recipe["channels"])
     elif kind.endswith("small-cnn"):
         build = partial(small_cnn, in_channels=channels)
     model: Any = initialised(build, seed=recipe["seed"]).to(device())
