@@ -23,6 +23,7 @@ from advutils.utils.storage import cache_dir, writable
 from advutils.utils.weights import load_weights, save_weights
 
 PUBLISHED = Path(__file__).with_name("published")  # made by `make weights ARGS=--write`
+CERTIFIED: dict[str, Any] = dict(epochs=30, lr=5e-3, batch_size=100, seed=0, eps_warmup=15, channels=8)
 RECIPES: dict[str, dict[str, Any]] = {  # chosen on validation images
     "clean": dict(epochs=8, lr=3e-3, batch_size=32, seed=0),
     "clean-small-cnn": dict(epochs=6, lr=1e-3, batch_size=32, seed=0),
@@ -34,8 +35,8 @@ RECIPES: dict[str, dict[str, Any]] = {  # chosen on validation images
     "n-fgsm": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, eps_warmup=1, ema_decay=None),
     "pgd": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, eps_warmup=1, ema_decay=None, steps=5),
     "trades": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, eps_warmup=1, ema_decay=None, steps=5, beta=6.0),
-    "certified-0.1": dict(epochs=30, lr=5e-3, batch_size=100, seed=0, eps=0.13, eps_warmup=15, contrast=None, channels=8),
-    "certified-0.3": dict(epochs=30, lr=5e-3, batch_size=100, seed=0, eps=0.39, eps_warmup=15, contrast=20.0, channels=8),
+    "certified-0.1": CERTIFIED | dict(eps=0.13, contrast=None),
+    "certified-0.3": CERTIFIED | dict(eps=0.39, contrast=20.0),
 }
 VERSIONS = dict.fromkeys(RECIPES, 1)  # raise a recipe's when the weights that it gives change: test_golden.py
 TRAINED_BY = {  # the objective of a recipe, where it does not bear its name
@@ -74,8 +75,8 @@ def trained(
             so these weights differ from the published ones, and they are not kept.
         progress: show the bar.
         **recipe: an entry of `RECIPES[kind]`, where other than there: epochs, lr, batch_size, seed and, of the defences
-            other than the mixed one, eps_warmup, ema_decay (see `fit`), steps and beta of their objectives, and eps and
-            contrast of the certified ones.
+            other than the mixed one, eps_warmup, ema_decay (see `fit`), steps and beta of their objectives, and eps,
+            contrast and channels of the certified ones (see `strided_cnn`).
 
     Returns:
         The model, in eval mode, on `device()`, with its `History` as `model.history` and the settings that made it as
@@ -124,9 +125,12 @@ def _tight(**options):
 
 
 def _saved(model, path):
-    """The model with the weights and history of a file; raises for a file of other settings."""
+    """The model with the weights and history of a file; raises for a file of other settings.
+
+    Of an entry that a file does not name, as the recipe got it later, the usual value is meant.
+    """
     saved = load_weights(model, path)
-    if saved["recipe"] != json.loads(json.dumps(model.recipe)):
+    if RECIPES[_parse(model.recipe["name"])[0]] | saved["recipe"] != json.loads(json.dumps(model.recipe)):
         raise ValueError(f"{path}: got a file of other settings under this name; delete it and call again")
     model.history = History(**saved["history"])
     return model.eval()

@@ -221,6 +221,11 @@ def count(value, name, *, least=1, most=math.inf):
     return int(_within(value, name, least, most, accepts, numbers.Integral))
 
 
+def counts(**values):
+    """The values, in their order; raise unless each is a whole number of at least 1."""
+    return [count(value, name) for name, value in values.items()]
+
+
 def positive(value, name, *, zero=False):
     """Return `value` as a float; raise unless it is a finite number above 0, or 0 where that is allowed."""
     if zero:

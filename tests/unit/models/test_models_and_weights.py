@@ -128,12 +128,19 @@ def test_on_digits_the_strided_network_pools_nothing():
     assert len(unpooled) == len(model) - 1 and torch.equal(model(x), unpooled(x))
 
 
+def test_a_strided_network_with_more_channels_is_wider_everywhere_and_keeps_their_number():
+    usual, wide = strided_cnn(), strided_cnn(channels=16)
+    sizes = [[len(layer.weight) for layer in model if hasattr(layer, "weight")] for model in (usual, wide)]
+    assert sizes == [[8, 16, 64, 10], [16, 32, 128, 10]]
+    assert "channels" not in usual.config and wide.config["channels"] == 16
+
+
 @pytest.mark.parametrize("build, argument, values, words", [
     (vgg, "depth", [0, 12, -16, "16", None, [16], 16.5], "11, 13, 16, 19"), (vgg, "width", SIZES, "above 0"),
     (vgg, "contrast", SIZES, "above 0"), (vgg, "in_channels", COUNTS, "at least 1"),
     (vgg, "num_classes", COUNTS, "at least 1"), (small_cnn, "in_channels", COUNTS, "at least 1"),
     (small_cnn, "num_classes", COUNTS, "at least 1"), (strided_cnn, "in_channels", COUNTS, "at least 1"),
-    (strided_cnn, "num_classes", COUNTS, "at least 1"),
+    (strided_cnn, "num_classes", COUNTS, "at least 1"), (strided_cnn, "channels", COUNTS, "at least 1"),
 ])  # fmt: skip
 def test_a_network_that_cannot_be_is_refused(build, argument, values, words):
     for bad in values:
@@ -289,6 +296,7 @@ OTHERS = {
     "deeper": lambda: vgg(13, width=0.02), "wider": lambda: slim(width=0.04), "coloured": lambda: slim(in_channels=3),
     "more classes": lambda: slim(num_classes=11), "steeper": lambda: slim(contrast=7), "the small network": small_cnn,
     "the strided network": strided_cnn,
+    "a wider strided network": lambda: strided_cnn(channels=9),
     "no network of ours": conv_net,
 }  # fmt: skip
 
