@@ -9,7 +9,7 @@ here.predict(
     "passes",
     r"""what a step costs
 
-Take care, this is another way to count: here a pass forward *together with* its pass backward is one. (Above, these were two.) Plain training needs one for each batch. How many does PGD training with 3 steps need?""",
+Here we count in pairs: one pass forward together with its pass backward is *one pair*. Clean training needs one pair for each batch. How many pairs does PGD training with 3 steps need?""",
     answer=4,
     wrong={3: "attack alone", 1: "a new gradient", 7: "counts once"},
 )
@@ -19,19 +19,19 @@ Take care, this is another way to count: here a pass forward *together with* its
     "divergence",
     r"""the divergence of two predictions
 
-TRADES pulls the prediction $q$ for the attacked image towards the prediction $p$ for the clean one. The distance is the Kullback-Leibler divergence
+TRADES compares the prediction $p$ for the clean image with the prediction $q$ for the attacked one. It uses the Kullback-Leibler divergence
 
-$$\mathrm{KL}(p, q) = \sum_c p_c \, (\log p_c - \log q_c),$$
+$$\mathrm{KL}(p \,\|\, q) = \sum_k p_k \, (\ln p_k - \ln q_k),$$
 
-a sum over the classes $c$. Write it for a batch, from the logits. A very sure network has probabilities that are 0 in the computer: use `log_softmax`, not the logarithm of a softmax.""",
+a sum over the classes $k$. The notebook left this sum to `F.kl_div`. Write it yourself for a batch, from the logits, with one number for each image. A very sure network has probabilities that are 0 in the computer. So use `log_softmax`, not the logarithm of a softmax.""",
     hints=(
         "You need the logarithms of both predictions, and the probabilities of one of them. Of which?",
-        "`log_softmax(1)` gives $\\log p$ without ever computing a 0. Then $p$ is its exponential.",
+        "`log_softmax(1)` gives $\\ln p$ without ever computing a 0. Then $p$ is its exponential.",
         "`log_p = logits.log_softmax(1)`, `log_q = logits_adv.log_softmax(1)`, then the sum along axis 1 of `log_p.exp() * (log_p - log_q)`.",
     ),
 )
 def my_divergence(logits, logits_adv):
-    """For logits (N, K) of clean and attacked images: KL(p, q) of each image, (N,)."""
+    """For logits (N, K) of clean and attacked images: KL(p || q) of each image, (N,)."""
     ### BEGIN SOLUTION
     log_p, log_q = logits.log_softmax(1), logits_adv.log_softmax(1)
     return (log_p.exp() * (log_p - log_q)).sum(1)
@@ -130,7 +130,7 @@ here.explain(
     r"""two calls
 
 TRADES sends the clean and the attacked images through the network in two separate calls. What would batch norm see if both were joined in one batch? Is one of the two ways wrong?""",
-    r"""In train mode batch norm takes the mean and the variance of the batch that it is given. In two calls, the clean images are scaled by the statistics of clean images, and the attacked ones by those of attacked images. In one joined batch, both are scaled by statistics of the mixture, so the answer for a clean image depends on the attacked ones. The running record differs as well: with two calls it is moved twice, once by each kind, and the later call weighs more. In eval mode the network then uses a record that fits neither kind exactly. Neither way is wrong; they are two trainings, with two results. But a paper's number belongs to one of them, and a comparison of two methods should not differ in this on the side.""",
+    r"""In train mode batch norm takes the mean and the variance of the batch that it is given. In two calls, clean images are scaled by the statistics of clean images, and attacked ones by those of attacked images. In one joined batch, both are scaled by the statistics of the mixture. So the answer for a clean image depends on the attacked ones. The running record differs as well. With two calls it is moved twice, once by each kind, and the later call weighs more. In eval mode the network then uses a record that fits neither kind exactly. Neither way is wrong: they are two trainings, with two results. But a paper's number belongs to one of them. So a comparison of two methods should use the same way for both.""",
     contains=(
         "what batch norm does in train mode: the statistics of the present batch;",
         "the difference: own statistics for each half, or common ones;",
