@@ -77,7 +77,7 @@ def ends_taken_for_lengths(seconds, n):
     "largest_k",
     r"""what fits into a night
 
-You have some hours. Plain training takes `seconds` for an image, and you plan `epochs` epochs of `n_images` images. By the counting rule, PGD-k costs $(2k+3)/3$ times a plain training. It may take `error` times the prediction (1.56 in the notebook). Write the largest whole `k` for which even then the training fits into the hours. PGD-0 is plain training. If not even that fits, give back -1.""",
+Back to the night of the beginning. You have `hours` hours. Plain training takes `seconds` for an image, and you plan `epochs` epochs of `n_images` images. By the counting rule, PGD-k costs $(2k+3)/3$ times a plain training. It may take `error` times the prediction (1.56 in the notebook). Write the largest whole `k` for which the training fits into the hours even then. PGD-0 is plain training. If not even that fits, return -1.""",
     hints=(
         "How many hours does plain training take, with the error? How many such trainings fit into your hours?",
         "Call this number `times`. The rule says $(2k+3)/3 \\le$ `times`. Solve it for $k$; then $k$ has to be a whole number. Rounded in which direction?",
@@ -195,8 +195,8 @@ here.explain(
 The plan for ImageNet gives each GPU 64 photographs in a step. What changes with `per_gpu = 8`, on 8 GPUs? Which part of a step grows in importance? And what happens to the hours of the whole training? Check your answer with `imagenet_hours`.""",
     r"""The exchange. A step has eight times fewer photographs, so it computes an eighth as long. The gradient has one number for each weight, however many photographs it came from, so each exchange takes as long as before. But there are eight times as many steps, and so eight times as many exchanges. Here is PGD-10 on 8 GPUs:
 
-- **Hopeful plan:** with 64 photographs, a step computed for 0.24 s and exchanged for 0.04 s. The exchange was hidden. Now it computes for 0.03 s, which is shorter than the exchange. So the GPU waits, and the training takes about 19 hours in place of 15.
-- **Cautious plan:** it adds both. All computing together takes as long as before. All exchanges together take eight times as long. This makes 191 hours in place of 148.
+- **Hopeful plan:** with 64 photographs, a step computes for 0.24 s and exchanges for 0.04 s. So the exchange is hidden. With 8 photographs, it computes for 0.03 s, which is shorter than the exchange. So the GPU waits, and the training takes about 19 hours instead of 15.
+- **Cautious plan:** it adds both. All computing together takes as long as before. All exchanges together take eight times as long. This makes 191 hours instead of 148.
 
 Plain training suffers more, since it computes less in each step and exchanges as much. In the hopeful plan its hours rise from 2.4 to 19.4, as many as PGD-10 takes: both wait for the exchange alone. (A smaller batch may also need another learning rate, and on a real GPU small batches compute less efficiently. The model knows neither.)""",
     contains=(
@@ -207,7 +207,7 @@ Plain training suffers more, since it computes less in each step and exchanges a
     ),
 )
 
-here.more(r"""- **Change:** predict the stored times from passes alone (1, 3, 4 and 11) instead of from units. What is the range of measured over predicted now? Are the predictions too long or too short, and why?
+here.more(r"""- **Change:** predict the stored times from passes alone. For this, write `units = {"plain": 1, "mixed FGSM": 3, "PGD-3": 4, "PGD-10": 11}` into a new cell, and `plain[known] * units[row["objective"]]`, without the division by 3, into `errors_of_rule`. What is the range of measured over predicted now? Are the predictions too long or too short, and why?
 - **Predict, then change:** set `width = 0.25` in the parameters cell. How much longer will the training in "Your machine" take? Count with `flops` first.
 - **Change:** write another learning rate into `train_digits`, run that cell, and then run the cell that continued the training again. The old checkpoint is still there. What does the error message say? How do you get rid of the error?
 - **Measure:** in a terminal, train with the command of the book's page *Several processes*, once with one process and once with two. Is the second faster on your machine? How many free cores does it have?""")
