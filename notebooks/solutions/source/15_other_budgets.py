@@ -9,7 +9,7 @@ here.predict(
     "nested_share",
     r"""what has fallen stays fallen
 
-A network reads 100 images correctly. For 20 of them the nearest misread image is at the distance 0.05. For 30 it is at 0.15, and for 50 at 0.4. A perfect attack runs with `nested=True` at the radii 0.1 and 0.2. How many per cent does the second point of the curve say?""",
+A network reads 100 images correctly. For 20 of them the nearest misread image is at the distance 0.05. For 30 it is at 0.15, and for 50 at 0.4. A perfect attack runs with `nested=True` at the radii 0.1 and 0.2. Which accuracy, in per cent, does the curve show at 0.2?""",
     answer=50,
     wrong={70: "20 fell there", 62.5: "of all images", 80: "after the first radius"},
 )
@@ -19,7 +19,7 @@ A network reads 100 images correctly. For 20 of them the nearest misread image i
     "plane_step",
     r"""the step to the plane, in two norms
 
-Each image has a gap `d` above 0, of shape `(N,)`: by so much the wrong class is behind. It also has a gradient `g` of shape `(N, pixels)`: that of "wrong logit minus true logit". Take the network for linear. Write the smallest step that closes the gap, for `norm="l2"` and for `norm="linf"`. Leave the 2% and the range of the pixels out.""",
+Each image has a gap `d` above 0, of shape `(N,)`: the true logit minus the wrong one. It also has a gradient `g` of shape `(N, pixels)`: that of "wrong logit minus true logit". Take the network for linear. Write the smallest step that closes the gap, for `norm="l2"` and for `norm="linf"`. Leave the 2% and the range of the pixels out.""",
     hints=(
         "Along a step `s` the wrong class gains $g \\cdot s$. The step must gain exactly `d`. In which direction does a step of length 1 gain most, in each of the two norms?",
         "In $\\ell_2$ the best direction is the gradient itself. In $\\ell_\\infty$ every pixel moves by the same amount, in the direction of the sign. How much does a step of size 1 gain in each case?",
@@ -175,7 +175,7 @@ here.explain(
     r"""what a promise is worth
 
 A company writes: "Our classifier is robust: at $\epsilon = 0.1$ in $\ell_\infty$, 92% of the test images are *certified*." A colleague concludes that nobody can fool it by a sticker of a few centimetres. What do you answer? And is the certificate then worth nothing?""",
-    r"""The certificate speaks about images in which *every* pixel moves by at most 0.1. A sticker moves its pixels by up to 1, so an image with a sticker lies outside the ball. The certificate says nothing about such an image: the network may read it correctly or not. In this notebook a plain white square fools the certified network for more than half of the digits. The certificate is worth what it says: no attack whatever, known or not, can change these 92% within the ball. Whether that ball is the right one depends on what attackers can do. For noise in a sensor or for changes that nobody sees it may be. For somebody with a printer it is not. The company should name the attackers it has in mind, and give one number for each.""",
+    r"""The certificate speaks about images in which *every* pixel moves by at most 0.1. A sticker moves its pixels by up to 1, so an image with a sticker lies outside the ball. The certificate says nothing about such an image: the network may read it correctly or not. In this notebook a plain white square fools the certified network for more than half of the digits. The certificate is worth what it says: no attack whatever, known or not, can change the answer for these 92% inside the ball. Whether that ball is the right one depends on what attackers can do. For noise in a sensor or for changes that nobody sees it may be. For somebody with a printer it is not. The company should name the attackers it has in mind, and give one number for each.""",
     contains=(
         "a sticker lies outside the ball, since its pixels change by more than 0.1;",
         "a certificate says nothing about images outside its ball;",
@@ -187,4 +187,4 @@ A company writes: "Our classifier is robust: at $\epsilon = 0.1$ in $\ell_\infty
 here.more(r"""- **Predict, then change:** set `eps = 0.2` in the parameters. What changes in the comparison of the surrogate with the attacker who sees labels only? (Square and PGD-40 were measured ahead at 0.1; leave their numbers out.)
 - **Change:** train a sticker of side 15 with `train_patch` for the certified network. How many digits are read as 8 now, and how much of the image is covered? Compare it with a white square of the same side.
 - **Change:** run `few_pixels` with `n_tries=1`: the gradient alone decides. How many more pixels does it need?
-- **Measure:** `rays` begins with $+1$ for every pixel. How far does one get with 30 labels if the first direction is $-1$ everywhere?""")
+- **Measure:** `rays` begins with $+1$ for every pixel. How far does one get with 30 labels if the first direction is $-1$ everywhere? (There is no option for this. Copy the text of `advutils/budgets/labels_only.py` into a cell and change one line.)""")
