@@ -152,8 +152,10 @@ def test_the_figure_of_the_readme_is_the_one_in_the_notebook():
         ("random start", "PGD-40"),
         ("random start, contrast", "PGD-40"),
         ("random start, contrast", "AutoAttack"),
+        ("random start, contrast", "APGD-CE and APGD-T"),
         ("PGD-3, contrast, width 1/4", "PGD-40"),
         ("PGD-3, contrast, width 1/4", "AutoAttack"),
+        ("PGD-3, contrast, width 1/4", "APGD-CE and APGD-T"),
     ],
 )
 def test_notebook_8_quotes_the_stored_results_on_all_of_mnist(model, attack):
@@ -171,7 +173,8 @@ def test_notebook_8_quotes_the_stored_results_on_all_of_mnist(model, attack):
         for row in source(cell).splitlines()
         if row.startswith(f"| {line}")
     )
-    assert quoted.split("|")[2 if attack == "PGD-40" else 3].strip() == told
+    column = {"PGD-40": 2, "AutoAttack": 3, "APGD-CE and APGD-T": 4}[attack]
+    assert quoted.split("|")[column].strip() == told
 
 
 # what is committed was made by what is committed: one look each, and a word about what to do
