@@ -122,7 +122,7 @@ def signed(maps, titles, *, columns=5):
     return fig
 
 
-def sweep(eps_values, results, *, floor=None, trained_at=None):
+def sweep(eps_values, results, *, floor=None, trained_at=None, apart=0.0):
     """Accuracy against epsilon: a curve with Wilson intervals for each label of `results`.
 
     Args:
@@ -130,17 +130,20 @@ def sweep(eps_values, results, *, floor=None, trained_at=None):
         results: {label: list of Accuracy, one for each eps}; a label names its model and attack ("clean VGG, PGD").
         floor: share of the most frequent class, drawn as a line.
         trained_at: the radius that a defence was trained for, drawn as a line.
+        apart: how far beside each other the intervals of one radius stand, in pixel units; the points stay in place.
     """
     fig, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     spare = iter(SPARE_COLORS * 5)
-    for label, records in results.items():
+    for number, (label, records) in enumerate(results.items()):
         value = np.array([r.value for r in records])
         low, high = (np.array([getattr(r, end) for r in records]) for end in ("low", "high"))
         bars = np.clip([value - low, high - value], 0, 1)
         look = style(label)
         look["color"] = look["color"] or next(spare)
         look["marker"] = next((marker for name, marker in ATTACK_MARKERS.items() if name in label), "o")
-        ax.errorbar(eps_values, value, bars, markersize=5, capsize=3, label=label, **look)
+        beside = np.asarray(eps_values) + apart * (number - (len(results) - 1) / 2)
+        curve = ax.errorbar(beside, value, bars, markersize=5, capsize=3, label=label, **look)
+        curve.lines[0].set_xdata(eps_values)
     if floor is not None:
         ax.axhline(floor, color=MUTED, linewidth=1)
         ax.annotate("always the same class", (eps_values[0], floor), va="bottom", fontsize=8, color=MUTED)

@@ -268,6 +268,11 @@ def test_the_step_that_helps():
     assert torch.equal(answers_after(x[misread], answers[misread]), answers[misread])
     white, black = predict(vgg, torch.ones(1, 1, 28, 28))[0], predict(vgg, torch.zeros(1, 1, 28, 28))[0]
     assert abs(white[8] - 0.61) < 0.02 and black[1] > 0.99
+    images, labels = load_data("mnist-5k", train=True).tensors
+    middle = torch.stack([images[labels == digit, :, 10:18, 10:18].mean() for digit in range(10)])
+    assert middle.argmax() == 8 and abs(middle[8] - 0.54) < 0.005 and abs(middle[0] - 0.20) < 0.005
+    ink = torch.stack([images[labels == digit].mean() for digit in range(10)])
+    assert ink.argmax() == 0 and ink.argmin() == 1
 
 
 def test_small_parts_of_a_batch_wait_for_the_exchange():

@@ -63,6 +63,10 @@ def test_sweep_draws_each_value_with_its_interval_and_one_style_for_one_meaning(
     assert a.get_color() == b.get_color() != c.get_color()
     assert a.get_linestyle() == c.get_linestyle() != b.get_linestyle()
     assert [0.11, 0.11] in [list(line.get_ydata()) for line in fig.axes[0].lines]
+    apart = [curve.lines for curve in plots.sweep(eps_values, results, apart=0.02).axes[0].containers]
+    assert all(np.allclose(data.get_xdata(), eps_values) for data, caps, bars in apart)
+    places = [[line[0, 0] for line in bars[0].get_segments()] for data, caps, bars in apart]
+    assert np.allclose(places, [[-0.02, 0.08], [0, 0.1], [0.02, 0.12]])
 
 
 def test_curves_draw_what_the_history_holds():
