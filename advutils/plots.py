@@ -135,15 +135,13 @@ def sweep(eps_values, results, *, floor=None, trained_at=None, apart=0.0):
     fig, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     spare = iter(SPARE_COLORS * 5)
     for number, (label, records) in enumerate(results.items()):
-        value = np.array([r.value for r in records])
-        low, high = (np.array([getattr(r, end) for r in records]) for end in ("low", "high"))
+        value, low, high = (np.array([getattr(r, part) for r in records]) for part in ("value", "low", "high"))
         bars = np.clip([value - low, high - value], 0, 1)
         look = style(label)
         look["color"] = look["color"] or next(spare)
         look["marker"] = next((marker for name, marker in ATTACK_MARKERS.items() if name in label), "o")
         beside = np.asarray(eps_values) + apart * (number - (len(results) - 1) / 2)
-        curve = ax.errorbar(beside, value, bars, markersize=5, capsize=3, label=label, **look)
-        curve.lines[0].set_xdata(eps_values)
+        ax.errorbar(beside, value, bars, markersize=5, capsize=3, label=label, **look)[0].set_xdata(eps_values)
     if floor is not None:
         ax.axhline(floor, color=MUTED, linewidth=1)
         ax.annotate("always the same class", (eps_values[0], floor), va="bottom", fontsize=8, color=MUTED)

@@ -193,12 +193,12 @@ here.explain(
     r"""eight photographs for each GPU
 
 The plan for ImageNet gives each GPU 64 photographs in a step. What changes with `per_gpu = 8`, on 8 GPUs? Which part of a step grows in importance? And what happens to the hours of the whole training? Check your answer with `imagenet_hours`.""",
-    r"""The exchange. A step has eight times fewer photographs, so it computes an eighth as long. The gradient has one number for each weight, however many photographs it came from, so each exchange takes as long as before. But there are eight times as many steps, and so eight times as many exchanges. Here is PGD-10 on 8 GPUs:
+    r"""The exchange. A step has an eighth of the photographs, so it computes an eighth as long. The gradient has one number for each weight, however many photographs it came from, so each exchange takes as long as before. But there are eight times as many steps, and so eight times as many exchanges. Here is PGD-10 on 8 GPUs:
 
 - **Hopeful plan:** with 64 photographs, a step computes for 0.24 s and exchanges for 0.04 s. So the exchange is hidden. With 8 photographs, it computes for 0.03 s, which is shorter than the exchange. So the GPU waits, and the training takes about 19 hours instead of 15.
 - **Cautious plan:** it adds both. All computing together takes as long as before. All exchanges together take eight times as long. This makes 191 hours instead of 148.
 
-Plain training suffers more, since it computes less in each step and exchanges as much. In the hopeful plan its hours rise from 2.4 to 19.4, as many as PGD-10 takes: both wait for the exchange alone. (A smaller batch may also need another learning rate, and on a real GPU small batches compute less efficiently. The model knows neither.)""",
+Plain training suffers more, since it computes less in each step and exchanges as much. In the hopeful plan its hours rise from 2.4 to 19.4, as many as PGD-10 takes: both wait for the exchange alone. (A smaller batch may also need another learning rate, and on a real GPU small batches compute less efficiently. The calculation knows neither.)""",
     contains=(
         "the work of a step falls with the photographs, the exchange does not;",
         "the steps become more, so all exchanges together take longer;",
