@@ -1,10 +1,12 @@
 """Attacks that need no gradient, grey and Square, and AutoAttack, the judge from another package."""
 
+import logging
 import random
 import sys
 import warnings
 
 import numpy as np
+import pyautoattack
 import pytest
 import torch
 from helpers import (
@@ -213,6 +215,51 @@ def test_the_whole_of_autoattack_is_at_least_as_strong_as_pgd():
     assert torch.equal(x_adv[wrong], x[wrong])  # what was wrong already is left as it was
 
 
+@pytest.mark.parametrize("norm, theirs", [("linf", "Linf"), ("l2", "L2")])
+def test_the_judge_has_our_arguments_and_the_settings_of_the_standard_version(norm, theirs, monkeypatch):
+    class Judge(pyautoattack.AutoAttack):
+        def run_standard_evaluation(self, x, y, *, batch_size):
+            settings.update(
+                norm=self.norm, eps=self.epsilon, seed=self.seed, batch_size=batch_size, version=self.version
+            )
+            settings.update(restarts={self.apgd.n_restarts, self.fab.n_restarts}, images=x)
+            settings["targets"] = {self.apgd_targeted.n_target_classes, self.fab.n_target_classes}
+            torch.rand(3)
+            for _ in range(2):
+                logging.getLogger("auto-attack").warning("No good. See the page")
+            return x + 2, y  # far outside
+
+    monkeypatch.setattr(pyautoattack, "AutoAttack", Judge)
+    settings, flags, x, state = {}, [], images(2), torch.get_rng_state()
+    x_adv = autoattack(linear(7), x, labels(2, 7), eps=0.3, norm=norm, batch_size=3, seed=5, flags=flags)
+    inside = in_ball if norm == "linf" else in_l2_ball
+    assert inside(x_adv, x, 0.3) and not torch.equal(x_adv, x)
+    expected = dict(norm=theirs, eps=0.3, seed=5, batch_size=3, version="standard", restarts={1}, targets={6})
+    assert expected.items() <= settings.items() and flags == ["No good."]
+    assert settings["images"].data_ptr() != x.data_ptr() and torch.equal(torch.get_rng_state(), state)
+    assert not logging.getLogger("auto-attack").handlers
+    judged(linear(12), x, labels(2, 12), attacks_to_run=["square"])
+    assert settings["targets"] == {9} and settings["version"] == "custom"
+
+
+class WithoutGradient(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = linear(10)
+
+    def forward(self, x):
+        return self.net(x.detach().clone())
+
+
+def test_a_model_without_a_gradient_is_judged_by_square_alone():
+    model, x = WithoutGradient(), images(2)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    assert in_ball(judged(model, x, read_as(model, x), eps=0.5, attacks_to_run=["square"]), x, 0.5)
+    with refused("model", "gradient"):
+        judged(model, x, read_as(model, x))
+
+
 class Noisy(nn.Module):
     def __init__(self):
         super().__init__()
@@ -254,6 +301,7 @@ def test_autoattack_flags_a_defence_that_it_cannot_judge_and_not_the_honest_mode
     ("eps", dict(norm="l2", eps=-1)), ("batch_size", dict(batch_size=0)), ("y", dict(y=labels(3) + 10)),
     ("model", dict(model=linear(3), y=labels(3, 3))),
     ("model", dict(model=nn.Sequential(linear(10), nn.Unflatten(1, (5, 2))))),
+    ("attacks_to_run", dict(attacks_to_run=[])),
     *(("attacks_to_run", dict(attacks_to_run=["square", bad])) for bad in ("pgd", "APGD-CE", "fab", "", None)),
 ])  # fmt: skip
 def test_autoattack_refuses_what_it_cannot_attack_or_run(argument, change):
