@@ -70,13 +70,13 @@ def trained(
             alone), "fgsm-last-E" (the same, where no epoch is picked), "random-fgsm-E", "n-fgsm-E", "pgd-E",
             "trades-E".
         dataset: a name that `load_data` knows; the model is trained on 90% of its training part, validated on the rest.
-        depth, width, contrast: of the VGG.
+        depth, width, contrast: of the VGG; a contrast also of a certified network, in place of its recipe's (0: none).
         retrain: train on this machine, whatever is published or cached. Rounding differs from processor to processor,
             so these weights differ from the published ones, and they are not kept.
         progress: show the bar.
         **recipe: an entry of `RECIPES[kind]`, where other than there: epochs, lr, batch_size, seed and, of the defences
-            other than the mixed one, eps_warmup, ema_decay (see `fit`), steps and beta of their objectives, and eps,
-            contrast and channels of the certified ones (see `strided_cnn`).
+            other than the mixed one, eps_warmup, ema_decay (see `fit`), steps and beta of their objectives, and eps
+            and channels of the certified ones (see `strided_cnn`).
 
     Returns:
         The model, in eval mode, on `device()`, with its `History` as `model.history` and the settings that made it as
@@ -92,6 +92,8 @@ def trained(
     kind, eps = _parse(name)
     for key in recipe:
         validation.one_of(key, "recipe", RECIPES[kind])
+    if kind.startswith("certified") and contrast is not None:
+        recipe["contrast"] = validation.positive(contrast, "contrast", zero=True) or None
     recipe = RECIPES[kind] | recipe
     data = load_data(dataset, train=True)
     channels = data.tensors[0].shape[1]

@@ -127,6 +127,9 @@ def test_a_certified_network_is_trained_beyond_its_radius_from_tightened_weights
     assert model.history.best_epoch == 2 and model.history.forwards == [108, 216]  # three an image
     other = get("certified-0.1", epochs=1, eps_warmup=1, channels=4)
     assert isinstance(other[0], Normalize) and trainings[1]["eps"] == 0.13 and len(other[1].weight) == 4
+    steep = get("certified-0.1", epochs=1, eps_warmup=1, contrast=5)
+    assert steep[0].slope == 5 and steep.recipe["contrast"] == 5 and len(trainings) == 3
+    assert isinstance(get("certified-0.3", epochs=1, eps_warmup=1, contrast=0)[0], Normalize)
 
 
 def break_off(monkeypatch):
