@@ -201,12 +201,12 @@ here.explain(
     r"""two steps in place of one
 
 Why might PGD with two steps during the training be harder to overfit to than FGSM? Say what the network learned in the fall, and why this trick does not work against a second step. What does it cost?""",
-    r"""In the fall, the network learned a loss that is not straight along FGSM's own direction. The full step of FGSM lands where the loss is low again. Other directions still do harm, and PGD finds them. This trick needs to know where the attack will land, and FGSM is easy to foresee. It always lands at a corner of the ball that one gradient at the clean image decides. With two steps, the second gradient is taken somewhere else. If the loss has bent, the second gradient sees it and turns. So the network would have to bend the loss along paths that depend on its own bends. That is harder, but not impossible. At a larger radius two steps may fail as well. So PGD accuracy has to be watched all the same. The price is one more gradient for each batch: three passes in place of two.""",
+    r"""In the fall, the network learned a loss that is far from linear in the ball. The full step of FGSM lands where the loss is low again. Other directions still do harm, and PGD finds them. This trick needs to know where the attack will land, and FGSM is easy to foresee. It always lands at a corner of the ball that one gradient at the clean image decides. With two steps, the second gradient is taken somewhere else. If the loss has bent, the second gradient sees it and turns. So the network would have to bend the loss along paths that depend on its own bends. That is harder, but not impossible. At a larger radius two steps may fail as well. So PGD accuracy has to be watched all the same. The price is one more gradient for each batch: three gradients in place of two.""",
     contains=(
-        "what the network learned: a loss that is not straight along one known direction;",
+        "what the network learned: a loss that is far from linear, so that one known step does no harm;",
         "the second gradient is taken at another point, so it sees the bend that the first one cannot see;",
         "that it is no proof: one has to measure with more steps;",
-        "the cost, in passes.",
+        "the cost, in gradients.",
     ),
 )
 

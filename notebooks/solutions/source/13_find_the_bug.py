@@ -195,7 +195,7 @@ Mend the attack. `x` and the result are images in [0, 1], and `eps` is a distanc
     ),
     explanation=r"""`eps` is added where the distance from black to white is 2 and not 1. So each pixel of the result moves by half of $\epsilon$: an **epsilon in the wrong unit**. At 0.2 the function leaves 87.0% of 200 digits. That is what FGSM leaves at 0.1. At 0.2 it leaves 53.5%.
 
-*Where it happened:* in the code of a well-known certified defence. It divided the images of CIFAR-10 by a standard deviation of 0.225 and added $\epsilon$ after this. A user got a robust error of 51.9% at 8/255 in place of the paper's 79.2%. The author confirmed that $\epsilon$ has to be divided, too; in the author's own experiments it had been done by hand ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
+*Where it happened:* in the code of a well-known certified defence, that is, one with a proof that no attack can succeed (notebook 12). It divided the images of CIFAR-10 by a standard deviation of 0.225 and added $\epsilon$ after this. A user got a robust error of 51.9% at 8/255 in place of the paper's 79.2%. The author confirmed that $\epsilon$ has to be divided, too; in the author's own experiments it had been done by hand ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
 
 *How to see it:* print the largest distance between the attacked images and the clean ones, in the unit of the images.""",
 )
@@ -350,14 +350,14 @@ What one step at 0.2 leaves of this network depends on how the gradient is taken
 |---|---|
 | of the loss with the clamp (`bug_5`) | 94.5% |
 | of the cross-entropy of the logits (the mended function) | 61.5% |
-| the same, computed without rounding | 42.5% |
+| the same, computed without rounding (in the folded cell after the printed table of all ten) | 42.5% |
 | of the clean VGG, without the factor 4 | 39.0% |
 
-Why does the mended function leave more than the last two? For 187 of the 200 digits the label's probability is rounded to exactly 1. There the label's own logit drops out of the gradient. Only the other classes are left in it, and the step is weaker.
+Why does the mended function leave more than the last two? For 187 of the 200 digits the label's probability is rounded to exactly 1. The slope of the loss for the label's logit is this probability minus 1, so it is 0 there: the label's own logit drops out of the gradient. Only the other classes are left in it, and the step is weaker.
 
 The last line is a way around the rounding. This network gives the same answers as the clean VGG, since its logits are those of the clean VGG times 4. So an image that fools the clean VGG fools this network too. The mended number, 61.5%, is only an upper bound.
 
-*Where it happened:* in 2018 a user of CleverHans saw that FGSM left 45% of the test digits unchanged. A maintainer named the common cause: probabilities where an attack expects logits ([cleverhans-lab/cleverhans, issue 350](https://github.com/cleverhans-lab/cleverhans/issues/350)). Later the library removed its functions that take probabilities ([issue 763](https://github.com/cleverhans-lab/cleverhans/issues/763)). A whole defence, defensive distillation, had looked strong for such a reason (Carlini and Wagner, 2016).
+*Where it happened:* in 2018 a user of CleverHans saw that FGSM left 45% of the test digits unchanged. A maintainer named the common cause: probabilities where an attack expects logits ([cleverhans-lab/cleverhans, issue 350](https://github.com/cleverhans-lab/cleverhans/issues/350)). Later the library removed its functions that take probabilities ([issue 763](https://github.com/cleverhans-lab/cleverhans/issues/763)). A whole defence, defensive distillation, had looked strong for such a reason: its logits are very large (Carlini and Wagner, 2016).
 
 *How to see it:* count the images that an attack returns unchanged.""",
 )
@@ -551,7 +551,7 @@ Mend the choice of the test images. `x, y` is a pool of images with labels. `tra
 
 *Where it happened:* the public script that measured the accuracy of a defence under attack loaded the *training* part of CIFAR-10. Asked about it, the author answered that this was a leftover. Years ago it had been changed by hand, for a figure that compares training and test images ([xuanqing94/RobGAN, issue 9](https://github.com/xuanqing94/RobGAN/issues/9)). A weaker form is common: the epoch is chosen on the test images. Authors have said so openly ([csdongxian/AWP, issue 2](https://github.com/csdongxian/AWP/issues/2)), and Rice and others (2020) measured what it changes.
 
-*How to see it:* compare the images themselves. `advutils.accuracy` keeps a fingerprint of each image that a network was trained on, and refuses to count on them.""",
+*How to see it:* compare the images themselves. `advutils.accuracy` keeps a fingerprint (a short code computed from the pixels) of each image that a network was trained on, and refuses to count on them.""",
 )
 def my_bug_7(x, y, trained_on, generator):
     """Test images and labels: those of the pool that are not trained_on, in random order."""
@@ -627,7 +627,7 @@ Mend the attack. It is called with many values of `eps` and of `steps`. Use exac
         r"Multiply: how far can a pixel go in 10 steps of 0.007? How far does the ball at $\epsilon = 0.2$ reach? And what if a step went the wrong way at first?",
         r"The step size must grow with $\epsilon$ and shrink with the number of steps. Madry and others chose $2.5\,\epsilon / \text{steps}$: enough to cross the ball and to come back.",
     ),
-    explanation=r"""The **steps are too small**: ten steps of 0.007 are a way of 0.07 at most, and the ball has a radius of 0.2. So no pixel reaches the edge of the ball, and the same images come back for every $\epsilon$ above 0.07. The function leaves 90.5% of 200 digits at 0.1, at 0.2 and at 0.3. With steps of $2.5\,\epsilon/10$, PGD leaves 81.5%, 17.0% and 0%. Ten steps of $\epsilon/10$ reach the edge only if all of them go the same way. A step of $\epsilon$ passes the check too. It jumps from one edge of the ball to the other and sees little in between. What it leaves is not measured here.
+    explanation=r"""The **steps are too small**: ten steps of 0.007 move a pixel by 0.07 at most, and the ball has a radius of 0.2. So no pixel reaches the edge of the ball, and the same images come back for every $\epsilon$ above 0.07. The function leaves 90.5% of 200 digits at 0.1, at 0.2 and at 0.3. With steps of $2.5\,\epsilon/10$, PGD leaves 81.5%, 17.0% and 0%. Ten steps of $\epsilon/10$ reach the edge only if all of them go the same way. A step of $\epsilon$ passes the check too. It jumps from one edge of the ball to the other and sees little in between. What it leaves is not measured here.
 
 *Where it happened:* in the public code of a defence, the step of PGD was fixed at 0.007, for all values of $\epsilon$. A user reported that different values of $\epsilon$ gave the same images ([xuanqing94/BayesianDefense, issue 8](https://github.com/xuanqing94/BayesianDefense/issues/8)).
 
@@ -784,7 +784,7 @@ Mend the measurement. `epochs` holds the weights after each epoch, as `state_dic
         "When was the copy made, and when do the weights change? Which weights does the copy have in the second epoch?",
         "Make the copy inside the loop, *after* `load_state_dict`.",
     ),
-    explanation=r"""The copy is made once, before the loop. When the weights change, the copy does not: the attack takes its gradients from a **stale copy**. From then on the attacked images are made on the old network and shown to the new one, which is called a transfer attack. After the second epoch, that of the defended VGG, it leaves 88.0% of 100 digits at 0.2. An attack on the network itself leaves 18.0%. A network that was compiled, exported or averaged is a copy, too. And a copy must take the statistics of batch norm along with the weights.
+    explanation=r"""The copy is made once, before the loop. When the weights change, the copy does not: the attack takes its gradients from a **stale copy**. From then on the attacked images are made on the old network and shown to the new one, which is called a transfer attack. After the second epoch, that of the defended VGG, it leaves 88.0% of 100 digits at 0.2. An attack on the network itself leaves 18.0%. A network that was compiled (to run faster), exported (for another program) or averaged (over several epochs) is a copy, too. And a copy must take the statistics of batch norm along with the weights.
 
 *Where it happened:* not in one line of code but in the plan of a whole comparison. The images of the benchmark DEEPSEC were made on an undefended network and then shown to all defended ones ([ryderling/DEEPSEC, issue 1](https://github.com/ryderling/DEEPSEC/issues/1)). Such numbers say how well an attack carries over from one network to another. They do not say how strong a defence is.
 
