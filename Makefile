@@ -27,8 +27,8 @@ export CHECKS
 # JupyterLab asks on its first start whether it may fetch news; the answer goes into .venv, not into the user's settings.
 QUIET_LAB := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
 
-# Two files of tests at a time, each on half of the cores.
-TWO := -n 2 --dist loadfile --no-loadscope-reorder
+# Three files of tests at a time, each on half of the cores: one of them often waits, for a browser or another process.
+THREE := -n 3 --dist loadfile --no-loadscope-reorder
 HALF = $(shell .venv/bin/python -c 'import os; print(max(1, os.cpu_count() // 2))')
 
 .PHONY: help lab app test lint format latency unit run exercises weights measurements results bench book lines clean unbroken always
@@ -52,7 +52,7 @@ app: $(READY)  ## set up on the first call, then open the epsilon slider alone, 
 	.venv/bin/python -m voila notebooks/app/slider.ipynb --Voila.ip=127.0.0.1 $(APP_FLAGS)
 
 test: $(READY)  ## set up on the first call, then run the tests and every notebook
-	OMP_NUM_THREADS=$(HALF) OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m pytest $(TWO) $(ARGS)
+	OMP_NUM_THREADS=$(HALF) OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m pytest $(THREE) $(ARGS)
 
 lint: $(READY)  ## ruff and mypy over the sources and the notebooks
 	.venv/bin/python -m ruff check . && .venv/bin/python -m ruff format --check . && .venv/bin/python -m mypy
@@ -64,7 +64,7 @@ latency: $(READY)  ## measure the slider, key press to picture, in a real Chromi
 	.venv/bin/python tests/tools/slider_latency.py
 
 unit: $(READY)  ## the quick tests alone, under two minutes
-	OMP_NUM_THREADS=$(HALF) OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m pytest $(TWO) -p no:nbval -o addopts="--strict-markers" \
+	OMP_NUM_THREADS=$(HALF) OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m pytest $(THREE) -p no:nbval -o addopts="--strict-markers" \
 		-m "not integration" tests $(ARGS)
 
 weights: $(READY)  ## train the published networks anew and show each beside the published one; ARGS=--write replaces them

@@ -23,7 +23,7 @@ from advutils.utils.storage import cache_dir, writable
 from advutils.utils.weights import load_weights, save_weights
 
 PUBLISHED = Path(__file__).with_name("published")  # made by `make weights ARGS=--write`
-CERTIFIED: dict[str, Any] = dict(epochs=30, lr=5e-3, batch_size=100, seed=0, eps_warmup=15, channels=8)
+CERTIFIED: dict[str, Any] = dict(epochs=30, lr=5e-3, batch_size=100, seed=0, eps_warmup=15, channels=8, shifted=False)
 RECIPES: dict[str, dict[str, Any]] = {  # chosen on validation images
     "clean": dict(epochs=8, lr=3e-3, batch_size=32, seed=0),
     "clean-small-cnn": dict(epochs=6, lr=1e-3, batch_size=32, seed=0),
@@ -75,8 +75,8 @@ def trained(
             so these weights differ from the published ones, and they are not kept.
         progress: show the bar.
         **recipe: an entry of `RECIPES[kind]`, where other than there: epochs, lr, batch_size, seed and, of the defences
-            other than the mixed one, eps_warmup, ema_decay (see `fit`), steps and beta of their objectives, and eps
-            and channels of the certified ones (see `strided_cnn`).
+            other than the mixed one, eps_warmup, ema_decay (see `fit`), steps and beta of their objectives, and of
+            the certified ones eps, channels (see `strided_cnn`), and shifted, whether the images are (see `shift`).
 
     Returns:
         The model, in eval mode, on `device()`, with its `History` as `model.history` and the settings that made it as
@@ -156,7 +156,7 @@ def _train(model, kind, data, eps, checkpoint, progress):
         ema_decay=recipe.get("ema_decay"),
         eval_attacks=EVAL_ATTACKS if "ema_decay" in recipe else None,
         checkpoint=checkpoint,
-        augment=None if kind.startswith("certified") else shift,
+        augment=shift if recipe.get("shifted", True) else None,
         seed=recipe["seed"],
         accelerator=distributed.accelerator(),
         progress=progress,

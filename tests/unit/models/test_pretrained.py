@@ -16,7 +16,7 @@ from weights import LARGEST, NETWORKS
 from advutils import Normalize, cache_dir, describe, initialised, load_data, load_weights, pgd
 from advutils.certify import proven, tighten
 from advutils.cli.common import model_of
-from advutils.data import split
+from advutils.data import shift, split
 from advutils.evaluation import predict
 from advutils.models import strided_cnn, vgg
 from advutils.pretrained import trained
@@ -127,8 +127,8 @@ def test_a_certified_network_is_trained_beyond_its_radius_from_tightened_weights
     assert model.history.best_epoch == 2 and model.history.forwards == [108, 216]  # three an image
     other = get("certified-0.1", epochs=1, eps_warmup=1, channels=4)
     assert isinstance(other[0], Normalize) and trainings[1]["eps"] == 0.13 and len(other[1].weight) == 4
-    steep = get("certified-0.1", epochs=1, eps_warmup=1, contrast=5)
-    assert steep[0].slope == 5 and steep.recipe["contrast"] == 5 and len(trainings) == 3
+    steep = get("certified-0.1", epochs=1, eps_warmup=1, contrast=5, shifted=True)
+    assert steep[0].slope == 5 and steep.recipe["contrast"] == 5 and trainings[2]["augment"] is shift
     assert isinstance(get("certified-0.3", epochs=1, eps_warmup=1, contrast=0)[0], Normalize)
 
 
@@ -298,7 +298,7 @@ def test_a_published_file_says_how_it_was_made(name, settings, no_training, all_
     kind = name if name in module.RECIPES else re.sub(r"-[\d.]+$", "", name)
     path = module.PUBLISHED / module.file_name(model.recipe)
     saved = load_weights(copy.deepcopy(model), path)
-    said = saved["recipe"] | (dict(channels=8) if kind.startswith("certified") else {})  # an entry of later times
+    said = saved["recipe"] | (dict(channels=8, shifted=False) if kind.startswith("certified") else {})
     assert said == json.loads(json.dumps(model.recipe))
     asked = module.RECIPES[kind] | settings | dict(name=name, dataset="mnist-5k", version=module.VERSIONS[kind])
     assert asked.items() <= (said | saved["config"]).items() and said["config"] == saved["config"]
