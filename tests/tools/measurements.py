@@ -1004,33 +1004,6 @@ def certificate_seeds():
     return found
 
 
-FULL = dict(dataset="mnist", channels=32)  # 0.84 million weights; chosen on validation images
-FULL_CERTIFIED = {  # an hour for both on one core
-    0.1: FULL | dict(epochs=40, eps_warmup=20, eps=0.13),
-    0.3: FULL | dict(epochs=60, eps_warmup=30, eps=0.36),
-}
-
-
-def _certified_on_full_mnist(eps, seed=0):
-    """How many of the 10,000 test digits are read, left by the attacks and proved, and what the training took."""
-    net = trained(f"certified-{eps}", seed=seed, **FULL_CERTIFIED[eps])
-    records = _attacked_and_proved(net, *load_data("mnist", train=False).tensors, eps)
-    found = {name: int(kept.sum()) for name, kept in records.items()}
-    assert not (records["certified"] & ~records["AutoAttack"]).any()  # what is proved, no attack may break
-    weights = sum(values.numel() for values in net.parameters())
-    return found | dict(n=10_000, seed=seed, weights=weights, minutes=round(net.history.seconds[-1] / 60, 1))
-
-
-@measurement("certified-0.1", "certified-0.3", "fgsm", "pgd", "autoattack")
-def certified_full_mnist():
-    """Notebook 12: two networks certified on full MNIST: test digits read, left by three attacks, and proved."""
-    found = {}
-    for eps in FULL_CERTIFIED:
-        found[eps] = _certified_on_full_mnist(eps)
-        print(eps, found[eps], flush=True)
-    return found
-
-
 OTHER_NETWORKS = {"clean": "clean", "defended": "mixed-fgsm-0.1", "certified": "certified-0.1"}
 STICKER = dict(side=11, target=8)
 
