@@ -20,6 +20,7 @@ from torch.utils.data import TensorDataset
 
 from advutils import fgsm, pgd
 from advutils.evaluation import wilson
+from advutils.utils.measurements import MEASUREMENTS
 
 SERIES = {name: getattr(results, name) for name in ("DEFENCES", "ATTACKS", "PART")}
 FIELDS = "model dataset norm eps attack n accuracy low high seed train_seconds command machine date commit identity"
@@ -453,3 +454,14 @@ def test_no_two_models_of_a_data_set_are_one_recipe(monkeypatch):
     for dataset in results.EPS:
         recipes = [json.dumps(results.recipe(dataset, model)) for model in results.models_of(dataset)]
         assert len(set(recipes)) == len(recipes) >= 4
+
+
+@pytest.mark.parametrize("radius", ["0.1", "0.3"])
+def test_the_table_of_proofs_says_what_was_measured(radius):
+    name = f"certified_full_mnist_{radius.replace('.', '')}"
+    values = json.loads((MEASUREMENTS / f"{name}.json").read_text(encoding="utf-8"))["values"]
+    table = (results.HOME / results.PAGE).read_text(encoding="utf-8").split("## Networks with a proof")[1]
+    row = next(line for line in table.splitlines() if line.startswith(f"| {radius} | "))
+    told = [float(entry) for entry in row.strip("| ").split(" | ")[1:6]]
+    assert told == [values[key] / 100 for key in ("clean", "FGSM", "PGD-40", "AutoAttack", "certified")]
+    assert row.endswith(f"{round(values['minutes'])} min |") and values["n"] == 10_000
