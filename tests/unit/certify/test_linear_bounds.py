@@ -1,6 +1,7 @@
 """CROWN: nothing goes below its bounds, which are never below the intervals' and exact where no ReLU is relaxed."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -35,10 +36,14 @@ from advutils.certify import proven
 @settings(max_examples=60)
 @given(networks, st.sampled_from([0.0, 1e-7, 0.01, 0.1, 1.0]), st.sampled_from([(0.3, 1), (1, 1e5), (300, 1)]))
 def test_nothing_goes_below_the_bounds(network, eps, sizes):
-    """Not by the last bit: of the network in single and double precision, folded, and in another memory format."""
+    """Not by the last bit: of the network in single and double precision, folded, and in another memory format.
+
+    Climbing the slopes leaves none of the bounds lower.
+    """
     model, x = classifier(*network, *sizes), images(1, channels=2, size=6, seed=network[2])[:, :, :5]
     labels = [torch.tensor([k]) for k in range(3)]
-    margins = torch.cat([crown_bounds(model, x, y, eps=eps) for y in labels])
+    margins = torch.cat([crown_bounds(model, x, y, eps=eps, steps=3) for y in labels])
+    assert (margins >= torch.cat([crown_bounds(model, x, y, eps=eps) for y in labels])).all()
     assert (margins >= torch.cat([margin_bounds(model, x, y, eps=eps) for y in labels])).all()
     lower, upper = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
     double, other = copy.deepcopy(model).double(), copy.deepcopy(model).to(memory_format=torch.channels_last)
@@ -48,10 +53,10 @@ def test_nothing_goes_below_the_bounds(network, eps, sizes):
             assert (margins <= z[:, :, None] - z[:, None]).all()
 
 
-@pytest.mark.parametrize("eps, share", [(0.02, 0.05), (0.1, 0.15), (0.3, 0.35)])
-def test_what_the_bounds_gain_stays_below_the_truth(eps, share):
+@pytest.mark.parametrize("eps, share, climbed", [(0.02, 0.05, 0.9), (0.1, 0.15, 0.8), (0.3, 0.35, 0.8)])
+def test_what_the_bounds_gain_stays_below_the_truth(eps, share, climbed):
     """Points from all of a small box: no margin is below the bounds, which lose a part of what intervals lose."""
-    x, y, lost = images(1, channels=2, size=2), torch.tensor([1]), torch.zeros(2)
+    x, y, lost = images(1, channels=2, size=2), torch.tensor([1]), torch.zeros(3)
     lower, upper = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
     points = lower + (upper - lower) * torch.cat([CORNERS, torch.rand(2000, 2, 2, 2)])
     for seed in range(40):
@@ -59,10 +64,11 @@ def test_what_the_bounds_gain_stays_below_the_truth(eps, share):
         model = drawn([nn.Flatten(), *layers], seed, 0.7)
         z = model(points)
         truth = (z[:, [1]] - z).amin(0)
-        both = torch.cat([bounds(model, x, y, eps=eps) for bounds in (crown_bounds, margin_bounds)])
-        assert (both <= truth).all()
-        lost += (truth - both).sum(1)
-    assert lost[0] < share * lost[1], lost
+        tried = (crown_bounds, margin_bounds, partial(crown_bounds, steps=10))
+        found = torch.cat([bounds(model, x, y, eps=eps) for bounds in tried])
+        assert (found <= truth).all()
+        lost += (truth - found).sum(1)
+    assert lost[0] < share * lost[1] and lost[2] < climbed * lost[0], lost
 
 
 AFFINE = [name for name in MIDDLES if "max" not in name]
@@ -83,21 +89,23 @@ def test_the_bounds_are_exact_where_every_relu_is_stable(name):
 
 
 @pytest.mark.parametrize(
-    "bias, weights, bound, looser",
+    "bias, weights, bound, looser, climbed",
     [  # a pixel p from 0.2 to 0.8, h = relu(2 p + bias) and p itself, which is never negative: by hand
-        (-0.9, (1, -1), -0.7, -0.8),  # h - p, h >= 2 p - 0.9: p - 0.9 at p = 0.2; intervals: 0 - 0.8
-        (-1.1, (1, -1), -0.8, -0.8),  # h - p, h >= 0, as the box of h, -0.7 to 0.5, reaches further down
-        (-0.9, (-1, 1), 0.1, -0.5),  # p - h, h <= 7/12 (2 p - 0.4): (1.4 - p) / 6 at p = 0.8; intervals: 0.2 - 0.7
-        (0.1, (-1, 1), -0.9, -1.5),  # p - h, h = 2 p + 0.1 in all the box
+        (-0.9, (1, -1), -0.7, -0.8, -0.45),  # h - p, h >= 2 p - 0.9: p - 0.9 at p = 0.2; intervals: 0 - 0.8
+        (-1.1, (1, -1), -0.8, -0.8, -0.55),  # h - p, h >= 0, as the box of h, -0.7 to 0.5, reaches further down
+        (-0.9, (-1, 1), 0.1, -0.5, 0.1),  # p - h, h <= 7/12 (2 p - 0.4): (1.4 - p) / 6 at p = 0.8; intervals: 0.2 - 0.7
+        (0.1, (-1, 1), -0.9, -1.5, -0.9),  # p - h, h = 2 p + 0.1 in all the box
     ],
 )
-def test_one_relu_by_hand(bias, weights, bound, looser):
+def test_one_relu_by_hand(bias, weights, bound, looser, climbed):
+    """The best slope of the first two is 1/2, where h - p is at least bias / 2."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2, bias=False))
     model[1].weight.data, model[1].bias.data = torch.tensor([[2.0], [1.0]]), torch.tensor([bias, 0.0])
     model[3].weight.data = torch.tensor([weights, (0, 0)], dtype=torch.float32)
     x, y = torch.full((1, 1, 1, 1), 0.5), torch.tensor([0])
     assert crown_bounds(model, x, y, eps=0.3)[0, 1].item() == pytest.approx(bound, abs=5e-5)
     assert margin_bounds(model, x, y, eps=0.3)[0, 1].item() == pytest.approx(looser, abs=5e-5)
+    assert crown_bounds(model, x, y, eps=0.3, steps=30)[0, 1].item() == pytest.approx(climbed, abs=5e-3)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -165,10 +173,10 @@ def test_each_image_has_its_own_radius_and_nothing_else_changes(plain):
     model, x, y = copy.deepcopy(model).train(), x[:3], y[:3]
     radii = torch.tensor([0.0, 0.01, 0.1]).view(-1, 1, 1, 1)
     with untouched(model, x, y), ledger(model) as passes:
-        together = crown_bounds(model, x, y, eps=radii)
+        together = crown_bounds(model, x, y, eps=radii, steps=2)
     assert (passes.forwards, passes.backwards) == (6, 0) and not together.requires_grad and model.training
     for i, eps in enumerate(radii.flatten().tolist()):
-        alone = crown_bounds(model, x[[i]], y[[i]], eps=eps)
+        alone = crown_bounds(model, x[[i]], y[[i]], eps=eps, steps=2)
         torch.testing.assert_close(together[[i]], alone, rtol=1e-4, atol=1e-4)
     assert (together.gather(1, y[:, None]) == 0).all()
 
@@ -196,6 +204,9 @@ def test_other_bad_arguments_are_refused():
     for dtype in (torch.float64, torch.float16):
         with refused("model", str(dtype)):
             crown_bounds(conv_net().to(dtype), x, y, eps=0.1)
+    for steps in (-1, 1.5, "20", True):
+        with refused("steps", "whole number"):
+            crown_bounds(conv_net(), x, y, eps=0.1, steps=steps)
     for bound in ("crown", None):
         with refused("bounds", repr(bound)):
             certified(conv_net(), [(x, y)], eps=0.1, bounds=bound)
