@@ -102,7 +102,8 @@ def _climbed(passed, rows, steps):
 
 def _least(passed, rows, slopes=()):
     """The largest lower bound of rows . z that is found on the way backward, z what the layers give: float32 (K,)."""
-    least = torch.stack([*_backward(passed, rows, slopes)]).amax(0)
+    nothing = rows.new_full((len(rows),), -torch.inf)  # as where max pooling stands at once in the way
+    least = torch.stack([nothing, *_backward(passed, rows, slopes)]).amax(0)
     return least.float().nextafter(torch.tensor(-torch.inf, device=rows.device))
 
 
@@ -132,7 +133,6 @@ def _slope(lower, upper):
 
 def _through_relu(rows, lower, upper, slope):
     """slope * z <= relu(z) <= chord * (z - lower), with chord = upper / (upper - lower) where a box has both signs."""
-    slope = slope.where((lower < 0) & (upper > 0), _slope(lower, upper))  # else it is known
     lower, upper = lower.clamp_max(0), upper.clamp_min(0)
     chord = upper / (upper - lower).clamp_min(1e-300)
     above, below = rows.clamp_max(0) * chord, rows.clamp_min(0) * slope

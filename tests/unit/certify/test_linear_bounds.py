@@ -145,6 +145,15 @@ def test_max_pooling_of_single_features_and_wide_layers(monkeypatch):
     assert (first > margin_bounds(contrast, x, y, eps=0.02) + 0.01)[others].all()
 
 
+def test_a_relu_behind_max_pooling_keeps_its_intervals():
+    """The way backward from there ends at once; the last layers still gain."""
+    layers = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten()]
+    model = drawn([*layers, nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)], seed=0)
+    x, y = images(2, size=6), torch.tensor([0, 2])
+    gain = crown_bounds(model, x, y, eps=0.1) - margin_bounds(model, x, y, eps=0.1)
+    assert (gain >= 0).all() and gain.max() > 0.01
+
+
 @pytest.fixture(scope="module")
 def plain():
     """A small network of ordinary training, with batch norm, and 40 digits that it did not see."""
