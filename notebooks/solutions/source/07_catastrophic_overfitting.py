@@ -200,11 +200,11 @@ here.explain(
     "two_steps",
     r"""two steps in place of one
 
-Why might PGD with two steps during the training be harder to overfit to than FGSM? Say what the network learned in the fall, and why this trick does not work against a second step. What does it cost?""",
-    r"""In the fall, the network learned a loss that is far from linear in the ball. The full step of FGSM lands where the loss is low again. Other directions still do harm, and PGD finds them. This trick needs to know where the attack will land, and FGSM is easy to foresee. It always lands at a corner of the ball that one gradient at the clean image decides. With two steps, the second gradient is taken somewhere else. If the loss has bent, the second gradient sees it and turns. So the network would have to bend the loss along paths that depend on its own bends. That is harder, but not impossible. At a larger radius two steps may fail as well. So PGD accuracy has to be watched all the same. The price is one more gradient for each batch: three gradients in place of two.""",
+Why might PGD with two steps during the training be harder to overfit to than FGSM? Say what the network learned in the fall, and why this does not protect it against a second step. What does the second step cost?""",
+    r"""In the fall, the network learned a loss that is far from linear in the ball. At the end of FGSM's full step the loss is low. At other points of the ball it is high, and PGD finds them. This works because the end of FGSM's step depends on one gradient alone, the one at the clean image. With two steps, the second gradient is taken at another point. If the loss is not linear, this gradient differs from the first one, and the second step goes in another direction. So the network would need a low loss at the end of two steps, and the second one depends on a gradient inside the ball. This is harder to learn, but not impossible. At a larger radius two steps may fail as well. So PGD accuracy has to be watched all the same. The cost is one more gradient for each batch: three gradients in place of two.""",
     contains=(
         "what the network learned: a loss that is far from linear, so that one known step does no harm;",
-        "the second gradient is taken at another point, so it sees the bend that the first one cannot see;",
+        "the second gradient is taken at another point, so it shows that the gradient changes, which the first one cannot show;",
         "that it is no proof: one has to measure with more steps;",
         "the cost, in gradients.",
     ),
@@ -212,7 +212,7 @@ Why might PGD with two steps during the training be harder to overfit to than FG
 
 here.more(r"""- **Predict, then change:** set `eps = 0.1` in the parameters cell. Is there still a fall? And at 0.3?
 - **Change:** use a learning rate of 0.01 in `train_step`. Does the fall still come? How high does PGD accuracy get before it?
-- **Measure:** train once with `train(random_fgsm)`. Use `plot_runs` to draw the band of the five stored runs, `methods["random start"]`. Draw your PGD accuracy over it. Does your run lie among them?
+- **Measure:** train once with `train(random_fgsm)`. Use `plot_runs` to draw the five stored runs, `methods["random start"]`. Draw your PGD accuracy over it. Does your run lie among them?
 - **Change:** train with two steps: `train(partial(adversarial, attack=partial(pgd, steps=2)))`.
 - **Change:** measure with PGD of 2 steps instead of 10. Would you have seen the fall? How many gradients would you have saved?
 - **Measure:** at which step would your `my_stop_step` have stopped each of the five stored runs?""")

@@ -9,7 +9,7 @@ here.predict(
     "passes",
     r"""what a step costs
 
-Here we count in pairs: one pass forward together with its pass backward is *one pair*. Clean training needs one pair for each batch. How many pairs does PGD training with 3 steps need?""",
+Here we count in pairs: one pass forward together with its pass backward is *one pair*, so two passes. Clean training needs one pair for each batch. How many pairs does PGD training with 3 steps need?""",
     answer=4,
     wrong={3: "attack alone", 1: "a new gradient", 7: "counts once"},
 )
