@@ -31,13 +31,15 @@ All mended functions lie in `notebooks/solutions/{name}`.""",
     "bug_1",
     r"""an attack while the network is being trained
 
-Mend the attack. It must work whether the network comes in train mode or in eval mode, and it must leave the network as it found it.""",
+Mend the attack. It must work whether the network comes in train mode or in eval mode, and it must leave the network as it found it. Attack the network itself and not a copy: `check` counts its passes.""",
     hints=(
         "Look at the line that runs the function. In which state is the network when the attack begins?",
         "Batch norm and dropout do different things in train mode and in eval mode. Whoever reads digits with a network uses it in eval mode. In which mode is the gradient taken?",
         "`model.training` says in which mode the network came. `model.eval()` before the gradient, `model.train(mode)` after it.",
     ),
-    explanation=r"""The gradient is taken in **train mode**. There, batch norm uses the mean and the variance of the batch. So the attack takes the gradient of one network, and another one is judged. At $\epsilon = 0.2$ it leaves 70.0% of 200 digits. With the gradient in eval mode, FGSM leaves 39.0%. The attack was weak; the network was not strong. There is a second effect, and the 70.0% holds both. Each pass in train mode changes the statistics that batch norm keeps, so the network that reads is not quite the clean VGG any more.
+    explanation=r"""The gradient is taken in **train mode**. There, batch norm uses the mean and the variance of the batch. So the attack takes the gradient of one network, and another one is judged. At $\epsilon = 0.2$ it leaves 70.0% of 200 digits. With the gradient in eval mode, FGSM leaves 39.0%. The attack was weak; the network was not strong.
+
+The clean VGG has no dropout, so all of this comes from batch norm. A pass in train mode does a second harm: it changes the statistics that batch norm keeps. So the network that reads afterwards is not quite the clean VGG any more. Here this matters little. If the unchanged clean VGG reads the same attacked digits, 70.5% are left.
 
 *Where it happened:* in 2017 a user of the attack library Foolbox reported that attacks on PyTorch networks mostly failed. The network was in train mode ([bethgelab/foolbox, issue 74](https://github.com/bethgelab/foolbox/issues/74)).
 
@@ -113,7 +115,7 @@ Mend the count. `loader` gives batches `(x, y)`. `attack` is called as `attack(m
         "A network that misreads half of the images without any attack: what does the function give it? By how many images does it divide?",
         "Divide by *all* images. An image that is misread without an attack counts as misread.",
     ),
-    explanation=r"""Images that are misread before the attack are dropped. The function divides by the number of images that remain: an **accuracy over the survivors**. Of 200 digits that were moved by four pixels the small CNN reads 76.5%. After FGSM at 0.1 it reads 47.5% of all, and this is 62.1% of those that it read before. The worse the network, the more the function flatters it.
+    explanation=r"""Images that are misread before the attack are dropped. The function divides by the number of images that remain: an **accuracy over the survivors**. Of 200 digits that were moved by four pixels the small CNN reads 76.5%. After FGSM at 0.1 it reads 47.5% of all, and this is 62.1% of those that it read before. The fewer images a network reads without an attack, the more the function's number is too high.
 
 *Where it happened:* the authors of a benchmark of black-box attacks were asked what their robust accuracy is divided by. They answered: by the images that were read correctly at first ([SCLBD/BlackboxBench, issue 1](https://github.com/SCLBD/BlackboxBench/issues/1)). Such a share has a use, as a *success rate of the attack*. It is no robust accuracy.
 
@@ -195,7 +197,7 @@ Mend the attack. `x` and the result are images in [0, 1], and `eps` is a distanc
     ),
     explanation=r"""`eps` is added where the distance from black to white is 2 and not 1. So each pixel of the result moves by half of $\epsilon$: an **epsilon in the wrong unit**. At 0.2 the function leaves 87.0% of 200 digits. That is what FGSM leaves at 0.1. At 0.2 it leaves 53.5%.
 
-*Where it happened:* in the code of a well-known certified defence, that is, one with a proof that no attack can succeed (notebook 12). It divided the images of CIFAR-10 by a standard deviation of 0.225 and added $\epsilon$ after this. A user got a robust error of 51.9% at 8/255 in place of the paper's 79.2%. The author confirmed that $\epsilon$ has to be divided, too; in the author's own experiments it had been done by hand ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
+*Where it happened:* in the code of a well-known certified defence, that is, one with a proof that no attack can succeed (notebook 12). It divided the images of CIFAR-10 by a standard deviation of 0.225 and added $\epsilon$ after this. A user got a robust error (100% minus the robust accuracy that is proved) of 51.9% at 8/255. The paper has 79.2%. The author confirmed that $\epsilon$ has to be divided, too. In the author's own experiments this had been done by hand ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
 
 *How to see it:* print the largest distance between the attacked images and the clean ones, in the unit of the images.""",
 )
@@ -262,7 +264,7 @@ Mend the attack. It takes `steps` steps of size `step_size` in the ball of radiu
         "There are two limits for a pixel: the ball, and black and white. Which of them does the function know? When does each of them have to hold?",
         "`.clamp(0, 1)` after the projection, *inside* the loop: the network should never be asked about something that is no image.",
     ),
-    explanation=r"""The projection keeps the images in the ball, but no line keeps them in [0, 1]. Such a line is called a clip, so this is a **missing clip**. Four of five pixels of a digit are black. Without a clip 44% of these become darker than black. No image file can hold such a pixel. The number is wrong in the other direction this time: the network looks weaker than it is. At 0.2 the function leaves 7.0% of 200 digits; PGD with the clip leaves 25.5%.
+    explanation=r"""The projection keeps the images in the ball, but no line keeps them in [0, 1]. Such a line is called a clip, so this is a **missing clip**. Four of five pixels of a digit are black. Without a clip 44% of these become darker than black. No image file can hold such a pixel. So the attack does what no attacker can do. The number is wrong in the other direction this time: the network looks weaker than it is. At 0.2 the function leaves 7.0% of 200 digits; PGD with the clip leaves 25.5%. (In notebook 5 the projection includes the clip.)
 
 *Where it happened:* in 2019 the PGD of the Adversarial Robustness Toolbox (ART) had the projection onto the ball, but no clip. A user noticed it, as the numbers differed from those of another code ([Trusted-AI/adversarial-robustness-toolbox, issue 148](https://github.com/Trusted-AI/adversarial-robustness-toolbox/issues/148)).
 
@@ -340,9 +342,9 @@ Mend the attack. The network returns logits. For the images on which it is very 
     hints=(
         "Look at a single image for which the network is very sure, before and after the attack.",
         "Print the gradient of such an image. Which line makes it exactly zero? Think of the derivative of `clamp` outside its limits.",
-        "`F.cross_entropy` takes logits. It works with the logarithm of the softmax as a whole, so it needs no clamp. Use it in place of the three lines.",
+        "`F.cross_entropy` takes logits. It computes the logarithm of the softmax in one step, so it never takes the logarithm of 0 and needs no clamp. Use it in place of the three lines.",
     ),
-    explanation=r"""The loss is taken from **probabilities**. Where the probability of the label lies above 0.9999999, the clamp makes the gradient exactly zero. Then the step is zero, and the image comes back as it was. The lower limit does the same to a digit for which the network is very sure of a wrong answer. Here 95.5% of 200 digits come back unchanged.
+    explanation=r"""The loss is taken from **probabilities**. Where the probability of the label reaches the upper limit, 0.9999999, the clamp makes the gradient exactly zero. Then the step is zero, and the image comes back as it was. The lower limit does the same to a digit for which the network is very sure of a wrong answer. Here 191 of 200 digits (95.5%) come back unchanged: 189 at the upper limit and 2 at the lower one.
 
 What one step at 0.2 leaves of this network depends on how the gradient is taken:
 
@@ -549,7 +551,7 @@ Mend the choice of the test images. `x, y` is a pool of images with labels. `tra
     ),
     explanation=r"""The pool is shuffled *before* the images are left out. After this, a position belongs to another image. So 146 of the 200 "test images" are images that the network was trained on: the **test set is in the training**. On these 200 images the network reads 93.0% without an attack, and 73.0% under FGSM at 0.02. On the 200 digits that it has not seen it reads 73.5% and 33.0%.
 
-*Where it happened:* the public script that measured the accuracy of a defence under attack loaded the *training* part of CIFAR-10. Asked about it, the author answered that this was a leftover. Years ago it had been changed by hand, for a figure that compares training and test images ([xuanqing94/RobGAN, issue 9](https://github.com/xuanqing94/RobGAN/issues/9)). A weaker form is common: the epoch is chosen on the test images. Authors have said so openly ([csdongxian/AWP, issue 2](https://github.com/csdongxian/AWP/issues/2)), and Rice and others (2020) measured what it changes.
+*Where it happened:* the public script that measured the accuracy of a defence under attack loaded the *training* part of CIFAR-10. Asked about it years later, the author remembered only vaguely. The line had been changed by hand, for a figure that compares the accuracy on training and test images ([xuanqing94/RobGAN, issue 9](https://github.com/xuanqing94/RobGAN/issues/9)). A weaker form is common: the epoch is chosen on the test images. Authors have said so openly ([csdongxian/AWP, issue 2](https://github.com/csdongxian/AWP/issues/2)), and Rice and others (2020) measured what it changes.
 
 *How to see it:* compare the images themselves. `advutils.accuracy` keeps a fingerprint (a short code computed from the pixels) of each image that a network was trained on, and refuses to count on them.""",
 )
@@ -627,7 +629,7 @@ Mend the attack. It is called with many values of `eps` and of `steps`. Use exac
         r"Multiply: how far can a pixel go in 10 steps of 0.007? How far does the ball at $\epsilon = 0.2$ reach? And what if a step went the wrong way at first?",
         r"The step size must grow with $\epsilon$ and shrink with the number of steps. Madry and others chose $2.5\,\epsilon / \text{steps}$: enough to cross the ball and to come back.",
     ),
-    explanation=r"""The **steps are too small**: ten steps of 0.007 move a pixel by 0.07 at most, and the ball has a radius of 0.2. So no pixel reaches the edge of the ball, and the same images come back for every $\epsilon$ above 0.07. The function leaves 90.5% of 200 digits at 0.1, at 0.2 and at 0.3. With steps of $2.5\,\epsilon/10$, PGD leaves 81.5%, 17.0% and 0%. Ten steps of $\epsilon/10$ reach the edge only if all of them go the same way. A step of $\epsilon$ passes the check too. It jumps from one edge of the ball to the other and sees little in between. What it leaves is not measured here.
+    explanation=r"""The **steps are too small**: ten steps of 0.007 move a pixel by 0.07 at most, and the ball has a radius of 0.2. So no pixel reaches the edge of the ball, and the same images come back for every $\epsilon$ above 0.07. The function leaves 90.5% of 200 digits at 0.1, at 0.2 and at 0.3. With steps of $2.5\,\epsilon/10$, PGD leaves 81.5%, 17.0% and 0%. Two other step sizes do worse. Ten steps of $\epsilon/10$ reach the edge only if all of them go the same way: at 0.2 they leave 26.0%. Ten steps of $\epsilon$ pass the check, but each of them can jump from the middle of the ball to its edge, so they see little in between. They leave 31.0%.
 
 *Where it happened:* in the public code of a defence, the step of PGD was fixed at 0.007, for all values of $\epsilon$. A user reported that different values of $\epsilon$ gave the same images ([xuanqing94/BayesianDefense, issue 8](https://github.com/xuanqing94/BayesianDefense/issues/8)).
 
@@ -707,7 +709,7 @@ Mend the measurement. `x` are images in [0, 1], and `eps` is a distance of their
         "Which values did black and white pixels have in the training of this network? Which values do they have here?",
         "`Normalize(bare.mean, bare.std)` in place of the usual numbers. All the rest can stay.",
     ),
-    explanation=r"""The network was trained on $(x - 0.5)/0.5$. It gets $(x - 0.1307)/0.3081$, with the mean and the standard deviation of MNIST: the **wrong normalisation**. The digits come out too bright and with too much contrast: black is −0.42 in place of −1, and white is 2.82 in place of 1. So the network reads 89.0% of the clean digits where it should read 97.0%. At 0.1 FGSM seems to leave 44.5%. With the network's own numbers it leaves 87.0%. Nobody uses the network that was measured here.
+    explanation=r"""The network was trained on $(x - 0.5)/0.5$. It gets $(x - 0.1307)/0.3081$, with the mean and the standard deviation of MNIST: the **wrong normalisation**. The digits come out too bright and with too much contrast: black is −0.42 in place of −1, and white is 2.82 in place of 1. Even without an attack the network reads 89.0% of the clean digits where it should read 97.0%. The attack gets stronger, too: a pixel that moves by 0.1 changes what the network gets by 0.1/0.3081 = 0.32 in place of 0.1/0.5 = 0.2. At 0.1 FGSM seems to leave 44.5%. With the network's own numbers it leaves 87.0%. Nobody uses the network that was measured here.
 
 *Where it happened:* in PyTorch's own tutorial on FGSM. Its network had been trained on normalised digits, and the tutorial fed it digits that were not normalised. A user asked about it in 2020 ([pytorch/tutorials, issue 1032](https://github.com/pytorch/tutorials/issues/1032)) and it was mended in 2023 ([pull request 2419](https://github.com/pytorch/tutorials/pull/2419)).
 
@@ -778,7 +780,7 @@ def without_the_clip_to_pixels(bare, x, y, eps):
     "bug_10",
     r"""the accuracy under attack, epoch by epoch
 
-Mend the measurement. `epochs` holds the weights after each epoch, as `state_dict()` gives them. `attack` is called as `attack(network, x, y, eps=eps)`. The attack must leave the gradients of `model`'s own training alone, so it gets a copy of `model`.""",
+Mend the measurement. `epochs` holds the weights after each epoch, as `state_dict()` gives them. `attack` is called as `attack(network, x, y, eps=eps)`. Some attacks call `backward`. This adds to the gradients of the weights, which the training of `model` uses. So the attack gets a copy of `model`. (`check` does not ask for a copy.)""",
     hints=(
         "After each epoch two networks take part: one is attacked, and one reads the images. Are they the same?",
         "When was the copy made, and when do the weights change? Which weights does the copy have in the second epoch?",
@@ -791,7 +793,7 @@ Mend the measurement. `epochs` holds the weights after each epoch, as `state_dic
 *How to see it:* compare the answers of the network that was attacked with those of the network that is judged, on clean images. They must be equal.""",
 )
 def my_bug_10(model, epochs, attack, x, y, eps):
-    """A list: the accuracy under attack after each epoch; epochs holds the weights after it."""
+    """The accuracy under attack after each epoch, a list. `epochs` is a list of state_dicts."""
     ### BEGIN SOLUTION
     model.eval()
     left = []
@@ -807,9 +809,9 @@ def my_bug_10(model, epochs, attack, x, y, eps):
 
 @here.bug("bug_10", "made on the weights before the training")
 def bug_10(model, epochs, attack, x, y, eps):
-    """A list: the accuracy under attack after each epoch; epochs holds the weights after it."""
+    """The accuracy under attack after each epoch, a list. `epochs` is a list of state_dicts."""
     model.eval()
-    twin = copy.deepcopy(model)  # so that an attack leaves the gradients of the training alone
+    twin = copy.deepcopy(model)  # for the attack
     left = []
     for weights in epochs:
         model.load_state_dict(weights)
