@@ -187,7 +187,7 @@ here.explain(
     "rare_accident",
     r"""an accident?
 
-Somebody says: "Noise of size 0.2 does no harm. So a harmful direction is very rare, and nobody will meet it by accident. The network is safe." What is right about it, and what is wrong? Use the sum $\sum_i g_i \delta_i$ of notebook 2. Let all 784 gradients have the same size. By how much does the sum grow under FGSM, and by how much under coins?""",
+Somebody says: "Noise of size 0.2 does no harm. So a harmful direction is very rare, and nobody will meet it by accident. The network is safe." What is right about it, and what is wrong? Use the sum $\sum_i g_i \delta_i$, as in the section "How large is the difference at the image?". Let all 784 gradients have the same size. By how much does the sum grow under FGSM, and by how much under coins?""",
     r"""It is right that chance hardly ever finds the direction. If all gradients have size $a$, FGSM's moves all push the same way: the sum is $784 \, \epsilon a$. The moves of coins push up and down by chance and mostly cancel. The sum is then about $\sqrt{784} \, \epsilon a = 28 \, \epsilon a$ in size. It is as often negative as positive. So the attack's sum is 28 times as large. What is wrong is the last sentence. An attacker does not wait for an accident. They compute the direction, with one gradient. A test with noise measures how a network reads noisy images. It does not measure whether the network withstands somebody who wants it to be wrong. Both may matter, and the two numbers differ: 96.4% and 40.0% at 0.2.""",
     contains=(
         "784 against its root, 28: terms that add up, and terms that cancel;",
