@@ -950,7 +950,7 @@ def certificates():
 
 @measurement("certified-0.1", "pgd")
 def tighter_bounds():
-    """Notebook 12: which of 200 digits PGD-40 leaves, and which intervals, CROWN and alpha-CROWN prove; three networks."""
+    """Notebook 12: which of 200 digits PGD-40 leaves three networks; what intervals, CROWN and alpha-CROWN prove."""
     (x, y), found = _spread_digits(200), {}
     for (name, net), eps in itertools.product(_strided_networks().items(), (0.01, 0.02, 0.05, 0.1)):
         kept = {"PGD-40": survivors(net, [(x, y)], partial(pgd, steps=40), eps=eps)}
