@@ -12,6 +12,7 @@ import copy
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from advutils.certify import RULES, ball, layers_of, margin_bounds
 from advutils.models import Normalize, PadTo
@@ -20,7 +21,7 @@ from advutils.utils.inference import precision_of
 
 AFFINE = (nn.Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten,
           nn.Dropout, nn.Identity, PadTo, Normalize)  # fmt: skip
-WIDEST = 1024  # neurons of a ReLU whose box is bounded by lines as well; a wider one keeps its intervals
+MOST = 1024  # neurons of both signs that a ReLU may have to be bounded by lines as well; else it keeps its intervals
 
 
 def crown_bounds(
@@ -69,9 +70,8 @@ def _passed(layers, lower, upper):
     for layer, exact in layers:
         relaxed = any(type(before) is nn.ReLU for before, *_ in passed)  # in front of the first, intervals lose little
         both = (lower < 0) & (upper > 0)  # where a ReLU needs the triangle, and so a box as tight as can be
-        if type(layer) is nn.ReLU and relaxed and both.any() and lower.numel() <= WIDEST:
-            rows = torch.eye(lower.numel(), device=lower.device, dtype=torch.float64)[both.flatten()]
-            rows = rows.view(-1, *lower.shape[1:])
+        if type(layer) is nn.ReLU and relaxed and 0 < both.sum() <= MOST:
+            rows = F.one_hot(both.flatten().nonzero()[:, 0], lower.numel()).double().view(-1, *lower.shape[1:])
             lower[both] = torch.maximum(lower[both], _least(passed, rows))
             upper[both] = torch.minimum(upper[both], -_least(passed, -rows))
         box, ends = (lower, upper), (lower.double(), upper.double())

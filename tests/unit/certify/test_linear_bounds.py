@@ -135,7 +135,7 @@ def test_max_pooling_of_single_features_and_wide_layers(monkeypatch):
     alone = nn.Sequential(*[layer for layer in model if not isinstance(layer, nn.AdaptiveMaxPool2d)])
     bounds = crown_bounds(model, x, y, eps=0.02)
     torch.testing.assert_close(bounds, crown_bounds(alone, x, y, eps=0.02), rtol=0, atol=1e-5)
-    monkeypatch.setattr(linear_bounds, "WIDEST", 10)
+    monkeypatch.setattr(linear_bounds, "MOST", 10)
     rough = crown_bounds(model, x, y, eps=0.02)
     others = torch.arange(10) != y[:, None]
     assert (rough[others] < bounds[others]).all() and (rough >= margin_bounds(model, x, y, eps=0.02)).all()
