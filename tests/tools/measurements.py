@@ -1020,7 +1020,7 @@ def _certified_on_full_mnist(eps):
     records = _attacked_and_proved(net, x, y, eps)
     records["alpha-CROWN"] = records["certified"].clone()  # it is asked about what is open alone
     rest = records["PGD-40"] & ~records["certified"]
-    records["alpha-CROWN"][rest] = proven(net, x[rest], y[rest], eps=eps, bounds=partial(crown_bounds, steps=20))
+    records["alpha-CROWN"][rest] = proven(net, x[rest], y[rest], eps=eps, bounds=partial(crown_bounds, steps=60))
     found = {name: int(kept.sum()) for name, kept in records.items()}
     assert not (records["alpha-CROWN"] & ~records["AutoAttack"]).any()  # what is proved, no attack may break
     weights = sum(values.numel() for values in net.parameters())
