@@ -87,7 +87,7 @@ def survivors(
     Returns:
         Bool tensor (n,) on the CPU, in the loader's order.
 
-    Taught in 05_reattack.ipynb.
+    Taught in 02_fgsm_attack.ipynb.
     """
     if attack is None and eps is not None:
         raise ValueError(f"attack: got None with eps={eps}; accepts an attack whenever eps is given")
@@ -218,7 +218,7 @@ def mcnemar(first: torch.Tensor, second: torch.Tensor) -> McNemar:
     Raises:
         ValueError: two records of different length.
 
-    McNemar, 1947, doi:10.1007/BF02295996. Taught in 09_transfer_and_black_box.ipynb.
+    McNemar, 1947, doi:10.1007/BF02295996. Taught in 04_adversarial_training.ipynb.
     """
     if first.shape != second.shape:
         raise ValueError(f"second: got {len(second)} images beside {len(first)}; accepts records of the same images")

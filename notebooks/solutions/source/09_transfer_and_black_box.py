@@ -236,4 +236,4 @@ here.more(r"""- **Predict, then change:** set `eps = 0.1`. Which of the live num
 - **Change:** set `cnn_seed = 1`. Your machine then trains another small CNN. How far does the accuracy under the transfer attack move? Compare this with the interval that was printed for seed 0: what does the interval cover, and what does it not cover?
 - **Change:** let the outsider run PGD on the mean loss of two surrogates, their own small CNN and the second VGG. Does the outsider now beat grey on the defended VGG? (The second VGG was trained on the target's digits. So this outsider knows more than the one above.)
 - **Change:** start `come_closer` from the outsider's direction, `(from_outsider - x).sign()`, in place of the stripes. How many queries does this save?
-- **Explain:** the owner of a target allows each user 50 queries a day. Which rows of the last figure does this rule out, and which not?""")
+- **Explain:** the owner of a target allows each user 50 queries a day. Which rows of the figure in "What hiding the weights buys" does this rule out, and which not?""")

@@ -19,7 +19,7 @@ Each section below has the same parts:
 2. A task with three hints. Open the first hint when you are stuck, and the next one when you still are. Below the hints stands *What was wrong*, folded too: the number without the fault, and the public report of a place where it happened.
 3. A cell for your mended function `my_bug_N`. Copy the lines of `bug_N` into it and mend them. Keep the name and the arguments. `check` runs your function on small data of its own and says what is wrong with the *result*. What is wrong in the *code* you have to find.
 
-The bugs do not need one another. With little time, take bugs 2, 3 and 8. All mended functions lie in `notebooks/solutions/{name}`.""",
+The bugs do not need one another. (Only bug 9 needs the cell that runs bug 3.) With little time, take bugs 2, 3 and 8. All mended functions lie in `notebooks/solutions/{name}`.""",
 )
 
 
