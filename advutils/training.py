@@ -100,8 +100,8 @@ def fit(
             meets such a network first, as a ValueError about its logits or its gradient.)
 
     One cycle: Smith, 2018, arXiv:1803.09820. AdamW: Loshchilov and Hutter, 2019, arXiv:1711.05101. Averaged weights:
-    Izmailov et al., 2018, arXiv:1803.05407. Taught in 01_train_vgg.ipynb; `eps` and `eval_attacks` in 04_adversarial_training.ipynb, `checkpoint` in
-    11_scaling_out.ipynb, `eps_warmup` in 12_certificates.ipynb.
+    Izmailov et al., 2018, arXiv:1803.05407. Taught in 01_train_vgg.ipynb; `eps` and `eval_attacks` in
+    04_adversarial_training.ipynb, `checkpoint` in 11_scaling_out.ipynb, `eps_warmup` in 12_certificates.ipynb.
     """
     eval_attacks = eval_attacks or {}
     settings = checked_settings(
