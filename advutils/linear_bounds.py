@@ -41,7 +41,7 @@ def crown_bounds(
         x: images (N, C, H, W), float32 in [0, 1].
         y: true labels (N,), int64.
         eps: radius of the l_inf ball in pixel units, as for `margin_bounds`.
-        steps: steps of gradient ascent on the slopes, 0 or more. 20 prove some images more, in twice the time or so.
+        steps: steps of gradient ascent on the slopes, 0 or more. 20 prove some images more, in 10 to 20 times the time.
 
     Returns:
         Tensor (N, K), without gradients. Where all entries of other classes are above 0, no image of the ball is
