@@ -207,7 +207,6 @@ Plain training suffers more, since it computes less in each step and exchanges a
     ),
 )
 
-here.more(r"""- **Change:** predict the stored times from passes alone. For this, write `units = {"plain": 1, "mixed FGSM": 3, "PGD-3": 4, "PGD-10": 11}` into a new cell, and `plain[known] * units[row["objective"]]`, without the division by 3, into `errors_of_rule`. What is the range of measured over predicted now? Are the predictions too long or too short, and why?
-- **Predict, then change:** set `width = 0.25` in the parameters cell. How much longer will the training in "Your machine" take? Count with `flops` first.
+here.more(r"""- **Predict, then change:** set `width = 0.25` in the parameters cell. How much longer will the training in "Your machine" take? Count with `flops` first.
 - **Change:** write another learning rate into `train_digits`, run that cell, and then run the cell that continued the training again. The old checkpoint is still there. What does the error message say? How do you get rid of the error?
 - **Measure:** in a terminal, train with the command of the book's page *Several processes*, once with one process and once with two. Is the second faster on your machine? How many free cores does it have?""")
