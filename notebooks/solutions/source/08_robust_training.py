@@ -139,7 +139,7 @@ TRADES sends the clean and the attacked images through the network in two separa
     ),
 )
 
-here.more(r"""- **Predict, then change:** set `epochs = 6` in the parameters cell. Where does your curve end, beside the two stored ones?
+here.more(r"""- **Predict, then change:** set `epochs = 6` in the parameters cell. Where does your curve end, beside the blue ones?
 - **Change:** train live with `objectives["random start"]` for 6 epochs, which cost the same passes as 3 epochs of PGD-3. How far apart do the two end? Why is one such pair no ranking?
 - **Change:** attack your network at the radius 0.3, for which it was not trained. Does a low accuracy there mean that the defence is bad? Or was it never promised?
 - **Change:** load the steep network of the last aside: `trained("random-fgsm-0.3", contrast=10, dataset=dataset, depth=depth, width=width)`. Attack the 200 test digits of `loader` at 0.3, with PGD-40 and with `square` (import it from `advutils`). Which attack leaves less? Do you get the stored 83%, and if not, why?
