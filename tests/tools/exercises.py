@@ -38,7 +38,7 @@ KINDS = {"predict": "Predict", "write": "Write", "explain": "Explain"}
 INTRODUCTION = (
     "## Exercises\n\n"
     "Take them in order, or begin with the one that you like. `check` answers: it runs your function on small data of "
-    "its own, and says what it saw. Under each function to write there are three hints. Open the first one when you "
+    "its own, and says what it saw. Above each function to write there are three hints. Open the first one when you "
     "are stuck, and the next one when you still are. All solutions lie in `notebooks/solutions/{name}`."
 )
 PLACE = "*Your answer (a double click opens this cell):*"
