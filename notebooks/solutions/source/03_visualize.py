@@ -199,5 +199,5 @@ Somebody says: "Noise of size 0.2 does no harm. So a harmful direction is very r
 
 here.more(r"""- **Predict, then drag:** which of the ten digits needs the smallest $\epsilon$? Which one withstands the longest, and on which of the two networks?
 - **Change:** find, with "next example", a digit that the clean VGG misreads at $\epsilon = 0$. FGSM raises the loss of the label. Can it make this digit right?
-- **Measure:** in "Is the change small?" replace the signs of the gradient by the gradient itself, divided by its $\ell_2$ length: `x + length * g / g.norm()`, then the clip. Is the error nearer or farther in $\ell_2$? Why?
+- **Measure:** in "Is the change small?" replace the signs of the gradient by the gradient itself, divided by its $\ell_2$ length: `x + length * g / g.norm()` for each image, with lengths from 0 to 8, then the clip. Is the error nearer or farther in $\ell_2$? Why?
 - **Measure:** how many test digits are left at 0.2 if all of them get the one pattern of your `my_universal`?""")
