@@ -15,11 +15,11 @@ here = Notebook(
 
 For bugs 1 to 3 the test is made for you, one for each of the three questions, and you look for the fault. From bug 4 on you choose the test. Each bug has the same cells:
 
-1. A function `bug_N`, and a cell that runs it and prints a number. The number is wrong. Test it before you search the code.
+1. A function `bug_N`, and a cell that runs it and prints what it finds. A number there is wrong. Test it before you search the code.
 2. A task with three hints. Open one when you are stuck. Below the hints stands *What was wrong*, folded too: the number without the fault, and the public report of a place where it happened.
 3. A cell for your mended function `my_bug_N`. Copy the lines of `bug_N` into it and mend them. Keep the name and the arguments. `check` runs your function on small data of its own and says what is wrong with the *result*.
 
-The bugs do not need one another. (Only bug 9 needs the cell that runs bug 3.) With little time, take bugs 1 to 3 and bug 8. All mended functions lie in `notebooks/solutions/{name}`.""",
+The bugs do not need one another. (Only bug 9 needs the cell that runs bug 3. *All ten*, near the end, needs the cells that run all of them.) With little time, take bugs 1 to 3 and bug 8. All mended functions lie in `notebooks/solutions/{name}`.""",
 )
 
 
@@ -116,7 +116,7 @@ Mend the count. `loader` gives batches `(x, y)`. `attack` is called as `attack(m
     ),
     explanation=r"""Images that are misread before the attack are dropped. The function divides by the number of images that remain: an **accuracy over the survivors**. Of 200 digits that were moved by four pixels the small CNN reads 153, or 76.5%. After FGSM at 0.1 it reads 94. The function divides 94 by 153 and gives 61.4%. Of all 200 digits 94 are 47.0%.
 
-*Where it happened:* the authors of a benchmark of black-box attacks were asked what their robust accuracy is divided by. They answered: by the images that were read correctly at first ([SCLBD/BlackboxBench, issue 1](https://github.com/SCLBD/BlackboxBench/issues/1)). Such a share has a use, as a *success rate of the attack*. It is no robust accuracy.
+*Where it happened:* the authors of a benchmark of black-box attacks were asked what their robust accuracy is divided by. They answered: by the images that were read correctly at first ([SCLBD/BlackboxBench, issue 1](https://github.com/SCLBD/BlackboxBench/issues/1)). What is missing to 100% has a use, as a *success rate of the attack*. But such a share is no robust accuracy.
 
 *How to see it:* at $\epsilon = 0$ the robust accuracy must equal the clean accuracy.""",
 )
@@ -194,7 +194,7 @@ Mend the attack. `x` and the result are images in [0, 1], and `eps` is a distanc
         "In `x`, the distance from black to white is 1. How large is this distance in what the network takes?",
         r"A distance $\epsilon$ in [0, 1] is a distance $2\epsilon$ in [−1, 1].",
     ),
-    explanation=r"""`eps` is added where the distance from black to white is 2 and not 1. Follow one grey pixel: 0.5 becomes 0 in [−1, 1], moves to 0.2, and comes back as 0.6. So each pixel of the result moves by half of $\epsilon$: an **epsilon in the wrong unit**. At 0.2 the function leaves 87.0% of 200 digits. That is what FGSM leaves at 0.1. At 0.2 it leaves 53.5%.
+    explanation=r"""`eps` is added where the distance from black to white is 2 and not 1. Follow one grey pixel: 0.5 becomes 0 in [−1, 1], moves to 0.2, and comes back as 0.6. So a pixel of the result moves by half of $\epsilon$ at most: an **epsilon in the wrong unit**. At 0.2 the function leaves 87.0% of 200 digits. That is what FGSM leaves at 0.1. At 0.2 it leaves 53.5%.
 
 *Where it happened:* in the code of a defence with proofs (notebook 12). It divided the images of CIFAR-10 by a standard deviation of 0.225 and added $\epsilon$ after this. A user got a robust error of 51.9% at 8/255, where the paper has 79.2%. The author confirmed that $\epsilon$ has to be divided, too ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
 
@@ -263,7 +263,7 @@ Mend the attack. It takes `steps` steps of size `step_size` in the ball of radiu
         "There are two limits for a pixel: the ball, and black and white. Which of them does the function know? When does each of them have to hold?",
         "`.clamp(0, 1)` after the projection, *inside* the loop: the network should never be asked about something that is no image.",
     ),
-    explanation=r"""The projection keeps the images in the ball, but no line keeps them in [0, 1]. Such a line is called a clip, so this is a **missing clip**. Four of five pixels of a digit are black. Follow one: four steps down lead from 0 to −0.2. Without a clip 44% of the black pixels become darker than black. No image file can hold such a pixel. So the attack does what no attacker can do. The number is wrong in the other direction this time: the network looks weaker than it is. At 0.2 the function leaves 7.0% of 200 digits; PGD with the clip leaves 25.5%. (In notebook 5 the projection includes the clip.)
+    explanation=r"""The projection keeps the images in the ball, but no line keeps them in [0, 1]. Such a line is called a clip, so this is a **missing clip**. Four of five pixels of a digit are black. Follow one: four steps down lead from 0 to −0.2. Without a clip 44% of the black pixels become darker than black. No usual image file can hold such a pixel. So the attack does what no attacker can do. The number is wrong in the other direction this time: the network looks weaker than it is. At 0.2 the function leaves 7.0% of 200 digits; PGD with the clip leaves 25.5%. (In notebook 5 the projection includes the clip.)
 
 *Where it happened:* in 2019 the PGD of the Adversarial Robustness Toolbox (ART) had the projection onto the ball, but no clip. A user noticed it, as the numbers differed from those of another code ([Trusted-AI/adversarial-robustness-toolbox, issue 148](https://github.com/Trusted-AI/adversarial-robustness-toolbox/issues/148)).
 
@@ -337,7 +337,7 @@ def one_large_step(model, x, y, eps, step_size, steps):
     "bug_5",
     r"""FGSM on a network that is very sure
 
-Mend the attack. The network returns logits. For the images on which it is very sure the attack must work, too.""",
+Mend the attack. The network returns logits. The attack must also work on images of which the network is very sure.""",
     hints=(
         "Look at a single image for which the network is very sure, before and after the attack.",
         "Print the gradient of such an image. Which line makes it exactly zero? Think of the derivative of `clamp` outside its limits.",
@@ -766,13 +766,13 @@ def without_the_clip_to_pixels(bare, x, y, eps):
     "bug_10",
     r"""the accuracy under attack, epoch by epoch
 
-Mend the measurement. `epochs` holds the weights after each epoch, as `state_dict()` gives them. `attack` is called as `attack(network, x, y, eps=eps)`. (`check` does not ask for a copy.)""",
+Mend the measurement. `epochs` holds the weights after each epoch, as `state_dict()` gives them. `attack` is called as `attack(network, x, y, eps=eps)`. (`check` also takes a function without a copy.)""",
     hints=(
         "After each epoch two networks take part: one is attacked, and one reads the images. Are they the same?",
         "When was the copy made, and when do the weights change? Which weights does the copy have in the second epoch?",
         "Make the copy inside the loop, *after* `load_state_dict`.",
     ),
-    explanation=r"""The copy is made once, before the loop. When the weights change, the copy does not: the attack takes its gradients from a **stale copy**. From then on the attacked images are made on the old network and shown to the new one, which is called a transfer attack. After the second epoch, that of the defended VGG, it leaves 88.0% of 100 digits at 0.2. An attack on the network itself leaves 18.0%. A network that was compiled, exported or averaged over several epochs is a copy, too.
+    explanation=r"""The copy is made once, before the loop. When the weights change, the copy does not: the attack takes its gradients from a **stale copy**, one that is out of date. From then on the attacked images are made on the old network and shown to the new one, which is called a transfer attack. After the second epoch, that of the defended VGG, it leaves 88.0% of 100 digits at 0.2. An attack on the network itself leaves 18.0%. A network that was compiled, exported or averaged over several epochs is a copy, too.
 
 *Where it happened:* not in one line of code but in the plan of a whole comparison. The images of the benchmark DEEPSEC were made on an undefended network and then shown to all defended ones ([ryderling/DEEPSEC, issue 1](https://github.com/ryderling/DEEPSEC/issues/1)). Such numbers say how well an attack carries over, not how strong a defence is.
 
