@@ -619,7 +619,7 @@ Mend the attack. It is called with many values of `eps` and of `steps`. Use exac
 
 *Where it happened:* in the public code of a defence, the step of PGD was fixed at 0.007, for all values of $\epsilon$. A user reported that different values of $\epsilon$ gave the same images ([xuanqing94/BayesianDefense, issue 8](https://github.com/xuanqing94/BayesianDefense/issues/8)).
 
-*How to see it:* print how far the pixels moved, as a share of $\epsilon$. A second test: twice as many steps should hardly change the number.""",
+*How to see it:* print how far the pixels moved, as a share of $\epsilon$. A second test: double the number of steps. If the number changes much, the steps were too few or too small. (With steps of 0.05 at 0.2, PGD leaves 25.5% after 5 and 17.0% after 10: five are too few.)""",
 )
 def my_bug_8(model, x, y, eps, steps):
     """PGD from x with `steps` steps: images in [0, 1], no farther than eps from x."""
