@@ -21,6 +21,7 @@ from functools import partial
 
 import torch
 from PIL import Image
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from advutils import (
@@ -71,12 +72,14 @@ from advutils import (
 from advutils.attacks import VERSIONS as ATTACK_VERSIONS
 from advutils.attacks.auto import autoattack as auto_attack
 from advutils.budgets import VERSIONS as BUDGET_VERSIONS
-from advutils.certify import proven
+from advutils.certify import ibp, proven, tighten
 from advutils.credibility import CASCADED, panel
+from advutils.models import Contrast
 from advutils.pretrained import VERSIONS as RECIPE_VERSIONS
 from advutils.pretrained import machine
 from advutils.utils.images import read_image, to_levels
 from advutils.utils.measurements import MEASUREMENTS
+from advutils.utils.storage import cache_dir
 
 VERSIONS = RECIPE_VERSIONS | ATTACK_VERSIONS | BUDGET_VERSIONS
 MEASURED = {}  # name: (function, recipes and attacks that it hangs on)
@@ -1007,16 +1010,41 @@ def certificate_seeds():
     return found
 
 
-FULL = dict(dataset="mnist", channels=32)  # 0.84 million weights; chosen on validation images
-FULL_CERTIFIED = {
-    0.1: FULL | dict(epochs=80, eps_warmup=30, eps=0.125, contrast=20.0, shifted=True),
-    0.3: FULL | dict(epochs=60, eps_warmup=30, eps=0.36),
-}
+FULL_01 = dict(channels=32, epochs=80, eps_warmup=30, eps=0.125, contrast=20.0, shifted=True)  # by validation images
+FULL_03 = dict(epochs=85, lr=5e-3, eps=0.33, eps_warmup=30, augment=partial(shift, pixels=1), seed=0)  # likewise
 
 
-def _certified_on_full_mnist(eps):
+def _normalized_cnn(channels=32):
+    """`strided_cnn` behind a steep contrast layer, with batch norm after each layer but the last."""
+    half = dict(kernel_size=4, stride=2, padding=1, bias=False)
+    return tighten(
+        nn.Sequential(
+            Contrast(20.0),
+            nn.Conv2d(1, channels, **half), nn.BatchNorm2d(channels), nn.ReLU(),
+            nn.Conv2d(channels, 2 * channels, **half), nn.BatchNorm2d(2 * channels), nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(2 * channels * 7 * 7, 8 * channels, bias=False), nn.BatchNorm1d(8 * channels), nn.ReLU(),
+            nn.Linear(8 * channels, 10),
+        )
+    )  # fmt: skip
+
+
+def _trained_at_03():
+    """The network above, trained on its bounds; a second call finds the weights of the first in the cache."""
+    net = initialised(_normalized_cnn, seed=FULL_03["seed"])
+    train_set, val_set = split(load_data("mnist", train=True), 0.1, seed=0)
+    train = make_loader(train_set, batch_size=100, shuffle=True, seed=FULL_03["seed"])
+    objective = partial(ibp, kappa=0.0, full_eps=FULL_03["eps"])
+    checkpoint = cache_dir() / "models" / "certified_full_mnist_03.checkpoint.pt"
+    net.history = fit(
+        net, train, make_loader(val_set, batch_size=500), objective=objective, checkpoint=checkpoint, **FULL_03
+    )
+    return net
+
+
+def _certified_on_full_mnist(net, eps):
     """How many of the 10,000 test digits are read, left by the attacks and proved, and what the training took."""
-    net, (x, y) = trained(f"certified-{eps}", **FULL_CERTIFIED[eps]), load_data("mnist", train=False).tensors
+    x, y = load_data("mnist", train=False).tensors
     records = _attacked_and_proved(net, x, y, eps)
     records["alpha-CROWN"] = records["certified"].clone()  # it is asked about what is open alone
     rest = records["PGD-40"] & ~records["certified"]
@@ -1030,13 +1058,13 @@ def _certified_on_full_mnist(eps):
 @measurement("certified-0.1", "fgsm", "pgd", "autoattack")
 def certified_full_mnist_01():
     """The results page: a network certified at 0.1 on full MNIST: test digits read, left by attacks, and proved."""
-    return _certified_on_full_mnist(0.1)
+    return _certified_on_full_mnist(trained("certified-0.1", dataset="mnist", **FULL_01), 0.1)
 
 
-@measurement("certified-0.3", "fgsm", "pgd", "autoattack")
+@measurement("fgsm", "pgd", "autoattack")
 def certified_full_mnist_03():
     """The results page: a network certified at 0.3 on full MNIST, likewise."""
-    return _certified_on_full_mnist(0.3)
+    return _certified_on_full_mnist(_trained_at_03(), 0.3)
 
 
 OTHER_NETWORKS = {"clean": "clean", "defended": "mixed-fgsm-0.1", "certified": "certified-0.1"}
