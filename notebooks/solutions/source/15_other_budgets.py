@@ -184,7 +184,8 @@ A company writes: "Our classifier is robust: at $\epsilon = 0.1$ in $\ell_\infty
     ),
 )
 
-here.more(r"""- **Predict, then change:** set `eps = 0.2` in the parameters. What changes in the comparison of the surrogate with the attacker who sees labels only? (Square and PGD-40 were measured ahead at 0.1; leave their numbers out.)
+here.more(r"""- **Find a rule:** write a third rule for two pixels, `C`. It misreads some images, but it withstands all three attackers of the first example. Is there also a rule that withstands the square and the circle, and loses to one pixel?
+- **Change:** put white squares of side 3, 5, 7 and 9 on the digits. At which side does the defended VGG begin to lose more than 5 points?
 - **Change:** train a sticker of side 15 with `train_patch` for the certified network. How many digits are read as 8 now, and how much of the image is covered? Compare it with a white square of the same side.
 - **Change:** run `few_pixels` with `n_tries=1`: the gradient alone decides. How many more pixels does it need?
 - **Measure:** `rays` begins with $+1$ for every pixel. How far does one get with 30 labels if the first direction is $-1$ everywhere? (There is no option for this. Copy the text of `advutils/budgets/labels_only.py` into a cell and change one line.)""")
