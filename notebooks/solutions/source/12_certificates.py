@@ -248,13 +248,13 @@ here.explain(
     r"""above the attack
 
 The certified accuracy may lie below the accuracy under every attack, and never above it. Somebody shows you a table: at 0.1, PGD leaves 90.5%, and 92% are certified. What do you conclude? What would you look at first?""",
-    r"""At least one of the two numbers does not mean what it says. A digit with a certificate is read correctly in its whole box. So PGD leaves it, if PGD stays in the same box and attacks the same digits and the same network. Then the certified digits are among those that PGD leaves, and their share cannot be larger. So it is an error, and not good luck and not a strong proof. (A small excess is not a matter of chance either. With the same digits there is no sampling error between the two numbers.)
+    r"""At least one of the two numbers does not mean what it says. A digit with a certificate is read correctly in its whole box. So PGD leaves it, if PGD stays in the same box and attacks the same digits and the same network. Then the certified digits are among those that PGD leaves, and their share cannot be larger. So it is an error, and no chance: with the same digits there is no sampling error between the two numbers.
 
-I would look for a single digit that is certified, and on which PGD succeeds. Then I would check its attacked image. Is each pixel at most 0.1 away from the clean one, and between 0 and 1?
+I would look for a single digit that is certified, and on which PGD succeeds. Is each pixel of its attacked image at most 0.1 away from the clean one, and between 0 and 1?
 
 - **The image is in the box, and the network misreads it:** then the proof is wrong. Perhaps a rule for a layer is wrong, or the absolute values are missing. Perhaps the radius has other units behind the normalisation, or batch norm is in another mode.
 - **The image is not in the box:** then the attack is wrong. Perhaps epsilon has other units, or a projection is missing.
-- **There is no such digit:** then the two numbers are about different things. The digits, the weights or the radius may differ. Or a certified *answer* was counted in place of a certified label. A misread digit can have a certificate for its wrong answer. It must not be counted.""",
+- **There is no such digit:** then the two numbers are about different things. The digits, the weights or the radius may differ. Or a misread digit was counted, with a certificate for its wrong answer.""",
     contains=(
         "it is impossible, so there is an error: no luck, no strength of the proof;",
         "the reason: the certified digits are a part of those that the attack leaves;",
