@@ -22,7 +22,7 @@ A program normalises photographs before the attack sees them: it subtracts 0.5 f
     "save_levels",
     r"""whole levels, inside the ball
 
-Write what the notebook imports as `to_levels`: attacked images as whole grey levels from 0 to 255, each pixel rounded *towards the clean one*. A clean pixel at level 100 that was moved to 107.65 becomes 107; one that was moved to 92.35 becomes 93. The clean images have whole levels. (One thing may be left out: after an attack by whole levels the computer may hold a change of 7.99999 for one of 8. Therefore `to_levels` adds 0.001 to the size of each change.)""",
+Write what the notebook imports as `to_levels`: attacked images as whole grey levels from 0 to 255, each pixel rounded *towards the clean one*. A clean pixel at level 100 that was moved to 107.65 becomes 107; one that was moved to 92.35 becomes 93. The clean images have whole levels. (`to_levels` also adds 0.001 to the size of each change, because the computer may hold 7.99999 for 8. You may leave this out.)""",
     hints=(
         "What has to be rounded is the *change*, not the level. In which direction, for a change of 7.65? And for one of -7.65?",
         "Bring both images to the scale of levels. Round the clean one, so that it is whole. Then the difference has to come closer to 0.",
@@ -232,11 +232,11 @@ here.explain(
     r"""the copy in both directions
 
 `ReadsJpeg` without its last line would hand the soft copy to the network: forward as well as backward. Each gradient would then belong exactly to what the network was given. What could go wrong for the attackers all the same? How would they notice?""",
-    r"""The attack would then be made against the copy, and not against the file. Loss and gradient would belong to an image that the network never reads. So an image may be misread behind the copy while the file of the same image is read correctly. The attackers then report a success that is none.
+    r"""The attack would then be made against the copy, and not against the file. Loss and gradient would belong to an image that the network never reads. So an image may be misread behind the copy, and its file may still be read correctly.
 
-The notebook has an extreme case. Take the crudest stand-in, the image itself, in both directions: this is the PGD that ignores the JPEG. It seems to leave 3.3% (in PNG files), and in truth it leaves 92.3% behind quality 75. With the same stand-in only backward, and the true file forward, it is 83.7%. With BPDA the loss that the attack sees is the loss of the file, and only the direction is a guess.
+The notebook has an extreme case. Take the crudest stand-in, the image itself, in both directions: this is the PGD that ignores the JPEG. It seems to leave 3.3% (in PNG files), and in truth it leaves 92.3% behind quality 75. With the same stand-in only backward, and the true file forward, it is 83.7%.
 
-How much is lost depends on how near the copy is to the file. The soft copy is about one grey level away on average, so here the loss may be small. This has to be measured, not assumed. Take the saved images, after the attack has ended. Compare the share that is misread behind `jpeg_copy` with the share that is misread behind `jpeg`. If the first is much larger, then the attack has broken the copy.""",
+The soft copy is about one grey level away from the file on average, so here the loss may be small. This has to be measured. Take the saved images, after the attack has ended. Compare the shares that are misread behind `jpeg_copy` and behind `jpeg`. If the first is much larger, then the attack has broken only the copy.""",
     contains=(
         "forward, the copy is not the file, and the network is judged on the file;",
         "where the loss and the gradient are computed: at an image that the network never reads;",
