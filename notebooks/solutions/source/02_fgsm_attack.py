@@ -190,7 +190,7 @@ here.explain(
     r"""the step that helps
 
 What happens if you *subtract* FGSM's step, $x - \epsilon \, \mathrm{sign}(g)$ with the gradient for the true label? First write down what you expect, then measure the accuracy at 0.1. Who could use this, and what would they have to know?""",
-    r"""The step lowers the loss of the true label, so the network becomes surer of the right answer. At 0.1, the clean VGG then reads 99.7% of the 1,000 digits in place of 98.3%: most of the misread digits become right. But this is no cure. The step needs the true label: whoever knows the label needs no network. Now take the network's *own answers* in place of the labels. The step then makes each answer surer, the wrong ones too. The accuracy stays at 98.3%. Who could use the step? Somebody who wants an image of theirs to be read as what it is, such as the owner of a sign with unclear digits. They know the label.""",
+    r"""The step lowers the loss of the true label, so the network becomes surer of the right answer. At 0.1, the clean VGG then reads 99.7% of the 1,000 digits in place of 98.3%: most of the misread digits become right. But this is no cure. The step needs the true label: whoever knows the label needs no network. Now take the network's *own answers* in place of the labels. The step then makes each answer surer, the wrong ones too. The accuracy stays at 98.3%. Who could use the step? Somebody who wants an image of theirs to be read as what it is, such as the owner of a sign with unclear digits. They know the label, but they also need the network: its gradient makes the step.""",
     contains=(
         "the direction: the loss of the true label falls;",
         "a measurement, with its epsilon and the number of images;",
