@@ -48,25 +48,6 @@ def curves(*histories, labels=("",)):
     return _finish(fig)
 
 
-def confusion(*matrices, titles=("errors shaded",)):
-    """Confusion matrices (K, K) of counts, true class down, predicted class across; only errors are shaded."""
-    fig, axes = plt.subplots(1, len(matrices), figsize=(4.6 * len(matrices), 4.4), layout="constrained", squeeze=False)
-    matrices = [np.asarray(matrix) for matrix in matrices]
-    errors = [matrix * (1 - np.eye(len(matrix), dtype=int)) for matrix in matrices]
-    most = max(1, *(part.max() for part in errors))
-    for ax, matrix, shade, title in zip(axes[0], matrices, errors, titles):
-        ax.imshow(shade, cmap="Oranges", vmin=0, vmax=most)
-        for true, row in enumerate(matrix):
-            for predicted, n in enumerate(row):
-                if n:
-                    dark = shade[true, predicted] > 0.6 * most
-                    color = MUTED if true == predicted else "white" if dark else "black"
-                    ax.text(predicted, true, n, ha="center", va="center", fontsize=8, color=color)
-        ticks = range(len(matrix))
-        ax.set(xlabel="predicted", ylabel="true", xticks=ticks, yticks=ticks, title=title)
-    return fig
-
-
 def gallery(images, titles=None, *, rows=None, wrong=None, columns=5):
     """A grid of images (N, C, H, W) in [0, 1], filled row by row.
 

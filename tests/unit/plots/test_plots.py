@@ -76,14 +76,6 @@ def test_curves_draw_what_the_history_holds():
     assert [list(line.get_ydata()) for line in accuracy.lines] == [[0.5, 0.7], [0.4, 0.6]]
 
 
-def test_confusion_writes_every_count():
-    matrix = torch.tensor([[5, 1], [0, 7]])
-    ax = plots.confusion(matrix).axes[0]
-    written = {(text.get_position(), text.get_text()) for text in ax.texts}
-    assert written == {((0, 0), "5"), ((1, 0), "1"), ((1, 1), "7")}
-    assert np.array_equal(ax.images[0].get_array(), [[0, 1], [0, 0]])
-
-
 def test_a_surface_is_signed_about_zero_with_its_zero_line_and_marks():
     t = np.linspace(0, 1, 5)
     height = t[None, :] - 0.25 + 0 * t[:, None]  # rises along x alone
