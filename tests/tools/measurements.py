@@ -1011,7 +1011,9 @@ def certificate_seeds():
 
 
 FULL_01 = dict(channels=32, epochs=80, eps_warmup=30, eps=0.125, contrast=20.0, shifted=True)  # by validation images
-FULL_03 = dict(epochs=85, lr=5e-3, eps=0.33, eps_warmup=30, augment=partial(shift, pixels=1), seed=0)  # likewise
+FULL_03 = dict(  # radius, loss and batch norm by validation images
+    epochs=85, lr=5e-3, eps=0.33, eps_warmup=30, augment=partial(shift, pixels=1), seed=0
+)
 
 
 def _normalized_cnn(channels=32):
