@@ -22,7 +22,7 @@ Two networks are tested on the same 1,000 images. On 988 of them both are right 
     "mixed_loss",
     r"""a loss on two halves
 
-The objective of this notebook shows the network each batch twice: as it is, and attacked. The loss is the mean over both halves. The attack is made in eval mode. The loss is computed in the mode in which the network came, and the network is left in that mode.
+Write the objective of this notebook for any attack. The loss is the mean over the clean and the attacked half. The attack is made in eval mode. The loss is computed in the mode in which the network came, and the network is left in that mode.
 
 `attack` is called as `attack(model, x, y, eps=eps)`. (FGSM of `advutils` switches the mode itself; an attack that you wrote may not.)""",
     hints=(
@@ -81,7 +81,7 @@ def learned_in_eval_mode(model, x, y, attack, eps):
     "mcnemar",
     r"""McNemar's test
 
-Two networks, or two attacks, leave two records of the same images: true where the image is read correctly. Count the images that only the first reads, and those that only the second reads. The p-value is the probability that fair coins, one for each of *these* images, fall at least as unevenly, to either side. (With $n$ coins, the probability of at most $k$ heads is the sum of `math.comb(n, i) / 2**n` for $i$ from 0 to $k$.)""",
+Two networks, or two attacks, leave two records of the same images: true where the image is read correctly. Count the images that only the first reads, and those that only the second reads. The p-value is the probability that fair coins, one for each of *these* images, fall at least as unevenly, to either side.""",
     hints=(
         "Of the four kinds of images, which two does the test need?",
         "The smaller of the two counts is the number of heads. Unevenness to the other side has the same probability.",
@@ -148,18 +148,13 @@ here.explain(
     r"""why eval mode?
 
 The attack puts the network into eval mode, although the network is being trained. Why? Think of batch norm: what would it see in train mode, and what would be left behind after the attack?""",
-    r"""In train mode batch norm uses the mean and the variance of the present batch. So the answer for one image depends on the other images, and the gradient of an image would mix with the others. The network in use, in eval mode, is another function: the attack would be made for a network that nobody uses. And each pass in train mode also moves the running record of mean and variance. The attack's passes, over half-finished adversarial images, would enter the record that is used in eval mode later. Dropout would add noise to the gradient as well. So the attack is made in eval mode, and the loss for the weights is computed in train mode. (There are trainings that attack in train mode on purpose. They should say so.)""",
+    r"""In train mode batch norm uses the mean and the variance of the present batch. So the answer for one image depends on the other images. The network in use, in eval mode, is another function: the attack would be made for a network that nobody uses. And each pass in train mode also moves the running record, which is used in eval mode later. (There are trainings that attack in train mode on purpose. They should say so.)""",
     contains=(
         "batch norm in train mode depends on the whole batch;",
         "the running record would be changed by the attack's passes;",
-        "the attacked function should be the one in use;",
-        "for the loss of the weights the network goes back to train mode.",
+        "the attacked function should be the one in use.",
     ),
 )
 
-here.more(r"""- **Predict, then measure:** what happens to clean accuracy, and to accuracy under FGSM at 0.1, if you set `eps = 0.3` in the parameters? No network for 0.3 comes with the package, so it is trained on your machine (some minutes). The cells then attack at 0.3. For 0.1 call `accuracy(defended_vgg, loader, fgsm, eps=0.1)`. A folded check may stop with an error, as it expects the values of 0.1: skip it.
-- **Change:** make the boxes in two dimensions larger, `box_eps = 0.1`, but keep the points. For this, set `box_eps`, `steps` and `moves` anew in a cell *after* the one that chooses the points. Now two pairs of boxes of different classes overlap a little. What can adversarial training still do, and does it cost anything at the points themselves?
-- **Change:** in two dimensions, attack only once. Compute the worst places of `ordinary_net`, and train a new network on these fixed places. How many boxes are broken? Compare with the digits, and say what may be different: how many corners has a box of two pixels?
-- **Change:** write an objective that trains on the FGSM images alone, without the clean half. How many passes does it cost for one image? What does it do to both accuracies?
-- **Explain:** in the example of Danskin's theorem, draw the largest loss if only $\delta \in \{0.25, 0.75\}$ are allowed. Where is the kink, and which two slopes does it have there?
-- **Measure:** run `python tests/tools/measurements.py rounding_test` on your machine. Are your values like ours? Is the line "again" still zero with two threads?""")
+here.more(r"""- **Change:** make the boxes in two dimensions larger, `box_eps = 0.1`, but keep the points. For this, set `box_eps`, `steps` and `moves` anew in a cell *after* the one that chooses the points. Now two pairs of boxes of different classes overlap a little. What can adversarial training still do, and does it cost anything at the points themselves?
+- **Change:** in two dimensions, attack only once. Compute the worst places of `ordinary_net`, and train a new network on these fixed places. How many boxes hold a misread place then? Compare with the digits.""")
