@@ -175,7 +175,7 @@ here.explain(
     r"""what a promise is worth
 
 A company writes: "Our classifier is robust: at $\epsilon = 0.1$ in $\ell_\infty$, 92% of the test images are *certified*." A colleague concludes that nobody can fool it by a sticker of a few centimetres. What do you answer? And is the certificate then worth nothing?""",
-    r"""The certificate speaks about images in which *every* pixel moves by at most 0.1. A sticker moves its pixels by up to 1, so an image with a sticker lies outside the ball. The certificate says nothing about such an image: the network may read it correctly or not. In this notebook a plain white square fools the certified network for more than half of the digits. The certificate is worth what it says: no attack whatever, known or not, can change the answer for these 92% inside the ball. Whether that ball is the right one depends on what attackers can do. For noise in a sensor or for changes that nobody sees it may be. For somebody with a printer it is not. The company should name the attackers it has in mind, and give one number for each.""",
+    r"""The certificate speaks about images in which *every* pixel moves by at most 0.1. A sticker moves its pixels by up to 1, so an image with a sticker lies outside the ball. About it the certificate says nothing. In this notebook a plain white square fools the certified network for more than half of the digits. Inside the ball the certificate is worth what it says: no attack, known or not, can change the answer for these 92%. Whether that ball is the right one depends on what attackers can do. The company should name the attackers it has in mind, and give one number for each.""",
     contains=(
         "a sticker lies outside the ball, since its pixels change by more than 0.1;",
         "a certificate says nothing about images outside its ball;",
@@ -184,8 +184,7 @@ A company writes: "Our classifier is robust: at $\epsilon = 0.1$ in $\ell_\infty
     ),
 )
 
-here.more(r"""- **Find a rule:** write a third rule for two pixels, `C`. It misreads some images, but it withstands all three attackers of the first example. Is there also a rule that withstands the square and the circle, and loses to one pixel?
+here.more(r"""- **Find a rule:** write a third rule for two pixels, `C`. It misreads some images, but it withstands all three attackers of the first example.
 - **Change:** put white squares of side 3, 5, 7 and 9 on the digits. At which side does the defended VGG begin to lose more than 5 points?
-- **Change:** train a sticker of side 15 with `train_patch` for the certified network. How many digits are read as 8 now, and how much of the image is covered? Compare it with a white square of the same side.
-- **Change:** run `few_pixels` with `n_tries=1`: the gradient alone decides. How many more pixels does it need?
-- **Measure:** `rays` begins with $+1$ for every pixel. How far does one get with 30 labels if the first direction is $-1$ everywhere? (There is no option for this. Copy the text of `advutils/budgets/labels_only.py` into a cell and change one line.)""")
+- **Change:** train a sticker of side 15 with `train_patch` for the certified network. Compare it with a white square of the same side.
+- **Change:** run `few_pixels` with `n_tries=1`: the gradient alone decides. How many more pixels does it need?""")
