@@ -132,7 +132,7 @@ def ensemble_without_the_clip(models, x, y, eps):
     "momentum_pgd",
     r"""PGD with momentum
 
-The notebook's `mi_fgsm` keeps all of the last direction. Write the general form, with a `decay`: the new direction is `decay` times the old one plus the gradient at length 1. (The length is the sum of the absolute values of the gradient's entries. Each image has its own.) Step along the sign of the *direction*, and project with `project(x_adv, x, eps)`. Start from the image, with the direction 0.""",
+The outsider's PGD steps along the sign of the *sum* of all gradients so far. Write the general form, with a `decay`: the new direction is `decay` times the old one plus the gradient at length 1. (The length is the sum of the absolute values of the gradient's entries. Each image has its own.) Step along the sign of the *direction*, and project with `project(x_adv, x, eps)`. Start from the image, with the direction 0.""",
     hints=(
         "Two things are carried from step to step: the image and the direction. Which of them is projected?",
         "Bring each image's gradient to length 1 first, then add it to `decay * direction`. Take the sign only for the step.",
@@ -223,7 +223,7 @@ here.explain(
     r"""only the class
 
 Square asks the target for its scores. Why can it not work if the target returns only the class? What would such an attack need in place of the margin?""",
-    r"""Square changes a square of the image and keeps the change where the margin of the true label has fallen. With scores, almost every query tells a little: the margin fell, or it did not. With only the class, the answer is the same, "still the label", until an image is misread. So nearly all changes look alike, the search has nothing to compare, and it walks blindly. An attack on the class alone must work the other way round. It starts at an image that is misread already, however far away, and comes closer. Then each query has a useful answer: still misread, or no longer. In place of the margin it uses the distance, and asks whether a shorter one is still enough. Here it needed two to four times as many queries.""",
+    r"""Square keeps a change where the margin of the true label has fallen. With only the class, the answer is the same until the image is misread. So nearly all changes look alike, and the search has nothing to compare. An attack on the class alone starts at an image that is misread already, and comes closer. Then each query has a useful answer: still misread, or no longer. In place of the margin it uses the distance. Here it needed two to four times as many queries.""",
     contains=(
         "what Square compares: the margin before and after a change;",
         "that the class does not change until the attack has succeeded;",
@@ -233,7 +233,6 @@ Square asks the target for its scores. Why can it not work if the target returns
 )
 
 here.more(r"""- **Predict, then change:** set `eps = 0.1`. Which of the live numbers come back close to the clean accuracy? (The results that were measured ahead stay at 0.2.)
-- **Change:** set `cnn_seed = 1`. Your machine then trains another small CNN. How far does the accuracy under the transfer attack move? Compare this with the interval that was printed for seed 0: what does the interval cover, and what does it not cover?
-- **Change:** let the outsider run PGD on the mean loss of two surrogates, their own small CNN and the second VGG. Does the outsider now beat grey on the defended VGG? (The second VGG was trained on the target's digits. So this outsider knows more than the one above.)
+- **Change:** set `cnn_seed = 1`. Your machine then trains another small CNN. Does the accuracy under the transfer attack stay inside the interval that was printed for seed 0? Must it?
 - **Change:** start `come_closer` from the outsider's direction, `(from_outsider - x).sign()`, in place of the stripes. How many queries does this save?
-- **Explain:** the owner of a target allows each user 50 queries a day. Which rows of the figure in "What hiding the weights buys" does this rule out, and which not?""")
+- **Explain:** the owner of a target allows each user 50 queries a day. Which rows of the figure in "What hiding the weights buys" does this rule out?""")
