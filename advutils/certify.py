@@ -91,7 +91,8 @@ def _rounding(n, like):
 
 def _widened(lower, upper, n):
     """Room for the rounding of a sum of n terms, or of a few operations where n is 1."""
-    room = _rounding(n, lower) * torch.maximum(lower.abs(), upper.abs())
+    with torch.no_grad():
+        room = _rounding(n, lower) * torch.maximum(lower.abs(), upper.abs())
     return lower - room, upper + room
 
 
