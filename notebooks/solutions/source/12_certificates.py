@@ -111,7 +111,7 @@ def the_smallest_of_all_classes(weight, bias, lower, upper, y):
     "worst_loss",
     r"""the loss of the worst logits
 
-Now only the intervals of the *logits* are given, `lower` and `upper`, both `(N, K)`. Write the largest mean cross-entropy that any logits in these intervals can have. (A training with bounds minimises such a loss. It takes the sharper differences of `margin_bounds`.) `F.cross_entropy` needs one row of logits for each image: which end of each interval is the worst one?""",
+Now only the intervals of the *logits* are given, `lower` and `upper`, both `(N, K)`. Write the largest mean cross-entropy that any logits in these intervals can have. Which end of each interval is the worst one?""",
     hints=(
         "The cross-entropy grows if the true logit falls. What happens to it if another logit rises?",
         "Each image needs the lower end for its true class, and the upper end for each other class. Begin with a copy of one of the two.",
@@ -178,7 +178,7 @@ def a_whole_width_for_each(lower, upper, y):
     "halved_radius",
     r"""a radius by halving
 
-`proved(eps)` is true where there is a certificate at the radius `eps`. If there is one at a radius, there is one at every smaller radius. Write the search by bisection: begin with the interval from 0 to `high`, and halve it `times` times. Give back a radius that *has* a certificate (or 0, if you have found none). `high` itself need not be tried: a result just below it is good enough.""",
+`proved(eps)` is true where there is a certificate at the radius `eps`. If there is one at a radius, there is one at every smaller radius. Write the search by bisection: begin with the interval from 0 to `high`, and halve it `times` times. Give back a radius that *has* a certificate (or 0, if you have found none). `high` itself need not be tried.""",
     hints=(
         "Two numbers are carried from step to step: the ends of the interval. Which end stays proved all the time?",
         "Ask in the middle. If there is a proof there, the lower end moves to the middle; if there is none, the upper end does.",
@@ -247,14 +247,14 @@ here.explain(
     "above_the_attack",
     r"""above the attack
 
-The certified accuracy may lie below the accuracy under every attack, and never above it. Somebody shows you a table: at 0.1, PGD leaves 90.5%, and 92% are certified. What do you conclude? What would you look at first?""",
-    r"""At least one of the two numbers does not mean what it says. A digit with a certificate is read correctly in its whole box. So PGD leaves it, if PGD stays in the same box and attacks the same digits and the same network. Then the certified digits are among those that PGD leaves, and their share cannot be larger. So it is an error, and no chance: with the same digits there is no sampling error between the two numbers.
+Somebody shows you a table: at 0.1, PGD leaves 90.5%, and 92% are certified. What do you conclude? What would you look at first?""",
+    r"""A digit with a certificate is read correctly in its whole box. So PGD leaves it, if PGD stays in the same box and attacks the same digits and the same network. So the certified share cannot be larger. It is an error, and no chance.
 
 I would look for a single digit that is certified, and on which PGD succeeds. Is each pixel of its attacked image at most 0.1 away from the clean one, and between 0 and 1?
 
-- **The image is in the box, and the network misreads it:** then the proof is wrong. Perhaps a rule for a layer is wrong, or the absolute values are missing. Perhaps the radius has other units behind the normalisation, or batch norm is in another mode.
+- **The image is in the box, and the network misreads it:** then the proof is wrong. Perhaps the absolute values are missing, or the radius has other units behind the normalisation.
 - **The image is not in the box:** then the attack is wrong. Perhaps epsilon has other units, or a projection is missing.
-- **There is no such digit:** then the two numbers are about different things. The digits, the weights or the radius may differ. Or a misread digit was counted, with a certificate for its wrong answer.""",
+- **There is no such digit:** then the two numbers are about different digits, weights or radii. Or a misread digit was counted, with a certificate for its wrong answer.""",
     contains=(
         "it is impossible, so there is an error: no luck, no strength of the proof;",
         "the reason: the certified digits are a part of those that the attack leaves;",
@@ -265,6 +265,4 @@ I would look for a single digit that is certified, and on which PGD succeeds. Is
 
 here.more(r"""- **Predict, then change:** set `eps = 0.2` in the parameters. What happens to the certified accuracy of your network at 0.2, and to its clean accuracy?
 - **Change:** train your network without `tighten` (give `initialised` the function `strided_cnn` itself). Compare `history.train_loss` and the certified accuracy.
-- **Change:** give `fit` the full radius at once (`eps_warmup=0`). What does the network learn?
-- **Explain:** a ReLU whose interval lies wholly above 0, or wholly below 0, adds no width that is not there. Why? What does this say about the networks that training with bounds will find?
-- **Measure:** the box is cut off at 0 and 1, because no image has a pixel outside. Compute `interval_bounds` for one digit with and without the `clamp`. How much wider are the intervals of the logits without it?""")
+- **Explain:** a ReLU whose interval lies wholly above 0, or wholly below 0, adds no width that is not there. Why?""")
