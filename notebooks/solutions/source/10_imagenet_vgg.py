@@ -22,7 +22,7 @@ A program normalises photographs before the attack sees them: it subtracts 0.5 f
     "save_levels",
     r"""whole levels, inside the ball
 
-Write what the notebook imports as `to_levels`: attacked images as whole grey levels from 0 to 255, each pixel rounded *towards the clean one*. A clean pixel at level 100 that was moved to 107.65 becomes 107; one that was moved to 92.35 becomes 93. The clean images have whole levels. (`to_levels` also adds 0.001 to the size of each change, because the computer may hold 7.99999 for 8. You may leave this out.)""",
+Write what the notebook imports as `to_levels`: attacked images as whole grey levels from 0 to 255, each pixel rounded *towards the clean one*. A clean pixel at level 100 that was moved to 107.65 becomes 107; one that was moved to 92.35 becomes 93. The clean images have whole levels.""",
     hints=(
         "What has to be rounded is the *change*, not the level. In which direction, for a change of 7.65? And for one of -7.65?",
         "Bring both images to the scale of levels. Round the clean one, so that it is whole. Then the difference has to come closer to 0.",
@@ -78,7 +78,7 @@ def a_level_too_careful(x_adv, x):
     "quantiser_gradient",
     r"""BPDA with a soft stand-in
 
-Here is a very simple file format. Each pixel, in grey levels, is divided by a step and rounded to a whole number. Then it is multiplied by the step again. (It is a JPEG without waves and colours.) Write the gradient that an adaptive attack needs. *Forward* the network reads the true file. *Backward* the slope is that of the soft rounding, $\mathrm{round}(a) + (a - \mathrm{round}(a))^3$. Pixels are between 0 and 1, and the step is in levels. Sum the cross-entropy over the images (`reduction="sum"`): then the gradient of the sum holds each image's own gradient.""",
+Here is a JPEG without waves and colours. Each pixel, in grey levels, is divided by a step and rounded to a whole number. Then it is multiplied by the step again. Write the gradient that an adaptive attack needs. *Forward* the network reads the true file. *Backward* the slope is that of the soft rounding, $\mathrm{round}(a) + (a - \mathrm{round}(a))^3$. Pixels are between 0 and 1, and the step is in levels. Sum the cross-entropy over the images (`reduction="sum"`): then the gradient of the sum holds each image's own gradient.""",
     hints=(
         "Two things come out of the pixels: the file, and a soft copy of it. Which of them is the value that the network reads, and which of them gives the slope? Look at the last line of `ReadsJpeg`.",
         "`a = 255 * pixels / step`. Both the file and the copy are made from `a`, and both are multiplied by `step / 255` at the end.",
@@ -232,11 +232,11 @@ here.explain(
     r"""the copy in both directions
 
 `ReadsJpeg` without its last line would hand the soft copy to the network: forward as well as backward. Each gradient would then belong exactly to what the network was given. What could go wrong for the attackers all the same? How would they notice?""",
-    r"""The attack would then be made against the copy, and not against the file. Loss and gradient would belong to an image that the network never reads. So an image may be misread behind the copy, and its file may still be read correctly.
+    r"""The attack would then be made against the copy, and not against the file. So an image may be misread behind the copy, and its file may still be read correctly.
 
-The notebook has an extreme case. Take the crudest stand-in, the image itself, in both directions: this is the PGD that ignores the JPEG. It seems to leave 3.3% (in PNG files), and in truth it leaves 92.3% behind quality 75. With the same stand-in only backward, and the true file forward, it is 83.7%.
+The notebook has an extreme case. Take the crudest stand-in, the image itself, in both directions: this is the PGD that ignores the JPEG. It seems to leave 3.3% (in PNG files), and in truth it leaves 92.3% behind quality 75.
 
-The soft copy is about one grey level away from the file on average, so here the loss may be small. This has to be measured. Take the saved images, after the attack has ended. Compare the shares that are misread behind `jpeg_copy` and behind `jpeg`. If the first is much larger, then the attack has broken only the copy.""",
+The soft copy is near the file, so here the loss may be small. To measure it, take the saved images, after the attack has ended. Compare the shares that are misread behind `jpeg_copy` and behind `jpeg`. If the first is much larger, then the attack has broken only the copy.""",
     contains=(
         "forward, the copy is not the file, and the network is judged on the file;",
         "where the loss and the gradient are computed: at an image that the network never reads;",
@@ -245,8 +245,7 @@ The soft copy is about one grey level away from the file on average, so here the
     ),
 )
 
-here.more(r"""- **Predict, then change:** set `quality = 95`, then `quality = 30`. Behind which quality do the live attackers who ignore the JPEG do better? And the averaged attack? (The stored numbers do not change.)
-- **Change:** give `averaged_pgd` 8 draws, and then 1 draw. How much of its success comes from the averaging? How many passes through the network does each variant cost?
-- **Change:** attackers who do not know the quality can draw it anew for each gradient, from 25 to 95. Write this variant of `averaged_pgd`. Behind which qualities is it better than the attack that was made for 75?
+here.more(r"""- **Predict, then change:** set `quality = 95`, then `quality = 30`. Behind which quality do the attackers on your network who ignore the JPEG do better? And the averaged attack?
+- **Change:** give `averaged_pgd` 8 draws, and then 1 draw. How much of its success comes from the averaging?
 - **Change:** the owner resizes each image to 24 × 24 pixels and back in place of the JPEG. Write the adaptive attack. Why does it need no stand-in?
 - **Change:** set `weights = "imagenet"` where the weights can be had. Which statements of the summary still hold?""")
