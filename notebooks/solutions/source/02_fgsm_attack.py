@@ -201,4 +201,5 @@ What happens if you *subtract* FGSM's step, $x - \epsilon \, \mathrm{sign}(g)$ w
 
 here.more(r"""- **Change:** give `fgsm` the network's own answers in place of the true labels. For which images does this change the perturbation?
 - **Draw:** the first test image of a 5 becomes a 3 at 0.3. Plot its gradient. Which stroke would you draw or remove to make a 3 of it? Do it by hand, as we did with the bar, and ask the network.
+- **Attack a digit of yours:** `read_digit(path)` of notebook 1 reads an image file. At which $\epsilon$ is your digit misread first?
 - **Attack a model of yours:** what did you have to change so that it takes images in [0, 1] and returns logits?""")
