@@ -77,7 +77,7 @@ def ends_taken_for_lengths(seconds, n):
     "largest_k",
     r"""what fits into a night
 
-Back to the night of the beginning. You have `hours` hours. Plain training takes `seconds` for an image, and you plan `epochs` epochs of `n_images` images. By the counting rule, PGD-k costs $(2k+3)/3$ times a plain training. It may take `error` times the prediction (1.56 in the notebook). Write the largest whole `k` for which the training fits into the hours even then. PGD-0 is plain training. If not even that fits, return -1.""",
+You have `hours` hours. Plain training takes `seconds` for an image, and you plan `epochs` epochs of `n_images` images. By the counting rule, PGD-k costs $(2k+3)/3$ times a plain training. It may take `error` times the prediction (1.56 in the notebook). Write the largest whole `k` for which the training fits into the hours even then. PGD-0 is plain training. If not even that fits, return -1.""",
     hints=(
         "How many hours does plain training take, with the error? How many such trainings fit into your hours?",
         "Call this number `times`. The rule says $(2k+3)/3 \\le$ `times`. Solve it for $k$; then $k$ has to be a whole number. Rounded in which direction?",
@@ -142,7 +142,7 @@ def cut_off_towards_0(hours, seconds, n_images, epochs, error):
     "joined_gradient",
     r"""parts of unequal size
 
-Several processes share a batch, but not evenly. For example, the last batch of an epoch has 13 images, which do not make two equal parts. Each process has the gradient of the *mean* loss of its own images. Write the gradient of the mean loss of the *whole* batch (without batch norm, so that no image depends on another). `gradients` has the shape `(processes, weights)`; `sizes` holds the number of images of each process, which may be 0.""",
+Several processes share a batch, but not evenly. (Two processes cannot share 13 images evenly.) Each process has the gradient of the *mean* loss of its own images. Write the gradient of the mean loss of the *whole* batch (without batch norm, so that no image depends on another). `gradients` has the shape `(processes, weights)`; `sizes` holds the number of images of each process, which may be 0.""",
     hints=(
         "What would you get if each process had the *sum* over its images, and not the mean?",
         "A mean times the number of images is a sum. Add the sums of all processes. By what is the total divided?",
@@ -190,23 +190,19 @@ def every_process_counts_at_least_one(gradients, sizes):
 
 here.explain(
     "small_parts",
-    r"""eight photographs for each GPU
+    r"""small parts
 
-The plan for ImageNet gives each GPU 64 photographs in a step. What changes with `per_gpu = 8`, on 8 GPUs? Which part of a step grows in importance? And what happens to the hours of the whole training? Check your answer with `imagenet_hours`.""",
-    r"""The exchange. A step has an eighth of the photographs, so it computes an eighth as long. The gradient has one number for each weight, however many photographs it came from, so each exchange takes as long as before. But there are eight times as many steps, and so eight times as many exchanges. Here is PGD-10 on 8 GPUs:
-
-- **Hopeful plan:** with 64 photographs, a step computes for 0.24 s and exchanges for 0.04 s. So the exchange is hidden. With 8 photographs, it computes for 0.03 s, which is shorter than the exchange. So the GPU waits, and the training takes about 19 hours instead of 15.
-- **Cautious plan:** it adds both. All computing together takes as long as before. All exchanges together take eight times as long. This makes 191 hours instead of 148.
-
-Plain training suffers more, since it computes less in each step and exchanges as much. In the hopeful plan its hours rise from 2.4 to 19.4, as many as PGD-10 takes: both wait for the exchange alone. (A smaller batch may also need another learning rate, and on a real GPU small batches compute less efficiently. The calculation knows neither.)""",
+Ten processes share a batch of 50 images. Compare them with two processes that share the same batch. What changes for the computing of a process, for the exchange, and for batch norm? And which training suffers more from the exchange, plain or PGD-10?""",
+    r"""- **Computing:** each process has 5 images in place of 25. So it computes about a fifth as long.
+- **Exchange:** the gradient has one number for each weight, however many images it came from. So the exchange does not become shorter, and it takes a larger part of each step.
+- **Batch norm:** the mean of 5 images is usually farther from the mean of all 50 than the mean of 25 images is. So the step usually differs more from the step of one process.
+- **Plain training suffers more.** It computes 3 units for each exchange, and PGD-10 computes 23. The attack steps exchange nothing: no other process needs the gradient for the pixels.""",
     contains=(
-        "the work of a step falls with the photographs, the exchange does not;",
-        "the steps become more, so all exchanges together take longer;",
-        "a number from `imagenet_hours`, before and after;",
-        "that plain training suffers more than PGD-10, and why.",
+        "the computing falls with the images of a process, the exchange does not;",
+        "batch norm sees fewer images, so its mean differs more;",
+        "plain training suffers more than PGD-10, and why.",
     ),
 )
 
 here.more(r"""- **Predict, then change:** set `width = 0.25` in the parameters cell. How much longer will the training in "Your machine" take? Count with `flops` first.
-- **Change:** write another learning rate into `train_digits`, run that cell, and then run the cell that continued the training again. The old checkpoint is still there. What does the error message say? How do you get rid of the error?
 - **Measure:** in a terminal, train with the command of the book's page *Several processes*, once with one process and once with two. Is the second faster on your machine? How many free cores does it have?""")
