@@ -201,7 +201,7 @@ here.explain(
     r"""two steps in place of one
 
 Why might PGD with two steps during the training be harder to overfit to than FGSM? Say what the network learned in the fall, and why this does not protect it against a second step. What does the second step cost?""",
-    r"""In the fall, the network learned a loss that is far from linear in the ball. At the end of FGSM's full step the loss is low. At other points of the ball it is high, and PGD finds them. This works because the end of FGSM's step depends on one gradient alone, the one at the clean image. With two steps, the second gradient is taken at another point. If the loss is not linear, this gradient differs from the first one, and the second step goes in another direction. So the network would need a low loss at the end of two steps, and the second one depends on a gradient inside the ball. This is harder to learn, but not impossible. At a larger radius two steps may fail as well. So PGD accuracy has to be watched all the same. The cost is one more gradient for each batch: three gradients in place of two.""",
+    r"""In the fall, the network learned a loss that is low at the end of FGSM's full step and high at other points of the ball. This works because that end depends on one gradient alone, the one at the clean image. With two steps, the second gradient is taken at another point. If the loss is not linear, it differs from the first one, and the second step goes in another direction. So the network would have to be right in more places. This is harder to learn, but not impossible, so PGD accuracy has to be watched all the same. The cost is one more gradient for each batch: three in place of two.""",
     contains=(
         "what the network learned: a loss that is far from linear, so that one known step does no harm;",
         "the second gradient is taken at another point, so it shows that the gradient changes, which the first one cannot show;",
@@ -211,8 +211,6 @@ Why might PGD with two steps during the training be harder to overfit to than FG
 )
 
 here.more(r"""- **Predict, then change:** set `eps = 0.1` in the parameters cell. Is there still a fall? And at 0.3?
-- **Change:** use a learning rate of 0.01 in `train_step`. Does the fall still come? How high does PGD accuracy get before it?
 - **Measure:** train once with `train(random_fgsm)`. Use `plot_runs` to draw the five stored runs, `methods["random start"]`. Draw your PGD accuracy over it. Does your run lie among them?
-- **Change:** train with two steps: `train(partial(adversarial, attack=partial(pgd, steps=2)))`.
 - **Change:** measure with PGD of 2 steps instead of 10. Would you have seen the fall? How many gradients would you have saved?
 - **Measure:** at which step would your `my_stop_step` have stopped each of the five stored runs?""")
