@@ -19,11 +19,11 @@ Here we count in pairs: one pass forward together with its pass backward is *one
     "divergence",
     r"""the divergence of two predictions
 
-TRADES compares the prediction $p$ for the clean image with the prediction $q$ for the attacked one. It uses the Kullback-Leibler divergence
+The notebook left the Kullback-Leibler divergence to `F.kl_div`. Write it yourself:
 
-$$\mathrm{KL}(p \,\|\, q) = \sum_k p_k \, (\ln p_k - \ln q_k),$$
+$$\mathrm{KL}(p \,\|\, q) = \sum_k p_k \, (\ln p_k - \ln q_k)$$
 
-a sum over the classes $k$. The notebook left this sum to `F.kl_div`. Write it yourself for a batch, from the logits, with one number for each image. A very sure network has probabilities that are 0 in the computer. So use `log_softmax`, not the logarithm of a softmax.""",
+Here $p$ is the prediction for the clean image, $q$ that for the attacked one, and the sum is over the classes $k$. Your function takes the logits of a batch and returns one number for each image. A very sure network has probabilities that are 0 in the computer. So use `log_softmax`, not the logarithm of a softmax.""",
     hints=(
         "You need the logarithms of both predictions, and the probabilities of one of them. Of which?",
         "`log_softmax(1)` gives $\\ln p$ without ever computing a 0. Then $p$ is its exponential.",
@@ -126,22 +126,17 @@ def a_loss_for_each_image(logits, logits_adv, y, beta):
 
 
 here.explain(
-    "two_calls",
-    r"""two calls
+    "never_clean",
+    r"""no clean image
 
-TRADES sends the clean and the attacked images through the network in two separate calls. What would batch norm see if both were joined in one batch? Is one of the two ways wrong?""",
-    r"""In train mode batch norm takes the mean and the variance of the batch that it is given. In two calls, clean images are scaled by the statistics of clean images, and attacked ones by those of attacked images. In one joined batch, both are scaled by the statistics of the mixture. So the answer for a clean image depends on the attacked ones. The running record differs as well. With two calls it is moved twice, once by each kind, and the later call weighs more. In eval mode the network then uses a record that fits neither kind exactly. Neither way is wrong: they are two trainings, with two results. But a paper's number belongs to one of them. So a comparison of two methods should use the same way for both.""",
+`pgd_training` never shows a clean image to the network. Why is its clean accuracy high all the same?""",
+    r"""The clean image lies in its own ball: it is the centre. Training makes the largest loss in the ball small, as far as the attack finds it. No point of the ball has a larger loss than that, so the loss at the centre is small, too. But an attack of a few steps may miss the largest loss. And for an image that was not in the training nothing is promised.""",
     contains=(
-        "what batch norm does in train mode: the statistics of the present batch;",
-        "the difference: own statistics for each half, or common ones;",
-        "the running record that is used in eval mode;",
-        "that it is a choice which has to be said, as it changes numbers.",
+        "the clean image is a point of its ball;",
+        "the loss there is at most the largest loss in the ball;",
+        "what the attack finds is not always this largest loss.",
     ),
 )
 
-here.more(r"""- **Predict, then change:** set `epochs = 6` in the parameters cell. Where does your curve end, beside the blue ones?
-- **Change:** train live with `objectives["random start"]` for 6 epochs, which cost the same passes as 3 epochs of PGD-3. How far apart do the two end? Why is one such pair no ranking?
-- **Change:** attack your network at the radius 0.3, for which it was not trained. Does a low accuracy there mean that the defence is bad? Or was it never promised?
-- **Change:** load the steep network of the last aside: `trained("random-fgsm-0.3", contrast=10, dataset=dataset, depth=depth, width=width)`. Attack the 200 test digits of `loader` at 0.3, with PGD-40 and with `square` (import it from `advutils`). Which attack leaves less? Do you get the stored 83%, and if not, why?
-- **Change:** give `trades` other values of `beta` (0.5 and 20), train live for 2 epochs each, and draw clean accuracy against accuracy under PGD.
-- **Explain:** `pgd_training` never shows a clean image to the network. Why is its clean accuracy high all the same? What would you expect at a larger radius?""")
+here.more(r"""- **Change:** train live with `objectives["random start"]` for 6 epochs, which cost the same passes as 3 epochs of PGD-3. How far apart do the two end? Why is one such pair no ranking?
+- **Change:** load the steep network of the last aside: `trained("random-fgsm-0.3", contrast=10, dataset=dataset, depth=depth, width=width)`. Attack the 200 test digits of `loader` at 0.3, with PGD-40 and with `square` (import it from `advutils`). Which attack leaves less?""")
