@@ -155,12 +155,6 @@ def single_step_cures():
     return {name: [_watched_training(objective, seed) for seed in range(5)] for name, objective in cures.items()}
 
 
-@measurement("fgsm", "pgd")
-def random_start_at_04():
-    """Notebook 7: training from a random start at 0.4, twelve epochs, five seeds, every half epoch."""
-    return [_watched_training(random_fgsm, seed, eps=0.4, epochs=12, every=57) for seed in range(5)]
-
-
 @measurement("mixed-fgsm", "fgsm", "pgd")
 def full_mnist():
     """The defended VGG's recipe on full MNIST, two epochs: clean, FGSM and PGD accuracy on the way and at the end."""
