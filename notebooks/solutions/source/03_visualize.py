@@ -188,7 +188,7 @@ here.explain(
     r"""an accident?
 
 Somebody says: "Noise of size 0.2 does no harm. So a harmful direction is very rare, and nobody will meet it by accident. The network is safe." What is right about it, and what is wrong? Use the sum $\sum_i m_i s_i$ of the section "A sum whose terms add up, or cancel". Let all 784 gradients $m_i$ have the same size. How much does a step of $\epsilon$ change the margin along FGSM's signs, and how much along coins?""",
-    r"""It is right that chance hardly ever finds the direction. If all gradients have size $a$, FGSM's moves all lower the margin: it falls by $784 \, \epsilon a$. The moves of coins push it up and down by chance and mostly cancel. The change is then about $\sqrt{784} \, \epsilon a = 28 \, \epsilon a$ in size, as often up as down. So the attack changes the margin 28 times as much. What is wrong is the last sentence. An attacker does not wait for an accident. They compute the direction, with one gradient. A test with noise measures how a network reads noisy images. It does not measure whether the network withstands somebody who wants it to be wrong. Both may matter, and the two numbers differ: 96.4% and 40.0% at 0.2.""",
+    r"""It is right that chance hardly ever finds the direction. If all gradients have size $a$, FGSM's moves all lower the margin: it falls by $784 \, \epsilon a$. The moves of coins mostly cancel. The change is then about $\sqrt{784} \, \epsilon a = 28 \, \epsilon a$ in size, as often up as down. What is wrong is the last sentence. An attacker does not wait for an accident. They compute the direction, with one gradient. A test with noise does not measure whether the network withstands somebody who wants it to be wrong. The two numbers differ: 96.4% and 40.0% at 0.2.""",
     contains=(
         "784 against its root, 28: terms that add up, and terms that cancel;",
         "the attacker chooses the direction, chance does not;",
@@ -199,5 +199,4 @@ Somebody says: "Noise of size 0.2 does no harm. So a harmful direction is very r
 
 here.more(r"""- **Predict, then drag:** which of the ten digits needs the smallest $\epsilon$? Which one withstands the longest, and on which of the two networks?
 - **Change:** find, with "next example", a digit that the clean VGG misreads at $\epsilon = 0$. FGSM raises the loss of the label. Can it make this digit right?
-- **Measure:** in "Is the change small?" replace the signs of the gradient by the gradient itself, divided by its $\ell_2$ length: `x + length * g / g.norm()` for each image, with lengths from 0 to 8, then the clip. Is the error nearer or farther in $\ell_2$? Why?
 - **Measure:** how many test digits are left at 0.2 if all of them get the one pattern of your `my_universal`?""")
