@@ -248,16 +248,14 @@ here.explain(
     r"""which label?
 
 The attacks of this notebook raise the loss of the *true* label. What would change if they raised the loss of the label that the network *predicts*, and for which digits? Say also what it would do to the robust accuracy that is printed.""",
-    r"""For a digit that the network reads correctly, nothing changes: both labels are the same. It changes for the digits that are misread before the attack (1.7% of the 1,000 for the clean VGG, 1.5% for the defended one). There, the attack would lead the image away from the *wrong* answer. Some of them are then read correctly, by the attack's own help, and count as survivors. So the robust accuracy gets too high, by at most the share that was misread at first. With the true label these digits stay misread or are pushed further. The attacker of our threat model knows the true label. An attacker who does not know it would have to use the prediction, and this should be said next to the number.""",
+    r"""For a digit that the network reads correctly, nothing changes: both labels are the same. It changes for the digits that are misread before the attack (1.7% of the 1,000 for the clean VGG, 1.5% for the defended one). There, the attack would lead the image away from the *wrong* answer. Some of them are then read correctly, by the attack's own help, and count as survivors. So the robust accuracy gets too high, by at most the share that was misread at first.""",
     contains=(
         "only digits that are misread before the attack are concerned;",
         "they may become right, so the number is too high;",
-        "how large the error can be at most: the share that was misread at first;",
-        "what the threat model says about the true label.",
+        "how large the error can be at most: the share that was misread at first.",
     ),
 )
 
 here.more(r"""- **Predict, then change:** train the defence at 0.3 instead (`trained("mixed-fgsm-0.3")`, some minutes). What will FGSM leave at 0.3, and what will PGD leave?
 - **Change:** give PGD a `step_size` of 0.001 and 20 steps at $\epsilon = 0.1$, as in the first exercise. How much does the defence seem to keep?
-- **Change:** move `point` in the two-pixel picture to (0.5, 0.40), or give PGD 3 steps. Does PGD still reach the red? Does FGSM?
-- **Measure:** attack the defended VGG with FGSM images that were made with the gradient of the *clean* VGG. How much is left, and why must a white-box attacker use the gradient of the network that they attack?""")
+- **Change:** move `point` in the two-pixel picture to (0.5, 0.40), or give PGD 3 steps. Does PGD still reach the red? Does FGSM?""")
