@@ -22,7 +22,7 @@ Two networks are tested on the same 1,000 images. On 988 of them both are right 
     "mixed_loss",
     r"""a loss on two halves
 
-Write the objective of this notebook for any attack. The loss is the mean over the clean and the attacked half. The attack is made in eval mode. The loss is computed in the mode in which the network came, and the network is left in that mode.
+Write the objective of this notebook for any attack. The loss is the mean over the clean and the attacked half. The attack is made in eval mode. Then the network goes back to the mode that it had before, and the loss is computed there.
 
 `attack` is called as `attack(model, x, y, eps=eps)`. (FGSM of `advutils` switches the mode itself; an attack that you wrote may not.)""",
     hints=(
@@ -148,7 +148,7 @@ here.explain(
     r"""why eval mode?
 
 The attack puts the network into eval mode, although the network is being trained. Why? Think of batch norm: what would it see in train mode, and what would be left behind after the attack?""",
-    r"""In train mode batch norm uses the mean and the variance of the present batch. So the answer for one image depends on the other images. The network in use, in eval mode, is another function: the attack would be made for a network that nobody uses. And each pass in train mode also moves the running record, which is used in eval mode later. (There are trainings that attack in train mode on purpose. They should say so.)""",
+    r"""In train mode batch norm uses the mean and the variance of the present batch. So the answer for one image depends on the other images. The finished network is used in eval mode, and that is another function. The attack would be made for a function that nobody uses. And each pass in train mode also moves the running record, which is used in eval mode later. (There are trainings that attack in train mode on purpose. They should say so.)""",
     contains=(
         "batch norm in train mode depends on the whole batch;",
         "the running record would be changed by the attack's passes;",
