@@ -210,7 +210,7 @@ Why might PGD with two steps during the training be harder to overfit to than FG
     ),
 )
 
-here.more(r"""- **Predict, then change:** set `eps = 0.1` in the parameters cell. Is there still a fall? And at 0.3?
+here.more(r"""- **Predict, then change:** set `eps = 0.1` in the parameters cell. Is there still a fall? And at 0.3? (Two more networks are then trained.)
 - **Measure:** train once with `train(random_fgsm)`. Use `plot_runs` to draw the five stored runs, `methods["random start"]`. Draw your PGD accuracy over it. Does your run lie among them?
 - **Change:** measure with PGD of 2 steps instead of 10. Would you have seen the fall? How many gradients would you have saved?
 - **Measure:** at which step would your `my_stop_step` have stopped each of the five stored runs?""")
