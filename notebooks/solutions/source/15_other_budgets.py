@@ -185,6 +185,5 @@ A company writes: "Our classifier is robust: at $\epsilon = 0.1$ in $\ell_\infty
 )
 
 here.more(r"""- **Find a rule:** write a third rule for two pixels, `C`. It misreads some images, but it withstands all three attackers of the first example.
-- **Change:** put white squares of side 3, 5, 7 and 9 on the digits. At which side does the defended VGG begin to lose more than 5 points?
-- **Change:** train a sticker of side 15 with `train_patch` for the certified network. Compare it with a white square of the same side.
+- **Change:** train a sticker of side 15 for the certified network (`from advutils import train_patch`). Compare it with a white square of the same side.
 - **Change:** run `few_pixels` with `n_tries=1`: the gradient alone decides. How many more pixels does it need?""")
