@@ -245,7 +245,7 @@ The soft copy is near the file, so here the loss may be small. To measure it, ta
     ),
 )
 
-here.more(r"""- **Predict, then change:** set `quality = 95`, then `quality = 30`. Behind which quality do the attackers on your network who ignore the JPEG do better? And the averaged attack?
+here.more(r"""- **Predict, then change:** set `quality = 95`, then `quality = 30`. Behind which one do the attackers who ignore the JPEG fool your network more often? And the averaged attack?
 - **Change:** give `averaged_pgd` 8 draws, and then 1 draw. How much of its success comes from the averaging?
 - **Change:** the owner resizes each image to 24 × 24 pixels and back in place of the JPEG. Write the adaptive attack. Why does it need no stand-in?
 - **Change:** set `weights = "imagenet"` where the weights can be had. Which statements of the summary still hold?""")
