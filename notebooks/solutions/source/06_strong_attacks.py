@@ -124,7 +124,7 @@ def everything_detached(model, x, y, levels):
 
 @here.write(
     "eot_gradient",
-    r"""the gradient of a defence that throws dice
+    r"""the gradient of a random defence
 
 A defence blackens pixels at random, anew at each call: `defence(x, generator)` gives the logits. One gradient sees one draw. Expectation over transformation (EOT) takes the *mean* of the gradients over several draws. Write it. Use the generator that you are given, for one call after the other.""",
     hints=(
