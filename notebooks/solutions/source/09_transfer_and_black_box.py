@@ -22,10 +22,10 @@ A network reads 96 of 100 images. After a transfer attack it reads 60, all of th
     "transfer_rate",
     r"""a transfer rate
 
-Write how often an attack from a surrogate fools the target. Take the images that were *read correctly before* the attack. What share of these is misread after it? `before` and `after` are records of the target: true where an image is read correctly.""",
+Write how often an attack from a surrogate fools the target. Take the images that were *read correctly before* the attack. What share of these is misread after it? `before` and `after` are tensors: true where the target reads an image correctly.""",
     hints=(
         "Two groups of images: those that count at all, and those among them that were fooled.",
-        "An image was fooled if it was read before *and* is misread after. `~` turns a record around.",
+        "An image was fooled if it was read before *and* is misread after. `~` turns true into false and false into true.",
         "`fooled = before & ~after`; divide the number of them by the number of true values in `before`.",
     ),
 )
@@ -223,7 +223,7 @@ here.explain(
     r"""only the class
 
 Square asks the target for its scores. Why can it not work if the target returns only the class? What would such an attack need in place of the margin?""",
-    r"""Square keeps a change where the margin of the true label has fallen. With only the class, the answer is the same until the image is misread. So nearly all changes look alike, and the search has nothing to compare. An attack on the class alone starts at an image that is misread already, and comes closer. Then each query has a useful answer: still misread, or no longer. In place of the margin it uses the distance. Here it needed two to four times as many queries.""",
+    r"""Square keeps a change where the margin of the true label has fallen. With only the class, the answer is the same until the image is misread. So nearly all changes look alike, and the search has nothing to compare. An attack on the class alone starts at an image that is misread already, and comes closer. Then each query has a useful answer: still misread, or no longer. In place of the margin it uses the distance. Here it mostly needed two to four times as many queries.""",
     contains=(
         "what Square compares: the margin before and after a change;",
         "that the class does not change until the attack has succeeded;",
@@ -232,7 +232,7 @@ Square asks the target for its scores. Why can it not work if the target returns
     ),
 )
 
-here.more(r"""- **Predict, then change:** set `eps = 0.1`. Which of the live numbers come back close to the clean accuracy? (The results that were measured ahead stay at 0.2.)
+here.more(r"""- **Predict, then change:** set `eps = 0.1`. Which of the live numbers come back close to the clean accuracy? (The results that were measured ahead stay at 0.2. "From query 201 on" means: not within 200 queries.)
 - **Change:** set `cnn_seed = 1`. Your machine then trains another small CNN. Does the accuracy under the transfer attack stay inside the interval that was printed for seed 0? Must it?
-- **Change:** start `come_closer` from the outsider's direction, `(from_outsider - x).sign()`, in place of the stripes. How many queries does this save?
+- **Change:** start `come_closer` from the outsider's direction, `(from_outsider - x).sign()[::10]`, in place of the stripes. How many queries does this save?
 - **Explain:** the owner of a target allows each user 50 queries a day. Which rows of the figure in "What hiding the weights buys" does this rule out?""")
