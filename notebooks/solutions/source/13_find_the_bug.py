@@ -349,7 +349,7 @@ Mend the attack. The network returns logits. The attack must also work on images
 
 So the attack spares the digits of which the network is sure. With the cross-entropy of the logits, FGSM leaves 39.0% in place of 75.0%.
 
-*Where it happened:* in 2018 a user of CleverHans saw that FGSM left 45% of the test digits unchanged. A maintainer named the common cause: probabilities where an attack expects logits ([cleverhans-lab/cleverhans, issue 350](https://github.com/cleverhans-lab/cleverhans/issues/350)). A whole defence had looked strong for such a reason (Carlini and Wagner, 2016).
+*Where it happened:* in 2018 a user of CleverHans saw that FGSM left 45% of the test digits unchanged. A maintainer named a common cause: probabilities where an attack expects logits ([cleverhans-lab/cleverhans, issue 350](https://github.com/cleverhans-lab/cleverhans/issues/350)). A whole defence had looked strong for such a reason (Carlini and Wagner, 2016).
 
 *How to see it:* count the digits that come back unchanged.""",
 )
@@ -552,7 +552,7 @@ The shuffled pool has C and A at the positions 0 and 1. These two are left out, 
 
 So the **test set is in the training**, here 146 of 200 images. On the 200 digits that the network has not seen, FGSM leaves 33.0% in place of 73.0%.
 
-*Where it happened:* the public script that measured a defence under attack loaded the *training* part of CIFAR-10. As the author remembers, the line had been changed by hand for another figure ([xuanqing94/RobGAN, issue 9](https://github.com/xuanqing94/RobGAN/issues/9)).
+*Where it happened:* the public script that measured a defence under attack loaded the *training* part of CIFAR-10. As far as the author remembers, the line had been changed by hand for a figure of the paper ([xuanqing94/RobGAN, issue 9](https://github.com/xuanqing94/RobGAN/issues/9)).
 
 *How to see it:* look for the test images in the training.""",
 )
@@ -717,7 +717,7 @@ Mend the measurement. `x` are images in [0, 1], and `eps` is a distance of their
 | as in the training | −1 | 1 | 0.20 |
 | as it was given | −0.42 | 2.82 | 0.32 |
 
-So the network misreads more digits even without an attack, and the attack takes larger steps. With the network's own numbers, FGSM leaves 87.0% in place of 44.5%. Nobody uses the network that was measured here.
+So the network misreads more digits even without an attack, and the attack takes larger steps. With the network's own numbers, FGSM leaves 87.0% in place of 44.5%. So 44.5% belongs to a network that nobody uses.
 
 *Where it happened:* in PyTorch's own tutorial on FGSM. Its network had been trained on normalised digits, and the tutorial fed it digits that were not normalised. A user asked about it in 2020 ([pytorch/tutorials, issue 1032](https://github.com/pytorch/tutorials/issues/1032)) and it was mended in 2023 ([pull request 2419](https://github.com/pytorch/tutorials/pull/2419)).
 
