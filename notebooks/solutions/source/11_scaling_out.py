@@ -75,9 +75,9 @@ def ends_taken_for_lengths(seconds, n):
 
 @here.write(
     "largest_k",
-    r"""what fits into a night
+    r"""what fits into an evening
 
-You have `hours` hours. Plain training takes `seconds` for an image, and you plan `epochs` epochs of `n_images` images. By the counting rule, PGD-k costs $(2k+3)/3$ times a plain training. It may take `error` times the prediction (1.56 in the notebook). Write the largest whole `k` for which the training fits into the hours even then. PGD-0 is plain training. If not even that fits, return -1.""",
+You have `hours` hours. Plain training takes `seconds` for an image, and you plan `epochs` epochs of `n_images` images. By the counting rule, PGD-k costs $(2k+3)/3$ times a plain training. It may take `error` times the prediction (for the counting rule, 1.56 at worst). Write the largest whole `k` for which the training fits into the hours even then. PGD-0 is plain training. If not even that fits, return -1.""",
     hints=(
         "How many hours does plain training take, with the error? How many such trainings fit into your hours?",
         "Call this number `times`. The rule says $(2k+3)/3 \\le$ `times`. Solve it for $k$; then $k$ has to be a whole number. Rounded in which direction?",
