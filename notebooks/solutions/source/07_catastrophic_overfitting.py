@@ -25,7 +25,7 @@ N-FGSM trains at $\epsilon = 0.1$, and its noise moves each pixel by up to $2\ep
 Write the training images of N-FGSM. First noise: each pixel moves by its own random number between $-k\epsilon$ and $+k\epsilon$, then the clip. Then one step of $\epsilon$ along the sign of the gradient *at the noisy image*, and the clip again. There is no projection. Draw with `torch.rand(..., generator=generator)`.""",
     hints=(
         "There are two images in this function besides `x`: the noisy one and the result. From which one does the step start?",
-        "The noise is $k \\epsilon (2u - 1)$ with $u$ between 0 and 1. What is the unit of $k$?",
+        "The noise is $k \\epsilon (2u - 1)$ with $u$ between 0 and 1. How far may it move a pixel if $k = 2$ and $\\epsilon = 0.1$?",
         "`noisy = (x + k * eps * (2 * u - 1)).clamp(0, 1)`, then `input_gradient(model, noisy, y)` and FGSM's step from `noisy`.",
     ),
 )
