@@ -311,6 +311,37 @@ def mixed_training_small():
     return _mixed_training(11, 0.125)
 
 
+@measurement("clean", "mixed-fgsm", "fgsm", "pgd")
+def attacked_once():
+    """Notebook 4: small VGGs never attacked, attacked once before their training, and in each step; five seeds."""
+    train_set, val_set = split(load_data("mnist-5k", train=True), 0.1, seed=0)
+    held, ten = make_loader(val_set, batch_size=500), partial(pgd, steps=10)
+    x, y = load_data("mnist-5k", train=False).tensors
+    clean_vgg, parts = trained("clean"), []
+    for batch, labels in make_loader(train_set, batch_size=300):
+        parts += [(batch, labels), (fgsm(clean_vgg, batch, labels, eps=0.1), labels)]
+    doubled = TensorDataset(*(torch.cat(part) for part in zip(*parts)))
+    digits = make_loader(TensorDataset(x, y), batch_size=250)
+    old = make_loader(TensorDataset(fgsm(clean_vgg, x, y, eps=0.1), y), batch_size=250)
+    watched = dict(eps=0.1, eval_attacks={"FGSM": fgsm, "PGD": ten})
+    ways = {
+        "never attacked": (train_set, 32, dict(objective=clean)),
+        "attacked once": (doubled, 64, dict(objective=clean)),
+        "attacked in each step": (train_set, 32, dict(objective=mixed, **watched)),
+        "without clean half": (train_set, 32, dict(objective=partial(adversarial, attack=fgsm), **watched)),
+    }
+    found = {name: [] for name in ways}
+    for seed in range(5):
+        for name, (data, batch_size, settings) in ways.items():
+            net = initialised(partial(vgg, 11, width=0.125, in_channels=1), seed=seed).train()
+            batches = make_loader(data, batch_size=batch_size, shuffle=True, seed=seed)
+            fit(net, batches, held, epochs=5, lr=3e-3, augment=shift, seed=seed, progress=False, **settings)
+            kept = {"clean": accuracy(net, digits).value, "old": accuracy(net, old).value}
+            kept["FGSM"] = accuracy(net, digits, fgsm, eps=0.1).value
+            found[name].append(dict(seed=seed, **kept, PGD=accuracy(net, digits, ten, eps=0.1).value))
+    return found
+
+
 @measurement("mixed-fgsm", "fgsm", "pgd", "targeted")
 def attack_strength():
     """Notebook 6: which of 200 digits the defended VGG keeps as PGD gets more steps, more starts or other settings."""
