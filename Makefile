@@ -76,7 +76,7 @@ run: $(READY)  ## execute the notebooks in place: all, or make run NOTEBOOKS=not
 exercises: $(READY)  ## write the exercises into the notebooks, and their solutions, from notebooks/solutions/source
 	.venv/bin/python tests/tools/exercises.py $(ARGS)
 
-measurements: $(READY)  ## make anew what takes too long for a notebook (an hour), beside the published values; ARGS=--write
+measurements: $(READY)  ## make anew what takes too long for a notebook (hours), beside the published values; ARGS=--write
 	.venv/bin/python tests/tools/measurements.py $(ARGS)
 
 results: $(READY)  ## measure robust accuracy on whole test sets, going on where it stopped (hours); ARGS=--help

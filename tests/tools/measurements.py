@@ -1,4 +1,4 @@
-"""Makes the measurements that take too long for a notebook: `make measurements`, an hour for all on one core.
+"""Makes the measurements that take too long for a notebook: `make measurements`, some hours for all on one core.
 
     python tests/tools/measurements.py --list
     python tests/tools/measurements.py autoattack            # measures, and shows the values beside the published ones
