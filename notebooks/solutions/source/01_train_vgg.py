@@ -218,13 +218,19 @@ With black and white exchanged, the clean VGG says "8" for 91.2% of the digits. 
 here.more(r"""When you change the code, a folded check may fail, because its numbers belong to the unchanged notebook. Then leave it out.
 
 - **Predict, then run:** set `own_epochs = 1`, and then 8, and run the notebook again. Is the difference larger than the interval that 400 validation images give?
-- **Compare:** in the training loop, take `torch.optim.SGD` with `lr=0.02` in place of AdamW, without the schedule. What is the loss at the end?
+- **Compare:** in the training loop, take `torch.optim.SGD` in place of AdamW, without the schedule, with `lr=0.02` and then 0.1. Is AdamW better?
 - **Draw:** draw a digit that you can read and the network cannot. How many tries did you need?
-- **Test the reason:** show your small VGG small digits in many places. Train a new one with `augment=sizes`, and measure both on `half_size`, centred and in a corner.
+- **Test the reason:** show your small VGG small digits in many places. Train a new one with `augment=sizes` (seconds), and measure both in a corner. Does size or place alone suffice?
 
 ```python
 def sizes(batch):
     small = F.pad(F.interpolate(batch, scale_factor=0.5, mode="area"), (7, 7, 7, 7))
     chosen = torch.rand(len(batch), 1, 1, 1) < 0.5
-    return torch.where(chosen, shift(small, 7), shift(batch))
-```""")
+    return shift(torch.where(chosen, small, batch), 7)
+```
+
+<details><summary>Our trial</summary>
+
+In a corner: 15.2% without `sizes`, 85.3% with it (seed 1: 23.9%, 85.2%).
+
+</details>""")
