@@ -9,7 +9,7 @@ here.predict(
     "nested_share",
     r"""a nested curve
 
-A network reads 100 images correctly. For 20 of them the nearest misread image is at the distance 0.05. For 30 it is at 0.15, and for 50 at 0.4. A perfect attack runs with `nested=True` at the radii 0.1 and 0.2. Which accuracy, in per cent, does the curve show at 0.2?""",
+A network reads 100 images correctly. For 20 of them the nearest misread image is at the distance 0.05. For 30 it is at 0.15, and for 50 at 0.4. A perfect attack runs at the radii 0.1 and 0.2. With and without `nested=True` it finds the same curve. Which accuracy, in per cent, does the curve show at 0.2?""",
     answer=50,
     wrong={70: "20 fell there", 62.5: "of all images", 80: "after the first radius"},
 )
