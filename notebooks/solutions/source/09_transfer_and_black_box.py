@@ -132,9 +132,9 @@ def ensemble_without_the_clip(models, x, y, eps):
     "momentum_pgd",
     r"""PGD with momentum
 
-The outsider's PGD steps along the sign of the *sum* of all gradients so far. Write the general form, with a `decay`: the new direction is `decay` times the old one plus the gradient at length 1. (The length is the sum of the absolute values of the gradient's entries. Each image has its own.) Step along the sign of the *direction*, and project with `project(x_adv, x, eps)`. Start from the image, with the direction 0.""",
+The outsider's PGD steps along the sign of the *sum* of all gradients so far. Write the general form, with a `decay`: the new direction is `decay` times the old one plus the gradient at length 1. (The length is the sum of the absolute values of the gradient's entries. Each image has its own.) Step along the sign of the *direction*, and bring the image back to at most `eps` from `x`, and to [0, 1]. Start from the image, with the direction 0.""",
     hints=(
-        "Two things are carried from step to step: the image and the direction. Which of them is projected?",
+        "Two things are carried from step to step: the image and the direction. Which of them must stay near `x`?",
         "Bring each image's gradient to length 1 first, then add it to `decay * direction`. Take the sign only for the step.",
         "`length = g.abs().sum(dim=(1, 2, 3), keepdim=True).clamp_min(1e-30)` (the clamp keeps a gradient of 0 from becoming 0/0), `direction = decay * direction + g / length`, and a step of `step_size * direction.sign()`.",
     ),
@@ -147,7 +147,8 @@ def my_momentum_pgd(model, x, y, eps, step_size, steps, decay):
         g = input_gradient(model, x_adv, y)
         length = g.abs().sum(dim=(1, 2, 3), keepdim=True).clamp_min(1e-30)
         direction = decay * direction + g / length
-        x_adv = project(x_adv + step_size * direction.sign(), x, eps)
+        change = x_adv + step_size * direction.sign() - x
+        x_adv = (x + change.clamp(-eps, eps)).clamp(0, 1)
     return x_adv
     ### END SOLUTION
 
