@@ -91,7 +91,7 @@ def _rounding(n, like):
 
 def _widened(lower, upper, n):
     """Room for the rounding of a sum of n terms, or of a few operations where n is 1."""
-    with torch.no_grad():  # a training need not follow a rounding, and is a sixth faster
+    with torch.no_grad():  # a training need not follow a rounding
         room = _rounding(n, lower) * torch.maximum(lower.abs(), upper.abs())
     return lower - room, upper + room
 

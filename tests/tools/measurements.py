@@ -103,8 +103,9 @@ def versions(depends_on):
     return {name: VERSIONS[name] for name in depends_on}
 
 
-def _watched_training(objective, seed, *, eps=0.2, epochs=6, every=25):
+def _watched_training(objective, seed):
     """One training of notebook 7: what it measures while it runs, and at its end under a stronger PGD."""
+    eps, epochs, every = 0.2, 6, 25
     train_set, val_set = split(load_data("mnist-5k", train=True), 0.1, seed=0)
     chosen = torch.linspace(0, len(val_set) - 1, 300).long()
     x, y = (tensor[chosen] for tensor in val_set.tensors)
