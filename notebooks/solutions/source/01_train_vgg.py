@@ -218,7 +218,7 @@ With black and white exchanged, the clean VGG says "8" for 91.2% of the digits. 
 here.more(r"""When you change the code, a folded check may fail, because its numbers belong to the unchanged notebook. Then leave it out.
 
 - **Predict, then run:** set `own_epochs = 1`, and then 8, and run the notebook again. Is the difference larger than the interval that 400 validation images give?
-- **Compare:** in the training loop, take `torch.optim.SGD` in place of AdamW, without the schedule, with `lr=0.02` and then 0.1. Is AdamW better?
+- **Compare:** in the loop of the Aside on `fit`, take `torch.optim.SGD` in place of AdamW, without the schedule, with `lr=0.02` and then 0.1. Is AdamW better?
 - **Draw:** draw a digit that you can read and the network cannot.
 - **Compare:** in `sizes`, leave out the half size. Then put it back, and move by 2 pixels only. Does size or place alone suffice in the corner?
 
