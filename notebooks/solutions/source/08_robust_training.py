@@ -9,7 +9,7 @@ here.predict(
     "passes",
     r"""what a step costs
 
-Here we count in pairs: one pass forward together with its pass backward is *one pair*, so two passes. Clean training needs one pair for each batch. How many pairs does PGD training with 3 steps need?""",
+A step of the attack needs a gradient of the pixels, and the training itself one of the weights. So clean training needs one gradient for each batch. How many does PGD training with 3 steps need?""",
     answer=4,
     wrong={3: "attack alone", 1: "a new gradient", 7: "counts once"},
 )
@@ -19,7 +19,7 @@ Here we count in pairs: one pass forward together with its pass backward is *one
     "divergence",
     r"""the divergence of two predictions
 
-The notebook left the Kullback-Leibler divergence to `F.kl_div`. Write it yourself:
+The aside on TRADES left the Kullback-Leibler divergence to `F.kl_div`. Write it yourself:
 
 $$\mathrm{KL}(p \,\|\, q) = \sum_k p_k \, (\ln p_k - \ln q_k)$$
 
