@@ -9,7 +9,7 @@ here.predict(
     "nested_share",
     r"""a nested curve
 
-A network reads 100 images correctly. For 20 of them the nearest misread image is at the distance 0.05. For 30 it is at 0.15, and for 50 at 0.4. A perfect attack runs at the radii 0.1 and 0.2. With and without `nested=True` it finds the same curve. Which accuracy, in per cent, does the curve show at 0.2?""",
+A network reads 100 images correctly. For 20 of them the nearest misread image is at the distance 0.05. For 30 it is at 0.15, and for 50 at 0.4. A perfect attack runs with `nested=True`: first at 0.2, then at 0.1. At 0.1 it attacks only the images that it has broken at 0.2. How many are these? And which accuracy, in per cent of all images, does the curve show at 0.2? Give the second number.""",
     answer=50,
     wrong={70: "20 fell there", 62.5: "of all images", 80: "after the first radius"},
 )
