@@ -233,7 +233,7 @@ Square asks the target for its scores. Why can it not work if the target returns
     ),
 )
 
-here.more(r"""- **Predict, then change:** set `eps = 0.1`. Which of the live numbers come back close to the clean accuracy? (The results that were measured ahead stay at 0.2. "From query 201 on" means: not within 200 queries.)
+here.more(r"""- **Predict, then change:** set `eps = 0.1`. Which of the live numbers come back close to the clean accuracy? (The results that were measured ahead stay at 0.2 and `cnn_seed` 0. "From query 201 on" means: not within 200 queries.)
 - **Change:** set `cnn_seed = 1`. Your machine then trains another small CNN. Does the accuracy under the transfer attack stay inside the interval that was printed for seed 0? Must it?
 - **Change:** start `come_closer` from the outsider's direction, `(from_outsider - x).sign()[::10]`, in place of the stripes. How many queries does this save?
 - **Explain:** the owner of a target allows each user 50 queries a day. Which rows of the figure in "What hiding the weights buys" does this rule out?""")
