@@ -13,11 +13,12 @@ here = Notebook(
     __file__,
     introduction="""## How to work here
 
-For bugs 1 to 3 the test is made for you, and you look for the fault. From bug 4 on you choose the test. Each bug has the same cells:
+Your aim is a test of the *result*, even if you see the fault in the code at once. Each bug has the same cells:
 
-1. A function `bug_N`, and a cell that runs it. A number that it prints is wrong. If you see the fault in the code at once, name a test of the *result* that shows it.
-2. A task with three hints. Below them stands *What was wrong*, folded too: the fault, and a place where it happened.
-3. A cell for your function `my_bug_N`. Copy the lines of `bug_N` into it and mend them. `check` runs it on small data of its own and says what is wrong with the *result*.
+1. The wrong number, in the heading. Ask what must be true of it before you read on.
+2. The function `bug_N`, and a cell that runs it. Bugs 1 to 3 have a test here. From bug 4 on you choose it.
+3. A task with three hints and, folded too, *What was wrong*: the fault, and a place where it happened.
+4. A cell for your function `my_bug_N`. Copy the lines of `bug_N` into it and mend them. `check` runs it on small data of its own and says what is wrong with its result.
 
 Run the cells in order, also those of a bug that you skip. With little time, take bugs 1 to 3 and bug 8. All mended functions lie in `notebooks/solutions/{name}`.""",
 )
@@ -38,7 +39,9 @@ Mend the attack. It must work whether the network comes in train mode or in eval
     ),
     explanation=r"""The gradient is taken in **train mode**, where batch norm uses the mean and the variance of the batch. So one network is attacked, and another one is judged. With the gradient in eval mode, FGSM leaves 39.0% in place of 70.0%.
 
-A pass in train mode also changes the statistics that batch norm keeps. So the attack changes the network, too.
+A smallest example: batch norm makes (number − mean) / standard deviation of each number. In the batch 0, 2 the 2 becomes 1. In the batch 2, 4 it becomes −1. In eval mode, mean and deviation are fixed.
+
+A pass in train mode also changes the statistics that batch norm keeps, and so the network.
 
 *Where it happened:* in 2017 a user of the attack library Foolbox reported that attacks on PyTorch networks mostly failed. The network was in train mode ([bethgelab/foolbox, issue 74](https://github.com/bethgelab/foolbox/issues/74)).
 
@@ -114,7 +117,7 @@ Mend the count. `loader` gives batches `(x, y)`. `attack` is called as `attack(m
         "By how many images does the function divide? Is that all of them?",
         "Divide by *all* images. An image that is misread without an attack counts as misread.",
     ),
-    explanation=r"""Images that are misread before the attack are dropped. The function divides by the images that remain: an **accuracy over the survivors**. Of the 200 moved digits the small CNN reads 153. After FGSM it reads 94. The function gives 94/153 = 61.4%. The robust accuracy is 94/200 = 47.0%. (The digits were moved to make the fault large: of those in the middle only 3.0% are misread.)
+    explanation=r"""The function divides by the images that were read correctly before the attack: an **accuracy over the survivors**. Of the 200 moved digits the small CNN reads 153. After FGSM it reads 94. The function gives 94/153 = 61.4%. The robust accuracy is 94/200 = 47.0%. (The digits were moved to make the fault large: of those in the middle only 3.0% are misread.)
 
 *Where it happened:* the authors of a benchmark of black-box attacks were asked what their robust accuracy is divided by. They answered: by the images that were read correctly at first ([SCLBD/BlackboxBench, issue 1](https://github.com/SCLBD/BlackboxBench/issues/1)).
 
@@ -190,13 +193,13 @@ def in_percent(model, loader, attack, eps):
 
 Mend the attack. `x` and the result are images in [0, 1], and `eps` is a distance of *their* pixels. The network takes images in [−1, 1].""",
     hints=(
-        "The pixels have moved by 0.1. In the code they move by `eps`, which is 0.2. Where does one half of it get lost?",
+        "The pixels have moved by 0.1. In the code they move by 0.2. Where does one half get lost?",
         "In `x`, the distance from black to white is 1. How large is this distance in what the network takes?",
         r"A distance $\epsilon$ in [0, 1] is a distance $2\epsilon$ in [−1, 1].",
     ),
-    explanation=r"""`eps` is added where the distance from black to white is 2 and not 1: an **epsilon in the wrong unit**. Follow one grey pixel. 0.5 becomes 0 in [−1, 1], moves to 0.2, and comes back as 0.6. It was to move by 0.2 and has moved by 0.1. With the right unit, FGSM leaves 53.5% in place of 87.0%.
+    explanation=r"""`eps` is added where the distance from black to white is 2 and not 1: an **epsilon in the wrong unit**. Follow one grey pixel. 0.5 becomes 0 in [−1, 1], moves to 0.2, and comes back as 0.6. It has moved by 0.1 in place of 0.2. With the right unit, FGSM leaves 53.5% in place of 87.0%.
 
-*Where it happened:* in the code of a defence with proofs (notebook 12). It divided the images by a standard deviation and added $\epsilon$ after this. A user got a robust error of 51.9%, where the paper has 79.2%. The author confirmed that $\epsilon$ has to be divided, too ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
+*Where it happened:* in the code of a defence with proofs (notebook 12). It added $\epsilon$ to images divided by a standard deviation. A user got a robust error of 51.9%, where the paper has 79.2%. The author confirmed that $\epsilon$ has to be divided, too ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
 
 *How to see it:* print the largest move.""",
 )
@@ -263,7 +266,7 @@ Mend the attack. It takes `steps` steps of size `step_size` in the ball of radiu
         "There are two limits for a pixel: the ball, and black and white. Which of them does the function know?",
         "`.clamp(0, 1)` after the projection, *inside* the loop: the network should only get images.",
     ),
-    explanation=r"""The projection keeps the images in the ball, but no line keeps them in [0, 1]. Such a line is called a clip, so this is a **missing clip**. Follow a black pixel: four steps down lead from 0 to −0.2. No usual image file can hold such a pixel, so the attack does what no attacker can do.
+    explanation=r"""The projection keeps the images in the ball, but no line keeps them in [0, 1]: a **missing clip**. Follow a black pixel: four steps down lead from 0 to −0.2. No usual image file can hold such a pixel.
 
 This time the network looks *weaker* than it is. With the clip, PGD leaves 25.5% in place of 7.0%.
 
@@ -342,12 +345,10 @@ def one_large_step(model, x, y, eps, step_size, steps):
 Mend the attack. The network returns logits. The attack must also work on images of which the network is very sure.""",
     hints=(
         "Look at a single image for which the network is very sure, before and after the attack.",
-        "Print the gradient of such an image. Which line makes it exactly zero? Think of the derivative of `clamp` outside its limits.",
+        "Print the gradient of such an image. Which line makes it exactly zero? What is the derivative of `clamp` outside its limits?",
         "`F.cross_entropy` takes logits. It never takes the logarithm of 0, so it needs no clamp. Use it in place of the three lines.",
     ),
-    explanation=r"""The loss is taken from **clamped probabilities**. Whether the probability of the label is 0.9995 or 0.9999, the clamp makes 0.999 of it. So a small change of the image changes nothing in the loss: the gradient is exactly zero. Then the step is zero, too, and the image comes back as it was.
-
-So the attack spares the digits of which the network is sure. With the cross-entropy of the logits, FGSM leaves 39.0% in place of 75.0%.
+    explanation=r"""The loss is taken from **clamped probabilities**. Whether the probability of the label is 0.9995 or 0.9999, the clamp makes 0.999 of it. So the gradient is exactly zero. Then the step is zero, too: the digits of which the network is sure come back as they were. With the cross-entropy of the logits, FGSM leaves 39.0% in place of 75.0%.
 
 *Where it happened:* in 2018 a user of CleverHans saw that FGSM left 45% of the test digits unchanged. A maintainer named a common cause: probabilities where an attack expects logits ([cleverhans-lab/cleverhans, issue 350](https://github.com/cleverhans-lab/cleverhans/issues/350)). *Defensive distillation* (notebook 5) had looked strong for such a reason (Carlini and Wagner, 2016).
 
@@ -417,13 +418,13 @@ def larger_where_it_is_sure(model, x, y, eps):
     "bug_6",
     r"""restarts
 
-Mend the choice among the runs. Call `attack(model, x, y, eps)` `restarts` times, each time on all clean images. The result must lie within `eps` of `x`.""",
+Mend the choice among the runs. Call `attack(model, x, y, eps=eps)` `restarts` times, each time on all clean images. The result must lie within `eps` of `x`.""",
     hints=(
         "The attacker may send any image that fools the network. How does the function decide which ones to keep?",
         "Take four images. The first run fools the images 1 and 2, and the second run the images 3 and 4. What should come back, and what does come back?",
         "Keep a batch `best`. After each run replace only the images that this run fools: `best[fooled] = x_adv[fooled]`.",
     ),
-    explanation=r"""The function keeps the best *batch*, not the best version of each image: **restarts chosen per batch**. Take the four images of hint 2. Each run fools two of them, so each batch leaves 50%. But for each image there is a run that fools it. An attacker chooses for each image by itself and leaves 0%.
+    explanation=r"""The function keeps the best *batch*, not the best version of each image: **restarts chosen per batch**. Take the four images of hint 2. Each run fools two of them and leaves 50%. An attacker chooses a run for each image, and leaves 0%.
 
 Here the best batch leaves 59.0%. Chosen for each image, the same 20 runs leave 39.5%.
 
@@ -436,7 +437,7 @@ def my_bug_6(model, x, y, attack, eps, restarts):
     ### BEGIN SOLUTION
     best = x.clone()
     for _ in range(restarts):
-        x_adv = attack(model, x, y, eps)
+        x_adv = attack(model, x, y, eps=eps)
         fooled = model(x_adv).argmax(1) != y
         best[fooled] = x_adv[fooled]
     return best
@@ -448,7 +449,7 @@ def bug_6(model, x, y, attack, eps, restarts):
     """The strongest images that several runs find, of an attack that begins at random."""
     best, least = x, 1.0
     for _ in range(restarts):
-        x_adv = attack(model, x, y, eps)
+        x_adv = attack(model, x, y, eps=eps)
         right = model(x_adv).argmax(1) == y
         accuracy = right.double().mean().item()
         if accuracy < least:
@@ -541,18 +542,18 @@ Mend the choice of the test images. All images of the pool that the network was 
         "`trained_on` holds positions. Positions in what? Follow `x` line by line.",
         "Leave out the images first, and shuffle the rest afterwards.",
     ),
-    explanation=r"""The pool is shuffled *before* the images are left out. Take a pool of four images. The network was trained on A and B, so `trained_on` is 0 and 1.
+    explanation=r"""The pool is shuffled *before* the images are left out. Take a pool of four images. `trained_on` is 0 and 1: A and B.
 
 | position | 0 | 1 | 2 | 3 |
 |---|---|---|---|---|
 | the pool | A | B | C | D |
 | shuffled | C | A | D | B |
 
-The shuffled pool has C and A at the positions 0 and 1. These two are left out, and D and B come back. But the network was trained on B.
+C and A, now at the positions 0 and 1, are left out. D and B come back. But the network was trained on B.
 
-So the **test set is in the training**, here 146 of 200 images. On the 200 digits that the network has not seen, FGSM leaves 33.0% in place of 73.0%. (Print their clean accuracy: it is far below 93.0%, too. So not all of the difference is the attack.)
+So the **test set is in the training**, here 146 of 200 images. On the 200 digits that the network has not seen, FGSM leaves 33.0% in place of 73.0%. Their clean accuracy is lower, too: 73.5% in place of 93.0%. So 19.5 of the 40 points are there without an attack.
 
-*Where it happened:* in another way: the script that measured a defence under attack loaded the *training* part of CIFAR-10. As far as the author remembers, the line had been changed by hand for a figure of the paper ([xuanqing94/RobGAN, issue 9](https://github.com/xuanqing94/RobGAN/issues/9)).
+*Where it happened:* in another way: the script that measured a defence under attack loaded the *training* part of CIFAR-10 ([xuanqing94/RobGAN, issue 9](https://github.com/xuanqing94/RobGAN/issues/9)).
 
 *How to see it:* look for the test images in the training.""",
 )
@@ -630,7 +631,7 @@ Mend the attack. It is called with many values of `eps` and of `steps`. Use exac
         r"Multiply: how far can a pixel go in 10 steps of 0.007? How far does the ball at $\epsilon = 0.2$ reach?",
         r"The step size must grow with $\epsilon$ and shrink with the number of steps. Madry and others chose $2.5\,\epsilon / \text{steps}$: enough to reach the edge of the ball and to come back.",
     ),
-    explanation=r"""The **steps are too small**. Ten steps of 0.007 move a pixel by 0.07 at most, and the ball has a radius of 0.2. So no pixel reaches the edge of the ball, and the same images come back for every $\epsilon$ above 0.07. With steps of $2.5\,\epsilon/10$, PGD at 0.2 leaves 17.0% in place of 90.5%.
+    explanation=r"""The **steps are too small**. Ten steps of 0.007 move a pixel by 0.07 at most, and the ball has a radius of 0.2. So the same images come back for every $\epsilon$ above 0.07. With steps of $2.5\,\epsilon/10$, PGD at 0.2 leaves 17.0% in place of 90.5%.
 
 *Where it happened:* in the public code of a defence, the step of PGD was fixed at 0.007, for all values of $\epsilon$. A user reported that different values of $\epsilon$ gave the same images ([xuanqing94/BayesianDefense, issue 8](https://github.com/xuanqing94/BayesianDefense/issues/8)).
 
@@ -707,7 +708,7 @@ def step_that_knows_epsilon_only(model, x, y, eps, steps):
 Mend the measurement. `x` are images in [0, 1], and `eps` is a distance of their pixels. The network was trained on `(x - bare.mean) / bare.std`.""",
     hints=(
         "Run the function at `eps=0`. Is this the accuracy that you know of this network?",
-        "Which values did black and white pixels have in the training of this network? Which values do they have here?",
+        "Which values did black and white pixels have in the training of this network? Which do they have here?",
         "`Normalize(bare.mean, bare.std)` in place of the usual numbers. All the rest can stay.",
     ),
     explanation=r"""The network was trained on $(x - 0.5)/0.5$. It gets $(x - 0.1307)/0.3081$, with the mean and the standard deviation of MNIST: the **wrong normalisation**.
@@ -717,9 +718,9 @@ Mend the measurement. `x` are images in [0, 1], and `eps` is a distance of their
 | as in the training | −1 | 1 | 0.20 |
 | as it was given | −0.42 | 2.82 | 0.32 |
 
-So the network misreads more digits even without an attack, and the attack takes larger steps. With the network's own numbers, FGSM leaves 87.0% in place of 44.5%.
+So more digits are misread even without an attack, and the attack takes larger steps. With the network's own numbers, FGSM leaves 87.0% in place of 44.5%.
 
-*Where it happened:* in PyTorch's own tutorial on FGSM. Its network had been trained on normalised digits, and the tutorial fed it digits that were not normalised. A user asked about it in 2020 ([pytorch/tutorials, issue 1032](https://github.com/pytorch/tutorials/issues/1032)) and it was mended in 2023 ([pull request 2419](https://github.com/pytorch/tutorials/pull/2419)).
+*Where it happened:* in PyTorch's own tutorial on FGSM. Its network, trained on normalised digits, was fed digits that were not. A user asked about it in 2020 ([pytorch/tutorials, issue 1032](https://github.com/pytorch/tutorials/issues/1032)) and it was mended in 2023 ([pull request 2419](https://github.com/pytorch/tutorials/pull/2419)).
 
 *How to see it:* compare its clean accuracy with the published one.""",
 )
@@ -794,9 +795,9 @@ Mend the measurement. `epochs` holds the weights after each epoch, as `state_dic
         "When was the copy made, and when do the weights change? Which weights does the copy have in the second epoch?",
         "Make the copy inside the loop, *after* `load_state_dict`.",
     ),
-    explanation=r"""The copy is made once, before the loop. When the weights change, the copy does not: it is a **stale copy**, one that is out of date. The attacked images are made on the old network and shown to the new one, which is called a transfer attack. An attack on the network itself leaves 18.0% in place of 88.0%.
+    explanation=r"""The copy is made once, before the loop. When the weights change, the copy does not: it is a **stale copy**, one that is out of date. After epoch 2 the network has the weights of the defended VGG, and the copy still has those of the clean VGG. The attacked images are made on the old network and shown to the new one, which is called a transfer attack. An attack on the network itself leaves 18.0% in place of 88.0%.
 
-*Where it happened:* not in one line of code but in the plan of a whole comparison. The images of the benchmark DEEPSEC were made on an undefended network and then shown to all defended ones ([ryderling/DEEPSEC, issue 1](https://github.com/ryderling/DEEPSEC/issues/1)). Such numbers say how well an attack carries over, not how strong a defence is.
+*Where it happened:* in the plan of a whole comparison. The images of the benchmark DEEPSEC were made on an undefended network and then shown to all defended ones ([ryderling/DEEPSEC, issue 1](https://github.com/ryderling/DEEPSEC/issues/1)).
 
 *How to see it:* compare the logits of the two networks.""",
 )
