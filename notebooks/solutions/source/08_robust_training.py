@@ -9,7 +9,7 @@ here.predict(
     "passes",
     r"""what a step costs
 
-A step of the attack needs a gradient of the pixels, and the training itself one of the weights. So clean training needs one gradient for each batch. How many does PGD training with 3 steps need?""",
+Count in *gradients*, the unit of notebook 7, not in passes: one gradient is a pass forward and a pass backward. Clean training needs one gradient for each batch. How many does PGD training with 3 steps need?""",
     answer=4,
     wrong={3: "attack alone", 1: "a new gradient", 7: "counts once"},
 )
