@@ -204,5 +204,5 @@ Ten processes share a batch of 50 images. Compare them with two processes that s
     ),
 )
 
-here.more(r"""- **Predict, then change:** set `width = 0.25` in the parameters cell. How much longer will the training in "Your machine" take? Count with `flops` first.
+here.more(r"""- **Predict, then change:** what would a random start of width 1/4 with 18 epochs cost, by the counting rule? Compare it with PGD-3, wide. Then compute both with `hours`. (Its gain was not measured.)
 - **Measure:** in a terminal, train with the command of the book's page *Several processes*, once with one process and once with two. Is the second faster on your machine? How many free cores does it have?""")
