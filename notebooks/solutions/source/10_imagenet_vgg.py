@@ -78,7 +78,7 @@ def a_level_too_careful(x_adv, x):
     "quantiser_gradient",
     r"""BPDA with a soft stand-in
 
-Here is a JPEG without waves and colours. Each pixel, in grey levels, is divided by a step and rounded to a whole number. Then it is multiplied by the step again. Write the gradient that an adaptive attack needs. *Forward* the network reads the true file. *Backward* the slope is that of the soft rounding, $\mathrm{round}(a) + (a - \mathrm{round}(a))^3$. Pixels are between 0 and 1, and the step is in levels. Sum the cross-entropy over the images (`reduction="sum"`): then the gradient of the sum holds each image's own gradient.""",
+Here is a JPEG without waves and colours. Each pixel, in grey levels, is divided by the divisor `step` and rounded to a whole number. Then it is multiplied by `step` again. Write the gradient that an adaptive attack needs. *Forward* the network reads the true file. *Backward* the slope is that of the soft rounding, $\mathrm{round}(a) + (a - \mathrm{round}(a))^3$. Pixels are between 0 and 1, and `step` is in levels. Sum the cross-entropy over the images (`reduction="sum"`): then the gradient of the sum holds each image's own gradient.""",
     hints=(
         "Two things come out of the pixels: the file, and a soft copy of it. Which of them is the value that the network reads, and which of them gives the slope? Look at the last line of `ReadsJpeg`.",
         "`a = 255 * pixels / step`. Both the file and the copy are made from `a`, and both are multiplied by `step / 255` at the end.",
@@ -156,15 +156,15 @@ def of_the_mean_over_the_batch(net, x, y, step):
     "averaged_step",
     r"""one step along averaged gradients
 
-Write *one* step of `averaged_pgd`, with the noise given: `noises` has the shape `(draws, N, C, H, W)`. Shake the image with each of the draws, cut the shaken images off at 0 and 1, and take the mean of the gradients there. Then move the image *that was not shaken* by the step, along the sign of this mean. Go back into the ball with `project(x_adv, x, eps)`. `input_gradient(model, images, y)` gives the gradients.""",
+Write *one* step of `averaged_pgd`, with the noise given: `noises` has the shape `(draws, N, C, H, W)`. Shake the image with each of the draws, clamp the shaken images to 0 and 1, and take the mean of the gradients there. Then move the image *that was not shaken* by the step, along the sign of this mean. Go back into the ball with `project(x_adv, x, eps)`. `input_gradient(model, images, y)` gives the gradients.""",
     hints=(
         "How many gradients do you need, and at which images? What is averaged: the images, the gradients, or their signs?",
         "Go through `noises` in a loop and add up the gradients. The image itself does not change in the loop.",
-        "In the loop: `total = total + input_gradient(model, (x_adv + noise).clamp(0, 1), y)`. Behind it: a step from `x_adv` along `total.sign()`.",
+        "In the loop: `total = total + input_gradient(model, (x_adv + noise).clamp(0, 1), y)`. After the loop: a step from `x_adv` along `total.sign()`.",
     ),
 )
 def my_averaged_step(model, x_adv, x, y, noises, eps, step_size):
-    """x_adv after one step along the mean gradient of its shaken copies, in the ball around x."""
+    """x_adv after one step along the mean gradient of its shaken images, in the ball around x."""
     ### BEGIN SOLUTION
     total = torch.zeros_like(x)
     for noise in noises:
