@@ -195,4 +195,4 @@ BPDA uses a gradient that is wrong: the rounding has none, and BPDA does as if i
 )
 
 here.more(r"""- **Predict, then change:** set `eps = 0.1` in the parameters. Do FGSM and PGD move together or apart?
-- **Change:** give `bpda` five restarts at 0.3. Does it find what Square found (84% of the 200 digits left)? Then go backward through `torch.sigmoid(10 * (x - 0.5))` instead of the identity.""")
+- **Change:** give `bpda` five restarts at 0.3. Does it find what Square found (84% of the 200 digits survived)? Then go backward through `torch.sigmoid(10 * (x - 0.5))` instead of the identity.""")
