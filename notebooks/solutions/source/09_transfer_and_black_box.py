@@ -132,7 +132,7 @@ def ensemble_without_the_clip(models, x, y, eps):
     "momentum_pgd",
     r"""PGD with momentum
 
-The outsider's PGD steps along the sign of the *sum* of all gradients so far. Write the general form, with a `decay`: the new direction is `decay` times the old one plus the gradient at length 1. (The length is the sum of the absolute values of the gradient's entries. Each image has its own.) Step along the sign of the *direction*, and bring the image back to at most `eps` from `x`, and to [0, 1]. Start from the image, with the direction 0.""",
+MI-FGSM is PGD with **momentum**, made for transfer (Dong et al., 2018). It steps along a *direction* that remembers all gradients so far. The new direction is `decay` times the old one plus the gradient at length 1. (The length is the sum of the absolute values of the gradient's entries. Each image has its own.) Step along the sign of the *direction*, and bring the image back to at most `eps` from `x`, and to [0, 1]. Start from the image, with the direction 0.""",
     hints=(
         "Two things are carried from step to step: the image and the direction. Which of them must stay near `x`?",
         "Bring each image's gradient to length 1 first, then add it to `decay * direction`. Take the sign only for the step.",
@@ -233,7 +233,7 @@ Square asks the target for its scores. Why can it not work if the target returns
     ),
 )
 
-here.more(r"""- **Predict, then change:** set `eps = 0.1`. Which of the live numbers come back close to the clean accuracy? (The results that were measured ahead stay at 0.2 and `cnn_seed` 0. "From query 201 on" means: not within 200 queries.)
+here.more(r"""- **Predict, then change:** set `eps = 0.1`. Which of the live numbers come back close to the clean accuracy? (What was measured ahead stays at 0.2. In "Two paths to one goal", "from query 201 on" means: not within 200 queries.)
 - **Change:** set `cnn_seed = 1`. Your machine then trains another small CNN. Does the accuracy under the transfer attack stay inside the interval that was printed for seed 0? Must it?
 - **Change:** start `come_closer` from the outsider's direction, `(from_outsider - x).sign()[::10]`, in place of the stripes. How many queries does this save?
 - **Explain:** the owner of a target allows each user 50 queries a day. Which rows of the figure in "What hiding the weights buys" does this rule out?""")
