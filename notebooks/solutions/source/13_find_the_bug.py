@@ -16,7 +16,7 @@ here = Notebook(
 Your aim is a test of the *result*, even if you see the fault in the code at once. Each bug has the same cells:
 
 1. The wrong number, in the heading. Ask what must be true of it before you read on.
-2. The function `bug_N`, and a cell that runs it. Bugs 1 to 3 have a test here. From bug 4 on you choose it.
+2. The function `bug_N`, and a cell that runs it. Bugs 1 to 3 have a test here. For bugs 4 to 10 you choose it.
 3. A task with three hints and, folded too, *What was wrong*: the fault, and a place where it happened.
 4. A cell for your function `my_bug_N`. Copy the lines of `bug_N` into it and mend them. `check` runs it on small data of its own and says what is wrong with its result.
 
