@@ -1,4 +1,4 @@
-"""The exercises of notebook 11, going further."""
+"""The exercises of notebook 11, how long it will take."""
 
 from exercises import Notebook
 
@@ -77,7 +77,7 @@ def ends_taken_for_lengths(seconds, n):
     "largest_k",
     r"""what fits into an evening
 
-You have `hours` hours. Plain training takes `seconds` for an image, and you plan `epochs` epochs of `n_images` images. By the counting rule, PGD-k costs $(2k+3)/3$ times a plain training. It may take `error` times the prediction (for the counting rule, 1.56 at worst). Write the largest whole `k` for which the training fits into the hours even then. PGD-0 is plain training. If not even that fits, return -1.""",
+You have `hours` hours. Plain training takes `seconds` for an image, and you plan `epochs` epochs of `n_images` images. By the counting rule, PGD-k costs $(2k+3)/3$ times a plain training. It may take `error` times the prediction (we plan with 1.6). Write the largest whole `k` for which the training fits into the hours even then. PGD-0 is plain training. If not even that fits, return -1.""",
     hints=(
         "How many hours does plain training take, with the error? How many such trainings fit into your hours?",
         "Call this number `times`. The rule says $(2k+3)/3 \\le$ `times`. Solve it for $k$; then $k$ has to be a whole number. Rounded in which direction?",
@@ -204,5 +204,5 @@ Ten processes share a batch of 50 images. Compare them with two processes that s
     ),
 )
 
-here.more(r"""- **Predict, then change:** what would a random start of width 1/4 with 18 epochs cost, by the counting rule? Compare it with PGD-3, wide. Then compute both with `hours`. (Its gain was not measured.)
+here.more(r"""- **Predict, then change:** what would a random start of width 1/4 with 18 epochs cost, by the counting rule? Compare it with PGD-3, wide. (Its gain was not measured.)
 - **Measure:** in a terminal, train with the command of the book's page *Several processes*, once with one process and once with two. Is the second faster on your machine? How many free cores does it have?""")
