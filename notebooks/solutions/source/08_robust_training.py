@@ -19,7 +19,7 @@ Count in *gradients*, the unit of notebook 7, not in passes: one gradient is a p
     "divergence",
     r"""the divergence of two predictions
 
-The aside on TRADES left the Kullback-Leibler divergence to `F.kl_div`. Write it yourself:
+The aside on TRADES computed the Kullback-Leibler divergence by hand, for one image. Write it for a batch:
 
 $$\mathrm{KL}(p \,\|\, q) = \sum_k p_k \, (\ln p_k - \ln q_k)$$
 
@@ -139,4 +139,5 @@ here.explain(
 )
 
 here.more(r"""- **Change:** train live with `objectives["random start"]` for 6 epochs, which cost the same passes as 3 epochs of PGD-3. How far apart do the two end? Why is one such pair no ranking?
-- **Change:** load the steep network of the last aside: `trained("random-fgsm-0.3", contrast=10, dataset=dataset, depth=depth, width=width)`. Attack the 200 test digits of `loader` at 0.3, with PGD-40 and with `square` (import it from `advutils`). Which attack leaves less?""")
+- **Change:** load the steep network of the last aside: `trained("random-fgsm-0.3", contrast=10, dataset=dataset, depth=depth, width=width)`. Attack the 200 test digits of `loader` at 0.3, with PGD-40 and with `square` (import it from `advutils`). Which attack leaves less?
+- **Look:** on photographs, robust accuracy on unseen images can *fall* late in a training: **robust overfitting** (Rice et al., 2020). `load_measurement("robust_overfitting")` holds 60 epochs of PGD-3 on 1,000 digits, for two seeds. Draw `training` and `validation` against `epoch`. Is there a gap? Is there a fall?""")
