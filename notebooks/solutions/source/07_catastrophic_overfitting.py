@@ -24,16 +24,16 @@ N-FGSM trains at $\epsilon = 0.1$, and its noise moves each pixel by up to $2\ep
 
 Write the training images of N-FGSM. First noise: each pixel moves by its own random number between $-k\epsilon$ and $+k\epsilon$, then the clip. Then one step of $\epsilon$ along the sign of the gradient *at the noisy image*, and the clip again. There is no projection. Draw with `torch.rand(..., generator=generator)`.""",
     hints=(
-        "There are two images in this function besides `x`: the noisy one and the result. From which one does the step start?",
-        "The noise is $k \\epsilon (2u - 1)$ with $u$ between 0 and 1. How far may it move a pixel if $k = 2$ and $\\epsilon = 0.1$?",
-        "`noisy = (x + k * eps * (2 * u - 1)).clamp(0, 1)`, then `input_gradient(model, noisy, y)` and FGSM's step from `noisy`.",
+        "Besides `x` there are two images: the noisy one and the result. From which one does the step start?",
+        "The noise is $k \\epsilon u$ with $u$ between −1 and 1. `torch.rand` draws between 0 and 1: how do you make $u$ from it?",
+        "`u = 2 * torch.rand(...) - 1`, `noisy = (x + k * eps * u).clamp(0, 1)`, then `input_gradient(model, noisy, y)` and FGSM's step from `noisy`.",
     ),
 )
 def my_n_fgsm(model, x, y, eps, k, generator):
     """Training images: noise of k eps, then a step of eps, inside [0, 1] and not projected."""
     ### BEGIN SOLUTION
-    u = torch.rand(x.shape, generator=generator)
-    noisy = (x + k * eps * (2 * u - 1)).clamp(0, 1)
+    u = 2 * torch.rand(x.shape, generator=generator) - 1
+    noisy = (x + k * eps * u).clamp(0, 1)
     g = input_gradient(model, noisy, y)
     return (noisy + eps * g.sign()).clamp(0, 1)
     ### END SOLUTION
@@ -95,7 +95,7 @@ def without_the_last_clip(model, x, y, eps, k, generator):
     "alignment",
     r"""the alignment of two gradients
 
-The gradient alignment of an image compares two of its gradients, one at the image and one at a random point of the ball. It is their **cosine**: their dot product, divided by both lengths. It is 1 if the gradient does not turn at all. Write it for a batch.""",
+The gradient alignment of an image compares two of its gradients, one at the image and one at a random point of the ball. It is their **cosine**: their dot product, divided by both lengths. Write it for a batch.""",
     hints=(
         "Each image has its own cosine. Over which axes do you add?",
         "With one row for each image: the sum of the products, and the root of the sum of the squares, both along axis 1.",
@@ -201,10 +201,10 @@ here.explain(
     r"""two steps in place of one
 
 Why might PGD with two steps during the training be harder to overfit to than FGSM? Say what the network learned in the fall, and why this does not protect it against a second step. What does the second step cost?""",
-    r"""In the fall, the network learned a loss that is low at the end of FGSM's full step and high at other points of the ball. This works because that end depends on one gradient alone, the one at the clean image. With two steps, the second gradient is taken at another point. If the loss is not linear, it differs from the first one, and the second step goes in another direction. So the network would have to be right in more places. This is harder to learn, but not impossible, so PGD accuracy has to be watched all the same. The cost is one more gradient for each batch: three in place of two.""",
+    r"""In the fall, the network learned a loss that is low at the end of FGSM's full step and high at other points of the ball. This works because that end depends on one gradient alone, the one at the clean image. With two steps, the second gradient is taken at another point. If the loss is not linear, it differs from the first one, and the second step goes in another direction. So the network would have to be right in more places: harder to learn, but not impossible. The cost is one more gradient for each batch: three in place of two.""",
     contains=(
         "what the network learned: a loss that is far from linear, so that one known step does no harm;",
-        "the second gradient is taken at another point, so it shows that the gradient changes, which the first one cannot show;",
+        "the second gradient is taken at another point, so it shows that the gradient changes;",
         "that it is no proof: one has to measure with more steps;",
         "the cost, in gradients.",
     ),
@@ -212,5 +212,5 @@ Why might PGD with two steps during the training be harder to overfit to than FG
 
 here.more(r"""- **Predict, then change:** set `eps = 0.1` in the parameters cell. Is there still a fall? And at 0.3? (Two more networks are then trained.)
 - **Measure:** train once with `train(random_fgsm)`. Use `plot_runs` to draw the five stored runs, `methods["random start"]`. Draw your PGD accuracy over it. Does your run lie among them?
-- **Change:** measure with PGD of 2 steps instead of 10. Would you have seen the fall? How many gradients would you have saved?
+- **Change:** measure with PGD of 2 steps instead of 10. Would you have seen the fall?
 - **Measure:** at which step would your `my_stop_step` have stopped each of the five stored runs?""")
