@@ -355,7 +355,7 @@ def attacked_once():
                 never_attacked.append(net)
     found["attacked once, own"] = []  # the images of the same network, and the epoch chosen as for "in each step"
     for seed, own in enumerate(never_attacked):
-        net = train(doubled(own), 64, seed, objective=lambda model, x, y, eps: clean(model, x, y), **watched)
+        net = train(doubled(own), 64, seed, objective=_clean, **watched)
         found["attacked once, own"].append(measured(net, own, seed))
     return found
 
