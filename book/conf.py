@@ -60,7 +60,7 @@ def adapt(app, name, source):
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             texts = ALT.get(path.stem, {}).get(cell["id"], [])
-            if "check" in cell["metadata"].get("tags", []):
+            if {"check", "drawing"} & set(cell["metadata"].get("tags", [])):
                 cell["metadata"]["tags"].append("hide-input")
             cell["metadata"] |= {"id": cell["id"], "alt": [texts] if isinstance(texts, str) else texts}
             for output in cell["outputs"]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from run_notebooks import stamp
+from run_notebooks import FOLDED, stamp
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("[0-9]*.ipynb"))
@@ -78,10 +78,11 @@ def test_a_teaching_cell_is_short_and_its_lines_fit_the_page(notebook):
     assert not [cell["id"] for cell in teaching if any(len(line) > wide for line in lines(cell))]
 
 
-def test_checks_are_folded_and_teach_nothing(notebook):
+def test_what_teaches_is_open_and_all_else_is_folded(notebook):
     for cell in cells(notebook, "code"):
         hidden = cell["metadata"].get("jupyter", {}).get("source_hidden", False)
-        assert hidden == ("check" in tags(cell)), cell["id"]
+        assert hidden == bool(FOLDED & tags(cell)), cell["id"]
+        assert not ("drawing" in tags(cell) and re.search(r"\bassert\b", source(cell))), cell["id"]
         if "check" in tags(cell):
             assert not cell["outputs"], f"{cell['id']}: what a check prints is seen by nobody"
             assert re.search(r"\bassert\b|check_parameters", source(cell)), cell["id"]

@@ -25,6 +25,7 @@ from advutils.pretrained import VERSIONS
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 CELL_SECONDS = 900
+FOLDED = {"check", "drawing"}  # tags of the cells that a reader need not open
 VISIBLE, SEEN = 16, 2e-4  # of 255 levels; the share of pixels that may differ by more, at the edges of lines
 
 
@@ -78,13 +79,13 @@ def execute(notebook, path):
 
 
 def normalised(notebook):
-    """The notebook in place, without what would differ from run to run for no reason; checks folded."""
+    """The notebook in place, without what would differ from run to run for no reason; checks and drawings folded."""
     notebook.metadata.kernelspec = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     notebook.metadata.pop("widgets", None)
     notebook.metadata.get("language_info", {}).pop("version", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
-        if "check" in cell.metadata.get("tags", []):
+        if FOLDED & set(cell.metadata.get("tags", [])):
             cell.metadata.jupyter = {"source_hidden": True}
         if cell.cell_type == "code":
             cell.outputs = [output for output in map(without_bar, cell.outputs) if output.get("text") != ""]
