@@ -157,4 +157,4 @@ The attack puts the network into eval mode, although the network is being traine
 )
 
 here.more(r"""- **Change:** make the boxes in two dimensions larger, `box_eps = 0.1`, but keep the points. For this, set `box_eps`, `steps` and `moves` anew in a cell *after* the one that chooses the points. Now two pairs of boxes of different classes overlap a little. What can adversarial training still do, and does it cost anything at the points themselves?
-- **Change:** in two dimensions, attack only once. Compute the worst places of `ordinary_net`, and train a new network on these fixed places. How many boxes hold a misread place then? Compare with the digits.""")
+- **Change:** in two dimensions, set `seed = 1` and train with `no_attack`. Set `seed = 0` again, and train a network on the worst places of the first one. Is attacking once still enough?""")
