@@ -9,7 +9,7 @@ here.predict(
     "nested_share",
     r"""a nested curve
 
-A network reads 100 images correctly. For 20 of them the nearest misread image is at the distance 0.05. For 30 it is at 0.15, and for 50 at 0.4. A perfect attack runs with `nested=True`: first at 0.2, then at 0.1. At 0.1 it attacks only the images that it has broken at 0.2. How many are these? And which accuracy, in per cent of all images, does the curve show at 0.2? Give the second number.""",
+A network reads 100 images correctly. For 20 of them the smallest change that it misreads has the size 0.05, for 30 it has 0.15, and for 50 it has 0.4. A perfect attack runs with `nested=True`: first at 0.2, then at 0.1. Which accuracy, in per cent of all images, does the curve show at 0.2?""",
     answer=50,
     wrong={70: "20 fell there", 62.5: "of all images", 80: "after the first radius"},
 )
@@ -66,7 +66,7 @@ def signs_for_both_norms(d, g, norm):
     "curve_of",
     r"""a curve from radii
 
-`radii` is a tensor with one number for each image: the distance at which it is misread. It is 0 where the image is misread from the start, and `inf` where no attack was found. Write the accuracy at each of the `eps_values` (a list). It is the share of all images that are still read correctly after a change of that size.""",
+`radii` is a tensor with one number for each image: the size of the change at which it is misread. It is 0 where the image is misread from the start, and `inf` where no attack was found. Write the accuracy at each of the `eps_values` (a list). It is the share of all images that are still read correctly after a change of that size.""",
     hints=(
         "An image with radius 0.13 is read correctly at 0.1 and misread at 0.2. Which comparison says this?",
         "`radii > eps` is True for the images that are still read correctly, for `inf` as well. What is it at eps = 0 for an image that is misread from the start?",
