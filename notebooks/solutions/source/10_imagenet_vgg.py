@@ -234,7 +234,7 @@ here.explain(
 `ReadsJpeg` without its last line would hand the soft copy to the network: forward as well as backward. Each gradient would then belong exactly to what the network was given. What could go wrong for the attackers all the same? How would they notice?""",
     r"""The attack would then be made against the copy, and not against the file. So an image may be misread behind the copy, and its file may still be read correctly.
 
-The notebook has an extreme case. Take the crudest stand-in, the image itself, in both directions: this is the PGD that ignores the JPEG. It seems to leave 3.3% (in PNG files), and in truth it leaves 92.3% behind quality 75.
+The notebook has an extreme case. Take the crudest stand-in, the identity, in both directions: this is plain PGD. On the stored networks it seems to leave 3.3% (in PNG files), and in truth it leaves 92.3% behind quality 75.
 
 The soft copy is near the file, so here the loss may be small. To measure it, take the saved images, after the attack has ended. Compare the shares that are misread behind `jpeg_copy` and behind `jpeg`. If the first is much larger, then the attack has broken only the copy.""",
     contains=(
@@ -245,7 +245,7 @@ The soft copy is near the file, so here the loss may be small. To measure it, ta
     ),
 )
 
-here.more(r"""- **Predict, then change:** set `quality = 95`, then `quality = 30`. Behind which one do the attackers who ignore the JPEG fool your network more often? And the averaged attack?
+here.more(r"""- **Predict, then change:** set `quality = 95`, then `quality = 30`. Behind which one does plain PGD fool your network more often? And averaged PGD?
 - **Change:** give `averaged_pgd` 8 draws, and then 1 draw. How much of its success comes from the averaging?
 - **Change:** the owner resizes each image to 24 × 24 pixels and back in place of the JPEG. Write the adaptive attack. Why does it need no stand-in?
 - **Change:** set `weights = "imagenet"` where the weights can be had. Which statements of the summary still hold?""")
