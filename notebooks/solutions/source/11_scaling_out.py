@@ -193,7 +193,7 @@ here.explain(
     r"""small parts
 
 Ten processes share a batch of 50 images. Compare them with two processes that share the same batch. What changes for the computing of a process, for the exchange, and for batch norm? And which training suffers more from the exchange, plain or PGD-10?""",
-    r"""- **Computing:** each process has 5 images in place of 25. So it computes about a fifth as long.
+    r"""- **Computing:** each process has 5 images in place of 25. So it has a fifth of the multiplications. (Its time falls less where each call has a fixed cost.)
 - **Exchange:** the gradient has one number for each weight, however many images it came from. So the exchange does not become shorter, and it takes a larger part of each step.
 - **Batch norm:** the mean of 5 images is usually farther from the mean of all 50 than the mean of 25 images is. So the step usually differs more from the step of one process.
 - **Plain training suffers more.** It computes 3 units for each exchange, and PGD-10 computes 23. The attack steps exchange nothing: no other process needs the gradient for the pixels.""",
