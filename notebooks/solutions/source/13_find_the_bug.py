@@ -13,14 +13,14 @@ here = Notebook(
     __file__,
     introduction="""## How to work here
 
-Your aim is a test of the *result*, even if you see the fault in the code at once. Each bug has the same cells:
+Your aim is a test of the *result*, even if you see the fault in the code at once. Each bug has these cells:
 
 1. The wrong number, in the heading. Ask what must be true of it before you read on.
-2. The function `bug_N`, and a cell that runs it. Bugs 1 to 3 have a test here. For bugs 4 to 10 you choose it.
+2. The function `bug_N`, and a cell that runs it. For bugs 1 to 3 our test follows. For bugs 4 to 10 you choose one.
 3. A task with three hints and, folded too, *What was wrong*: the fault, and a place where it happened.
 4. A cell for your function `my_bug_N`. Copy the lines of `bug_N` into it and mend them. `check` runs it on small data of its own and says what is wrong with its result.
 
-Run the cells in order, also those of a bug that you skip. With little time, take bugs 1 to 3 and bug 8. All mended functions lie in `notebooks/solutions/{name}`.""",
+Run the cells in order, also those of a bug that you skip. The easiest is bug 3; bug 1 needs batch norm (notebook 1). With little time, take bugs 2, 3 and 8. All mended functions lie in `notebooks/solutions/{name}`.""",
 )
 
 
@@ -37,7 +37,7 @@ Mend the attack. It must work whether the network comes in train mode or in eval
         "In train mode, batch norm uses the mean and the variance of the current batch. In eval mode it uses statistics kept from the training. In which mode is the gradient taken here?",
         "`model.training` says in which mode the network came. `model.eval()` before the gradient, `model.train(mode)` after it.",
     ),
-    explanation=r"""The gradient is taken in **train mode**, where batch norm uses the mean and the variance of the batch. So one network is attacked, and another one is judged. With the gradient in eval mode, FGSM leaves 39.0% in place of 70.0%.
+    explanation=r"""The gradient is taken in **train mode**, where batch norm mixes the digits of the batch. So one network is attacked, and another one is judged. With the gradient in eval mode, FGSM leaves 39.0% in place of 70.0%.
 
 A smallest example: batch norm makes (number − mean) / standard deviation of each number. In the batch 0, 2 the 2 becomes 1. In the batch 2, 4 it becomes −1. In eval mode, mean and deviation are fixed.
 
@@ -117,7 +117,7 @@ Mend the count. `loader` gives batches `(x, y)`. `attack` is called as `attack(m
         "By how many images does the function divide? Is that all of them?",
         "Divide by *all* images. An image that is misread without an attack counts as misread.",
     ),
-    explanation=r"""The function divides by the images that were read correctly before the attack: an **accuracy over the survivors**. Of the 200 moved digits the small CNN reads 153. After FGSM it reads 94. The function gives 94/153 = 61.4%. The robust accuracy is 94/200 = 47.0%. (The digits were moved to make the fault large: of those in the middle only 3.0% are misread.)
+    explanation=r"""The function divides by the images that were read correctly before the attack: an **accuracy over the survivors**. Of the 200 shifted digits the small CNN reads 153. After FGSM it reads 94. The function gives 94/153 = 61.4%. The robust accuracy is 94/200 = 47.0%. (The digits were shifted to make the fault large: of those in the middle only 3.0% are misread.)
 
 *Where it happened:* the authors of a benchmark of black-box attacks were asked what their robust accuracy is divided by. They answered: by the images that were read correctly at first ([SCLBD/BlackboxBench, issue 1](https://github.com/SCLBD/BlackboxBench/issues/1)).
 
@@ -266,7 +266,7 @@ Mend the attack. It takes `steps` steps of size `step_size` in the ball of radiu
         "There are two limits for a pixel: the ball, and black and white. Which of them does the function know?",
         "`.clamp(0, 1)` after the projection, *inside* the loop: the network should only get images.",
     ),
-    explanation=r"""The projection keeps the images in the ball, but no line keeps them in [0, 1]: a **missing clip**. Follow a black pixel: four steps down lead from 0 to −0.2. No usual image file can hold such a pixel.
+    explanation=r"""The projection keeps the images in the ball, but no line keeps them in [0, 1]: a **missing clip**. Follow a black pixel: four steps down lead from 0 to −0.2.
 
 This time the network looks *weaker* than it is. With the clip, PGD leaves 25.5% in place of 7.0%.
 
@@ -275,7 +275,7 @@ This time the network looks *weaker* than it is. With the clip, PGD leaves 25.5%
 *How to see it:* print the smallest and the largest value.""",
 )
 def my_bug_4(model, x, y, eps, step_size, steps):
-    """PGD from x: images that are no farther than eps from x."""
+    """PGD from x: images in [0, 1] that are no farther than eps from x."""
     ### BEGIN SOLUTION
     x_adv = x.clone()
     for _ in range(steps):
@@ -290,7 +290,7 @@ def my_bug_4(model, x, y, eps, step_size, steps):
 
 @here.bug("bug_4", "their values go from -0.")
 def bug_4(model, x, y, eps, step_size, steps):
-    """PGD from x: images that are no farther than eps from x."""
+    """PGD from x: images in [0, 1] that are no farther than eps from x."""
     x_adv = x.clone()
     for _ in range(steps):
         x_adv.requires_grad_()
@@ -350,7 +350,7 @@ Mend the attack. The network returns logits. The attack must also work on images
     ),
     explanation=r"""The loss is taken from **clamped probabilities**. Whether the probability of the label is 0.9995 or 0.9999, the clamp makes 0.999 of it. So the gradient is exactly zero. Then the step is zero, too: the digits of which the network is sure come back as they were. With the cross-entropy of the logits, FGSM leaves 39.0% in place of 75.0%.
 
-*Where it happened:* in 2018 a user of CleverHans saw that FGSM left 45% of the test digits unchanged. A maintainer named a common cause: probabilities where an attack expects logits ([cleverhans-lab/cleverhans, issue 350](https://github.com/cleverhans-lab/cleverhans/issues/350)). *Defensive distillation* (notebook 5) had looked strong for such a reason (Carlini and Wagner, 2016).
+*Where it happened:* in 2018 a user of CleverHans saw that FGSM left 45% of the test digits unchanged. A maintainer named a common cause: the attack gets probabilities and takes them for logits ([cleverhans-lab/cleverhans, issue 350](https://github.com/cleverhans-lab/cleverhans/issues/350)). Then, too, the gradient is close to zero where the network is very sure.
 
 *How to see it:* count the digits that come back unchanged.""",
 )
@@ -433,7 +433,7 @@ Here the best batch leaves 59.0%. Chosen for each image, the same 20 runs leave 
 *How to see it:* attack the images one by one.""",
 )
 def my_bug_6(model, x, y, attack, eps, restarts):
-    """The strongest images, within eps of x, that several runs of an attack find."""
+    """For each image the strongest version, within eps of it, that several runs find."""
     ### BEGIN SOLUTION
     best = x.clone()
     for _ in range(restarts):
@@ -446,7 +446,7 @@ def my_bug_6(model, x, y, attack, eps, restarts):
 
 @here.bug("bug_6", "So many does the best run leave")
 def bug_6(model, x, y, attack, eps, restarts):
-    """The strongest images that several runs find, of an attack that begins at random."""
+    """For each image the strongest version, within eps of it, that several runs find."""
     best, least = x, 1.0
     for _ in range(restarts):
         x_adv = attack(model, x, y, eps=eps)
@@ -638,7 +638,7 @@ Mend the attack. It is called with many values of `eps` and of `steps`. Use exac
 *How to see it:* print the largest move.""",
 )
 def my_bug_8(model, x, y, eps, steps):
-    """PGD from x with `steps` steps: images in [0, 1], no farther than eps from x."""
+    """PGD with `steps` steps that can move a pixel by eps, and by no more: images in [0, 1]."""
     ### BEGIN SOLUTION
     x_adv, step_size = x.clone(), 2.5 * eps / steps
     for _ in range(steps):
@@ -653,7 +653,7 @@ def my_bug_8(model, x, y, eps, steps):
 
 @here.bug("bug_8", "if all steps have the same sign")
 def bug_8(model, x, y, eps, steps):
-    """PGD from x with `steps` steps: images in [0, 1], no farther than eps from x."""
+    """PGD with `steps` steps that can move a pixel by eps, and by no more: images in [0, 1]."""
     x_adv, step_size = x.clone(), 0.007
     for _ in range(steps):
         x_adv.requires_grad_()
@@ -802,7 +802,7 @@ Mend the measurement. `epochs` holds the weights after each epoch, as `state_dic
 *How to see it:* compare the logits of the two networks.""",
 )
 def my_bug_10(model, epochs, attack, x, y, eps):
-    """The accuracy under attack after each epoch, a list. `epochs` is a list of state_dicts."""
+    """A list: the accuracy after each epoch, under an attack on the model of that epoch."""
     ### BEGIN SOLUTION
     model.eval()
     left = []
@@ -818,7 +818,7 @@ def my_bug_10(model, epochs, attack, x, y, eps):
 
 @here.bug("bug_10", "made on the weights before the training")
 def bug_10(model, epochs, attack, x, y, eps):
-    """The accuracy under attack after each epoch, a list. `epochs` is a list of state_dicts."""
+    """A list: the accuracy after each epoch, under an attack on the model of that epoch."""
     model.eval()
     twin = copy.deepcopy(model)  # for the attack
     left = []
