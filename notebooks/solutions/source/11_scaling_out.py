@@ -142,7 +142,7 @@ def cut_off_towards_0(hours, seconds, n_images, epochs, error):
     "joined_gradient",
     r"""parts of unequal size
 
-Several processes share a batch, but not evenly. (Two processes cannot share 13 images evenly.) Each process has the gradient of the *mean* loss of its own images. Write the gradient of the mean loss of the *whole* batch (without batch norm, so that no image depends on another). `gradients` has the shape `(processes, weights)`; `sizes` holds the number of images of each process, which may be 0.""",
+Several processes share a batch, but not evenly. (Two processes cannot share 13 images evenly.) Each process has the gradient of the *mean* loss of its own images. Write the gradient of the mean loss of the *whole* batch (without batch norm, so that no image depends on another). `gradients` has the shape `(processes, weights)`; `sizes` holds the number of images of each process, which may be 0 (then its gradient is 0 too).""",
     hints=(
         "What would you get if each process had the *sum* over its images, and not the mean?",
         "A mean times the number of images is a sum. Add the sums of all processes. By what is the total divided?",
