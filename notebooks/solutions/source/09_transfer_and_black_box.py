@@ -220,20 +220,20 @@ def around_the_iterate(model, x, y, eps, step_size, steps, decay):
 
 
 here.explain(
-    "only_the_class",
-    r"""only the class
+    "rounded_scores",
+    r"""rounded scores
 
-Square asks the target for its scores. Why can it not work if the target returns only the class? What would such an attack need in place of the margin?""",
-    r"""Square keeps a change where the margin of the true label has fallen. With only the class, the answer is the same until the image is misread. So nearly all changes look alike, and the search has nothing to compare. An attack on the class alone starts at an image that is misread already, and comes closer. Then each query has a useful answer: still misread, or no longer. In place of the margin it uses the distance. Here it mostly needed two to four times as many queries.""",
+An owner rounds each score to a whole number before it is returned. The class with the highest score is returned as before. What happens to the comparisons of Square? What happens to the label-only search? Is this a defence?""",
+    r"""Square keeps a change where the margin has fallen. A margin of rounded scores is a whole number. So a small fall is often rounded away: the margin looks the same, and Square does not keep the change. Only falls that change a rounded score still show. Square then needs more queries, or stops too early. The label-only search never looks at a score. For it nothing changes: after 2,000 queries the clean VGG still reads 2.5%. So the owner gains some queries, but the network is as easy to fool as before.""",
     contains=(
         "what Square compares: the margin before and after a change;",
-        "that the class does not change until the attack has succeeded;",
-        "the other way round: from a misread image towards the original;",
-        "the price in queries.",
+        "that a small fall of the margin is rounded away, and a large one is not;",
+        "that the label-only search uses only the class, so nothing changes for it;",
+        "that hiding information costs the attackers queries, and makes no network robust.",
     ),
 )
 
-here.more(r"""- **Predict, then change:** set `eps = 0.1`. Which of the live numbers come back close to the clean accuracy? (What was measured ahead stays at 0.2. In "Two paths to one goal", "from query 201 on" means: not within 200 queries.)
+here.more(r"""- **Predict, then change:** set `eps = 0.1`. Which of the live numbers come back close to the clean accuracy? (What was measured ahead stays at 0.2. Where the two paths are compared, "from query 201 on" means: not within 200 queries.)
 - **Change:** set `cnn_seed = 1`. Your machine then trains another small CNN. Does the accuracy under the transfer attack stay inside the interval that was printed for seed 0? Must it?
 - **Change:** start `come_closer` from the outsider's direction, `(from_outsider - x).sign()[::10]`, in place of the stripes. How many queries does this save?
-- **Explain:** the owner of a target allows each user 50 queries a day. Which rows of the figure in "What hiding the weights buys" does this rule out?""")
+- **Explain:** the owner of a target allows each user 50 queries a day. Which rows of the figure in "Are hidden weights a protection?" does this rule out?""")
