@@ -23,7 +23,7 @@ The aside on TRADES computed the Kullback-Leibler divergence by hand, for one im
 
 $$\mathrm{KL}(p \,\|\, q) = \sum_k p_k \, (\ln p_k - \ln q_k)$$
 
-Here $p$ and $q$ are predictions, no longer pixels: $p$ for the clean image, $q$ for the attacked one. The sum is over the classes $k$. Your function takes the logits of a batch and returns one number for each image. A very sure network has probabilities that are 0 in the computer. So use `log_softmax`, not the logarithm of a softmax.""",
+Here $p$ and $q$ are predictions, no longer pixels: $p$ for the clean image, $q$ for the attacked one. The sum is over the classes $k$. A very sure network has probabilities that are 0 in the computer. So use `log_softmax`, not the logarithm of a softmax.""",
     hints=(
         "You need the logarithms of both predictions, and the probabilities of one of them. Of which?",
         "`log_softmax(1)` gives $\\ln p$ without ever computing a 0. Then $p$ is its exponential.",
@@ -139,5 +139,5 @@ here.explain(
 )
 
 here.more(r"""- **Change:** train live with `objectives["random start"]` for 6 epochs, which cost the same passes as 3 epochs of PGD-3. How far apart do the two end? Why is one such pair no ranking?
-- **Change:** load the steep network of the last aside: `trained("random-fgsm-0.3", contrast=10, dataset=dataset, depth=depth, width=width)`. Attack the 200 test digits of `loader` at 0.3, with PGD-40 and with `square`, which needs no gradient (import `trained` and `square` from `advutils`). Which attack leaves less?
+- **Change:** load the steep network of the last aside: `trained("random-fgsm-0.3", contrast=10, dataset=dataset, depth=depth, width=width)`. Attack the 200 test digits of `loader` at 0.3, with PGD-40 and with `square` (import `trained` and `square` from `advutils`). Which attack leaves less?
 - **Look:** on photographs, robust accuracy on unseen images can *fall* late in a training: **robust overfitting** (Rice et al., 2020). `load_measurement("robust_overfitting")` holds 60 epochs of PGD-3 on 1,000 digits, for two seeds. Draw `training` and `validation` against `epoch`. Is there a gap? Is there a fall?""")
