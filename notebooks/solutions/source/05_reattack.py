@@ -11,7 +11,7 @@ here.predict(
     "small_steps",
     r"""steps that are too small
 
-Somebody runs PGD with 20 steps of size 0.001 at $\epsilon = 0.1$, from the image itself. How far is a pixel from its start at most? Count in thousandths: 0.001 is 1. (The ball allows 100.)""",
+Somebody runs PGD with 20 steps of size 0.001 at $\epsilon = 0.1$, from the image itself. How far is a pixel from its start at most? Give the answer in thousandths. The ball allows 100 of them.""",
     answer=20,
     wrong={100: "how far the ball allows", 1: "makes twenty", 250: "the usual step size"},
 )
