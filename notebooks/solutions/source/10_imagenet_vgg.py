@@ -236,7 +236,7 @@ here.explain(
 
 The notebook has an extreme case. Take the crudest stand-in, the identity, in both directions: this is plain PGD. On the stored networks it seems to leave 3.3% (in PNG files), and in truth it leaves 92.3% behind quality 75.
 
-The soft copy is near the file, so here the loss may be small. To measure it, take the saved images, after the attack has ended. Compare the shares that are misread behind `jpeg_copy` and behind `jpeg`. If the first is much larger, then the attack has broken only the copy.""",
+The soft copy is near the file, so here the difference may be small. To measure it, take the saved images, after the attack has ended. Compare the shares that are misread behind `jpeg_copy` and behind `jpeg`. If the first is much larger, then the attack has broken only the copy.""",
     contains=(
         "forward, the copy is not the file, and the network is judged on the file;",
         "where the loss and the gradient are computed: at an image that the network never reads;",
