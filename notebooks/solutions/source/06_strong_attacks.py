@@ -185,7 +185,7 @@ here.explain(
     r"""a gradient that is wrong
 
 BPDA uses a gradient that is wrong: the rounding has none, and BPDA does as if it had the slope 1. Why does the attack find anything all the same? For which kind of layer could it fail?""",
-    r"""Over a larger distance the rounded image follows the image. Where a pixel rises from 0 to 1, its rounded value rises from 0 to 1, too. So on average the rounding has the slope 1. The wrong gradient says which way the *rounded* pixel should go, and a large enough step gets it there. It can fail for a layer that is not close to the identity. For example, a layer that inverts the image computes $1 - x$, so each step would go the wrong way. Such a layer needs another stand-in, one that does roughly what the layer does. If the attack finds less than one without gradients (Square), the stand-in is bad, not the defence good.""",
+    r"""Over a larger distance the rounded image follows the image. Where a pixel rises from 0 to 1, its rounded value rises from 0 to 1, too. So on average the rounding has the slope 1. The wrong gradient says which way the *rounded* pixel should go, and a large enough step gets it there. It can fail for a layer that is not close to the identity. For example, a layer that inverts the image computes $1 - x$, so each step would go the wrong way. Such a layer needs another stand-in, one that does roughly what the layer does. If the attack finds less than one without gradients (Square), it is too weak: its stand-in may be bad, or its search.""",
     contains=(
         "the layer is close to the identity, seen over the length of a step;",
         "only the direction has to be right, not the number;",
@@ -195,4 +195,4 @@ BPDA uses a gradient that is wrong: the rounding has none, and BPDA does as if i
 )
 
 here.more(r"""- **Predict, then change:** set `eps = 0.1` in the parameters. Do FGSM and PGD move together or apart?
-- **Change:** give `bpda` five restarts at 0.3. Does it find what Square found (84% of the 200 digits survived)? Then go backward through `torch.sigmoid(10 * (x - 0.5))` instead of the identity.""")
+- **Change:** give `bpda` five restarts at 0.3 (`pgd` takes `restarts=5`). Does it find what Square found (84% of the 200 digits survived)? Then go backward through `torch.sigmoid(10 * (x - 0.5))` instead of the identity.""")
