@@ -66,7 +66,7 @@ def in_percent(before, after):
     "ensemble_fgsm",
     r"""several surrogates at once
 
-An outsider who has several surrogates can ask all of them (Liu and others, 2017). Write FGSM on the *mean of their losses*: one step of $\epsilon$ along the sign of its gradient, and the clip.""",
+An outsider who has several surrogates can ask all of them (Liu et al., 2017). Write FGSM on the *mean of their losses*: one step of $\epsilon$ along the sign of its gradient, and the clip.""",
     hints=(
         "The gradient of a mean is the mean of the gradients. So what do you have to do before you take the sign?",
         "Add the gradients of all surrogates. To divide by their number changes no sign. Then one step.",
@@ -224,7 +224,7 @@ here.explain(
     r"""rounded scores
 
 An owner rounds each score to a whole number before it is returned. The class with the highest score is returned as before. What happens to the comparisons of Square? What happens to the label-only search? Is this a defence?""",
-    r"""Square keeps a change where the margin has fallen. A margin of rounded scores is a whole number. So a small fall is often rounded away: the margin looks the same, and Square does not keep the change. Only falls that change a rounded score still show. Square then needs more queries, or stops too early. The label-only search never looks at a score. For it nothing changes: after 2,000 queries the clean VGG still reads 2.5%. So the owner gains some queries, but the network is as easy to fool as before.""",
+    r"""Square keeps a change where the margin has fallen. A margin of rounded scores is a whole number. So a small fall is often rounded away: the margin looks the same, and Square does not keep the change. Only falls that change a rounded score still show. Square then needs more queries, or gets stuck. The label-only search never looks at a score. For it nothing changes: after 2,000 queries the clean VGG still reads 2.5%. So the attackers pay more queries, but images that fool the network still lie in the ball.""",
     contains=(
         "what Square compares: the margin before and after a change;",
         "that a small fall of the margin is rounded away, and a large one is not;",
@@ -235,5 +235,5 @@ An owner rounds each score to a whole number before it is returned. The class wi
 
 here.more(r"""- **Predict, then change:** set `eps = 0.1`. Which of the live numbers come back close to the clean accuracy? (What was measured ahead stays at 0.2. Where the two paths are compared, "from query 201 on" means: not within 200 queries.)
 - **Change:** set `cnn_seed = 1`. Your machine then trains another small CNN. Does the accuracy under the transfer attack stay inside the interval that was printed for seed 0? Must it?
-- **Change:** start `come_closer` from the outsider's direction, `(from_outsider - x).sign()[::10]`, in place of the stripes. How many queries does this save?
+- **Change:** start `come_closer` from the outsider's direction, `(from_outsider - x).sign()[::10]`, in place of the stripes. Does this save queries?
 - **Explain:** the owner of a target allows each user 50 queries a day. Which rows of the figure in "Are hidden weights a protection?" does this rule out?""")
