@@ -12,7 +12,7 @@ here.predict(
     "no_error_in_100",
     r"""no error at all
 
-A network reads 100 of 100 test images correctly. Where does the lower end of its 95% Wilson interval lie, in %?""",
+A network reads 100 of 100 test images correctly. Where does the lower end of its 95% Wilson interval lie, in %? Estimate it: exercise 2 has the formula.""",
     answer=96.3,
     wrong={100: "misreads one digit in a hundred", 92: "great surprise", 85: "once in 38,000"},
 )
@@ -139,7 +139,7 @@ def the_share_of_the_errors(model, loader):
     "train_step",
     r"""one step of training
 
-Write what `fit` does for each batch: the network's logits, the mean cross-entropy, its gradient for the weights, one step of the optimiser. Give the loss back, as a number.""",
+Write what the loop does for each batch: the network's logits, the mean cross-entropy, its gradient for the weights, one step of the optimiser. Give the loss back, as a number.""",
     hints=(
         "Four calls on the optimiser and the loss, in the right order. What does PyTorch do with a gradient that is already there?",
         "PyTorch *adds* a new gradient to the old one. So the old one has to be set to zero before `backward`.",
