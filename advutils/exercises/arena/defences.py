@@ -272,7 +272,7 @@ RULES: dict[str, dict] = {
     ),
     "fgsm-trained": dict(
         build=_switches,
-        story="The authors train on FGSM images in every batch, and FGSM finds hardly an error afterwards. The hidden "
+        story="The authors train on FGSM images in every batch, and FGSM finds hardly any error afterwards. The hidden "
         "units are nearly switches, as the training went better with them.",
         eps=0.3, claim=93, claimed_with="FGSM", gradients=100, queries=200,
         sha256="ee3c3ce82e44bdfe5cb4d71b9fd14fe28cba029cddb268cf537a7790c53e397e",
