@@ -248,14 +248,14 @@ here.explain(
     r"""which label?
 
 The attacks of this notebook raise the loss of the *true* label. What would change if they raised the loss of the label that the network *predicts*, and for which digits? Say also what it would do to the robust accuracy that is printed.""",
-    r"""For a digit that the network reads correctly, nothing changes: both labels are the same. It changes for the digits that are misread before the attack (1.7% of the 1,000 for the clean VGG, 1.5% for the defended one). There, the attack would lead the image away from the *wrong* answer. Some of them are then read correctly, by the attack's own help, and count as survivors. So the robust accuracy gets too high, by at most the share that was misread at first.""",
+    r"""For a digit that the network reads correctly, nothing changes: both labels are the same. It changes for the digits that are misread before the attack (1.7% of the 1,000 for the clean VGG, 1.5% for the defended one). There, the attack would lead the image away from the *wrong* answer. Some of them may then be read correctly, by the attack's own help, and count as survivors. So the robust accuracy can get too high, by at most the share that was misread at first.""",
     contains=(
         "only digits that are misread before the attack are concerned;",
-        "they may become right, so the number is too high;",
+        "they may become right, so the number can get too high;",
         "how large the error can be at most: the share that was misread at first.",
     ),
 )
 
 here.more(r"""- **Predict, then change:** train the defence at 0.3 instead (`trained("mixed-fgsm-0.3")`, some minutes). What will FGSM leave at 0.3, and what will PGD leave?
-- **Change:** give PGD a `step_size` of 0.001 and 20 steps at $\epsilon = 0.1$, as in the first exercise. How much does the defence seem to keep?
-- **Change:** move `point` in the two-pixel picture to (0.5, 0.40), or give PGD 3 steps. Does PGD still reach the red? Does FGSM?""")
+- **Change:** give PGD a `step_size` of 0.001, 20 steps and `random_start=False` at $\epsilon = 0.1$, as in the first exercise. How much does the defence seem to keep?
+- **Change:** move `point` of the two pixels to (0.5, 0.40), or give PGD 3 steps. Run the cells up to the three printed margins. Is PGD's image still misread? Is FGSM's?""")
