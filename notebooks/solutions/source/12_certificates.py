@@ -248,11 +248,11 @@ here.explain(
     r"""above the attack
 
 Somebody shows you a table: at 0.1, PGD leaves 90.5%, and 92% are certified. What do you conclude? What would you look at first?""",
-    r"""A digit with a certificate is read correctly in its whole box. So PGD leaves it, if PGD stays in the same box and attacks the same digits and the same network. So the certified share cannot be larger. It is an error, and no chance.
+    r"""A digit with a certificate is read correctly in its whole box. So PGD leaves it, if PGD stays in the same box and attacks the same digits and the same network. The certified share cannot be larger. So it is an error, not chance.
 
 I would look for a single digit that is certified, and on which PGD succeeds. Is each pixel of its attacked image at most 0.1 away from the clean one, and between 0 and 1?
 
-- **The image is in the box, and the network misreads it:** then the proof is wrong. Perhaps the absolute values are missing, or the radius has other units behind the normalisation.
+- **The image is in the box, and the network misreads it:** then the proof is wrong. Perhaps the absolute values are missing, or the normalisation rescaled the pixels and not the radius.
 - **The image is not in the box:** then the attack is wrong. Perhaps epsilon has other units, or a projection is missing.
 - **There is no such digit:** then the two numbers are about different digits, weights or radii. Or a misread digit was counted, with a certificate for its wrong answer.""",
     contains=(
