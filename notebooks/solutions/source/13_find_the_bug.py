@@ -20,7 +20,7 @@ Your aim is a test of the *result*, even if you see the fault in the code at onc
 3. A task with three hints and, folded too, *What was wrong*: the fault, and a place where it happened.
 4. A cell for your function `my_bug_N`. Copy the lines of `bug_N` into it and mend them. `check` runs it on small data of its own and says what is wrong with its result.
 
-Run the cells in order, also those of a bug that you skip. The easiest is bug 3; bug 1 needs batch norm (notebook 1). With little time, take bugs 2, 3 and 8. All mended functions lie in `notebooks/solutions/{name}`.""",
+Run the cells in order, also those of a bug that you skip. Bug 1 needs batch norm (notebook 1). If you have forgotten it, mend the easiest first: bug 3. With little time, take bugs 2, 3 and 8. All mended functions lie in `notebooks/solutions/{name}`.""",
 )
 
 
@@ -35,7 +35,7 @@ Mend the attack. It must work whether the network comes in train mode or in eval
     hints=(
         "Look at the line that runs the function. In which state is the network when the attack begins?",
         "In train mode, batch norm uses the mean and the variance of the current batch. In eval mode it uses statistics kept from the training. In which mode is the gradient taken here?",
-        "`model.training` says in which mode the network came. `model.eval()` before the gradient, `model.train(mode)` after it.",
+        "Keep `mode = model.training`. Then `model.eval()` before the gradient, `model.train(mode)` after it.",
     ),
     explanation=r"""The gradient is taken in **train mode**, where batch norm mixes the digits of the batch. So one network is attacked, and another one is judged. With the gradient in eval mode, FGSM leaves 39.0% in place of 70.0%.
 
@@ -117,7 +117,7 @@ Mend the count. `loader` gives batches `(x, y)`. `attack` is called as `attack(m
         "By how many images does the function divide? Is that all of them?",
         "Divide by *all* images. An image that is misread without an attack counts as misread.",
     ),
-    explanation=r"""The function divides by the images that were read correctly before the attack: an **accuracy over the survivors**. Of the 200 shifted digits the small CNN reads 153. After FGSM it reads 94. The function gives 94/153 = 61.4%. The robust accuracy is 94/200 = 47.0%. (The digits were shifted to make the fault large: of those in the middle only 3.0% are misread.)
+    explanation=r"""The function divides by the images that were read correctly before the attack: an **accuracy over the survivors**. Of the 200 shifted digits the small CNN reads 153. After FGSM it reads 94. The function gives 94/153 = 61.4%. The robust accuracy is 94/200 = 47.0%. (The shift makes the fault large: of the digits in the middle only 3.0% are misread.)
 
 *Where it happened:* the authors of a benchmark of black-box attacks were asked what their robust accuracy is divided by. They answered: by the images that were read correctly at first ([SCLBD/BlackboxBench, issue 1](https://github.com/SCLBD/BlackboxBench/issues/1)).
 
@@ -199,7 +199,7 @@ Mend the attack. `x` and the result are images in [0, 1], and `eps` is a distanc
     ),
     explanation=r"""`eps` is added where the distance from black to white is 2 and not 1: an **epsilon in the wrong unit**. Follow one grey pixel. 0.5 becomes 0 in [−1, 1], moves to 0.2, and comes back as 0.6. It has moved by 0.1 in place of 0.2. With the right unit, FGSM leaves 53.5% in place of 87.0%.
 
-*Where it happened:* in the code of a defence with proofs (notebook 12). It added $\epsilon$ to images divided by a standard deviation. A user got a robust error of 51.9%, where the paper has 79.2%. The author confirmed that $\epsilon$ has to be divided, too ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
+*Where it happened:* in the code of a defence with proofs (notebook 12). It added $\epsilon$ to images divided by a standard deviation. A user found 51.9% of the images without a proof, where the paper has 79.2%. The author confirmed that $\epsilon$ has to be divided, too ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
 
 *How to see it:* print the largest move.""",
 )
@@ -272,7 +272,7 @@ This time the network looks *weaker* than it is. With the clip, PGD leaves 25.5%
 
 *Where it happened:* in 2019 the PGD of the Adversarial Robustness Toolbox (ART) had the projection onto the ball, but no clip. A user noticed that its numbers differed from those of another code ([Trusted-AI/adversarial-robustness-toolbox, issue 148](https://github.com/Trusted-AI/adversarial-robustness-toolbox/issues/148)).
 
-*How to see it:* print the smallest and the largest value.""",
+*How to see it:* print the smallest and the largest value: −0.20 and 1.20.""",
 )
 def my_bug_4(model, x, y, eps, step_size, steps):
     """PGD from x: images in [0, 1] that are no farther than eps from x."""
@@ -340,9 +340,9 @@ def one_large_step(model, x, y, eps, step_size, steps):
 
 @here.write(
     "bug_5",
-    r"""FGSM on a network that is very sure
+    r"""FGSM on the cross-entropy
 
-Mend the attack. The network returns logits. The attack must also work on images of which the network is very sure.""",
+Mend the attack. The network returns logits.""",
     hints=(
         "Look at a single image for which the network is very sure, before and after the attack.",
         "Print the gradient of such an image. Which line makes it exactly zero? What is the derivative of `clamp` outside its limits?",
@@ -352,7 +352,7 @@ Mend the attack. The network returns logits. The attack must also work on images
 
 *Where it happened:* in 2018 a user of CleverHans saw that FGSM left 45% of the test digits unchanged. A maintainer named a common cause: the attack gets probabilities and takes them for logits ([cleverhans-lab/cleverhans, issue 350](https://github.com/cleverhans-lab/cleverhans/issues/350)). Then, too, the gradient is close to zero where the network is very sure.
 
-*How to see it:* count the digits that come back unchanged.""",
+*How to see it:* count the digits that come back unchanged: 148 of 200.""",
 )
 def my_bug_5(model, x, y, eps):
     """FGSM on the cross-entropy: the images, one step of size eps away from x, in [0, 1]."""
@@ -538,7 +538,7 @@ def only_those_that_are_left(model, x, y, attack, eps, restarts):
 
 Mend the choice of the test images. All images of the pool that the network was not trained on shall come back, in an order drawn from the generator.""",
     hints=(
-        "Take an image that comes back, and look for it among those that the network was trained on.",
+        "Take an image that comes back, and look for it in the training: `(image == pool_x[trained_on]).flatten(1).all(1).any()`.",
         "`trained_on` holds positions. Positions in what? Follow `x` line by line.",
         "Leave out the images first, and shuffle the rest afterwards.",
     ),
@@ -718,11 +718,11 @@ Mend the measurement. `x` are images in [0, 1], and `eps` is a distance of their
 | as in the training | −1 | 1 | 0.20 |
 | as it was given | −0.42 | 2.82 | 0.32 |
 
-So more digits are misread even without an attack, and the attack takes larger steps. With the network's own numbers, FGSM leaves 87.0% in place of 44.5%.
+So more digits are misread even without an attack. With the network's own numbers, FGSM leaves 87.0%, as in *One bug together*.
 
 *Where it happened:* in PyTorch's own tutorial on FGSM. Its network, trained on normalised digits, was fed digits that were not. A user asked about it in 2020 ([pytorch/tutorials, issue 1032](https://github.com/pytorch/tutorials/issues/1032)) and it was mended in 2023 ([pull request 2419](https://github.com/pytorch/tutorials/pull/2419)).
 
-*How to see it:* compare its clean accuracy with the published one.""",
+*How to see it:* compare its clean accuracy, here 89.0%, with the published one, 97.0%.""",
 )
 def my_bug_9(bare, x, y, eps):
     """The share that FGSM leaves to a network trained on (x - bare.mean) / bare.std."""
@@ -791,15 +791,15 @@ def without_the_clip_to_pixels(bare, x, y, eps):
 
 Mend the measurement. `epochs` holds the weights after each epoch, as `state_dict()` gives them. `attack` is called as `attack(network, x, y, eps=eps)`.""",
     hints=(
-        "After each epoch two networks take part: one is attacked, and one reads the images. An `attack` of your own can print the logits of the first.",
+        "After each epoch two networks take part: one is attacked, and one reads the images. An `attack` of your own can print the logits of the first: `def listen(attacked, x, y, eps): print(attacked(x)); return x`.",
         "When was the copy made, and when do the weights change? Which weights does the copy have in the second epoch?",
         "Make the copy inside the loop, *after* `load_state_dict`.",
     ),
-    explanation=r"""The copy is made once, before the loop. When the weights change, the copy does not: it is a **stale copy**, one that is out of date. After epoch 2 the network has the weights of the defended VGG, and the copy still has those of the clean VGG. The attacked images are made on the old network and shown to the new one, which is called a transfer attack. An attack on the network itself leaves 18.0% in place of 88.0%.
+    explanation=r"""The copy is made once, before the loop. When the weights change, the copy does not: it is out of date, a **stale copy**. After epoch 2 the network has the weights of the defended VGG, and the copy still has those of the clean VGG. The attacked images are made on the old network and shown to the new one. An attack on the network itself leaves 18.0% in place of 88.0%.
 
 *Where it happened:* in the plan of a whole comparison. The images of the benchmark DEEPSEC were made on an undefended network and then shown to all defended ones ([ryderling/DEEPSEC, issue 1](https://github.com/ryderling/DEEPSEC/issues/1)).
 
-*How to see it:* compare the logits of the two networks.""",
+*How to see it:* compare the logits of the two networks: they differ by up to 3.9.""",
 )
 def my_bug_10(model, epochs, attack, x, y, eps):
     """A list: the accuracy after each epoch, under an attack on the model of that epoch."""
