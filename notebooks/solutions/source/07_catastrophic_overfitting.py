@@ -22,7 +22,7 @@ N-FGSM trains at $\epsilon = 0.1$, and its noise moves each pixel by up to $2\ep
     "n_fgsm",
     r"""the images of N-FGSM
 
-Write the training images of N-FGSM. First noise: each pixel moves by its own random number between $-k\epsilon$ and $+k\epsilon$, then the clip. Then one step of $\epsilon$ along the sign of the gradient *at the noisy image*, and the clip again. There is no projection. Draw with `torch.rand(..., generator=generator)`.""",
+Write the training images of N-FGSM. First noise: each pixel moves by its own random number between $-k\epsilon$ and $+k\epsilon$, and is cut to the range from 0 to 1. (Above, $k = 2$.) Then one step of $\epsilon$ along the sign of the gradient *at the noisy image*, and the cut again. There is no projection. Draw with `torch.rand(..., generator=generator)`.""",
     hints=(
         "Besides `x` there are two images: the noisy one and the result. From which one does the step start?",
         "The noise is $k \\epsilon u$ with $u$ between −1 and 1. `torch.rand` draws between 0 and 1: how do you make $u$ from it?",
@@ -211,6 +211,6 @@ Why might PGD with two steps during the training be harder to overfit to than FG
 )
 
 here.more(r"""- **Predict, then change:** set `eps = 0.1` in the parameters cell. Is there still a fall? And at 0.3? (Two more networks are then trained.)
-- **Measure:** train once with `train(random_fgsm)`. Use `plot_runs` to draw the five stored runs, `methods["random start"]`. Draw your PGD accuracy over it. Does your run lie among them?
+- **Measure:** train once with `train(random_fgsm)`. Draw the five stored runs: `plot_runs(ax, methods["random start"], "PGD", color="#D55E00")`. Draw your PGD accuracy over it. Does your run lie among them?
 - **Change:** measure with PGD of 2 steps instead of 10. Would you have seen the fall?
 - **Measure:** at which step would your `my_stop_step` have stopped each of the five stored runs?""")
