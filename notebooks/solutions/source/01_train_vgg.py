@@ -12,7 +12,7 @@ here.predict(
     "no_error_in_100",
     r"""no error at all
 
-A network reads 100 of 100 test images correctly. Where does the lower end of its 95% Wilson interval lie, in %? Estimate it: exercise 2 has the formula.""",
+A network reads 100 of 100 test images correctly. Where does the lower end of its 95% Wilson interval lie, in %? Estimate it first. (With all $n$ right, it lies at $n / (n + z^2)$, where $z = 1.96$.)""",
     answer=96.3,
     wrong={100: "misreads one digit in a hundred", 92: "great surprise", 85: "once in 38,000"},
 )
@@ -141,7 +141,7 @@ def the_share_of_the_errors(model, loader):
 
 Write what the loop does for each batch: the network's logits, the mean cross-entropy, its gradient for the weights, one step of the optimiser. Give the loss back, as a number.""",
     hints=(
-        "Four calls on the optimiser and the loss, in the right order. What does PyTorch do with a gradient that is already there?",
+        "Three calls after the loss is computed, in the right order. What does PyTorch do with a gradient that is already there?",
         "PyTorch *adds* a new gradient to the old one. So the old one has to be set to zero before `backward`.",
         "`loss = F.cross_entropy(model(x), y)`, then `optimizer.zero_grad()`, `loss.backward()`, `optimizer.step()`; give back `loss.item()`.",
     ),
@@ -206,7 +206,7 @@ here.explain(
     r"""why an 8?
 
 With black and white exchanged, the clean VGG says "8" for 91.2% of the digits. What do these images have in common with an 8, from the point of view of a network that expects white ink? Think of an experiment that could show you wrong, and make it.""",
-    r"""A guess: an 8 is the digit with the most white in the middle. In the training images, the mean of the middle 8 × 8 pixels is 0.54 for the 8, and less for every other digit. An exchanged image is white almost everywhere. The experiment: show the network an image that is white everywhere, with no digit in it at all. It says "8" with a probability of 0.61. An image that is black everywhere, without any ink, is read as a 1 (probability 1.00), the digit with the least ink. Both fit the guess. They do not prove it: the network has never seen such images.""",
+    r"""A guess: an 8 is the digit with the most white in the middle. In the training images, the mean of the middle 8 × 8 pixels is 0.54 for the 8, and less for every other digit. An exchanged image is white almost everywhere. The experiment: show the network an image that is white everywhere. It says "8" with a probability of 0.61. This fits the guess. By the guess, a black image should be a 0, which has the least white in the middle (0.20). It is read as a 1 (probability 1.00), the digit with the least ink in all. So white in the middle is at most a part of the reason. Nothing is proved: the network has never seen such images.""",
     contains=(
         "a reason that speaks of white ink, as the network sees it;",
         "an experiment whose result could have been another one;",
