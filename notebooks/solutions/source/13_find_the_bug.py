@@ -20,7 +20,7 @@ Your aim is a test of the *result*, even if you see the fault in the code at onc
 3. A task with three hints and, folded too, *What was wrong*: the fault, and a place where it happened.
 4. A cell for your function `my_bug_N`. Copy the lines of `bug_N` into it and mend them. `check` runs it on small data of its own and says what is wrong with its result.
 
-Run the cells in order, also those of a bug that you skip. Bug 1 needs batch norm (notebook 1). If you have forgotten it, mend the easiest first: bug 3. With little time, take bugs 2, 3 and 8. All mended functions lie in `notebooks/solutions/{name}`.""",
+Run the cells in order, also those of a bug that you skip. **Mend bug 3 first, then 2, then 1, then 4 to 10.** Bug 1 needs batch norm (notebook 1). With little time, take bugs 2, 3 and 8. All mended functions lie in `notebooks/solutions/{name}`.""",
 )
 
 
@@ -37,11 +37,11 @@ Mend the attack. It must work whether the network comes in train mode or in eval
         "In train mode, batch norm uses the mean and the variance of the current batch. In eval mode it uses statistics kept from the training. In which mode is the gradient taken here?",
         "Keep `mode = model.training`. Then `model.eval()` before the gradient, `model.train(mode)` after it.",
     ),
-    explanation=r"""The gradient is taken in **train mode**, where batch norm mixes the digits of the batch. So one network is attacked, and another one is judged. With the gradient in eval mode, FGSM leaves 39.0% in place of 70.0%.
+    explanation=r"""The gradient is taken in **train mode**, where batch norm mixes the digits of the batch. So one network is attacked, another one judged. With the gradient in eval mode, FGSM leaves 39.0% in place of 70.0%.
 
 A smallest example: batch norm makes (number − mean) / standard deviation of each number. In the batch 0, 2 the 2 becomes 1. In the batch 2, 4 it becomes −1. In eval mode, mean and deviation are fixed.
 
-A pass in train mode also changes the statistics that batch norm keeps, and so the network.
+A pass in train mode also changes the statistics that batch norm keeps, and so the network. The library's `fgsm` takes the gradient in eval mode, so it passed our test.
 
 *Where it happened:* in 2017 a user of the attack library Foolbox reported that attacks on PyTorch networks mostly failed. The network was in train mode ([bethgelab/foolbox, issue 74](https://github.com/bethgelab/foolbox/issues/74)).
 
@@ -119,7 +119,7 @@ Mend the count. `loader` gives batches `(x, y)`. `attack` is called as `attack(m
     ),
     explanation=r"""The function divides by the images that were read correctly before the attack: an **accuracy over the survivors**. Of the 200 shifted digits the small CNN reads 153. After FGSM it reads 94. The function gives 94/153 = 61.4%. The robust accuracy is 94/200 = 47.0%. (The shift makes the fault large: of the digits in the middle only 3.0% are misread.)
 
-*Where it happened:* the authors of a benchmark of black-box attacks were asked what their robust accuracy is divided by. They answered: by the images that were read correctly at first ([SCLBD/BlackboxBench, issue 1](https://github.com/SCLBD/BlackboxBench/issues/1)).
+*Where it happened:* the authors of a benchmark of attacks were asked what their robust accuracy is divided by. They answered: by the images that were read correctly at first ([SCLBD/BlackboxBench, issue 1](https://github.com/SCLBD/BlackboxBench/issues/1)).
 
 *How to see it:* call the function at $\epsilon = 0$.""",
 )
@@ -348,7 +348,7 @@ Mend the attack. The network returns logits.""",
         "Print the gradient of such an image. Which line makes it exactly zero? What is the derivative of `clamp` outside its limits?",
         "`F.cross_entropy` takes logits. It never takes the logarithm of 0, so it needs no clamp. Use it in place of the three lines.",
     ),
-    explanation=r"""The loss is taken from **clamped probabilities**. Whether the probability of the label is 0.9995 or 0.9999, the clamp makes 0.999 of it. So the gradient is exactly zero. Then the step is zero, too: the digits of which the network is sure come back as they were. With the cross-entropy of the logits, FGSM leaves 39.0% in place of 75.0%.
+    explanation=r"""The loss is taken from **clamped probabilities**. Whether the probability of the label is 0.9995 or 0.9999, the clamp makes 0.999 of it. So the gradient is exactly zero, and so is the step: the digits of which the network is sure come back as they were. With the cross-entropy of the logits, FGSM leaves 39.0% in place of 75.0%.
 
 *Where it happened:* in 2018 a user of CleverHans saw that FGSM left 45% of the test digits unchanged. A maintainer named a common cause: the attack gets probabilities and takes them for logits ([cleverhans-lab/cleverhans, issue 350](https://github.com/cleverhans-lab/cleverhans/issues/350)). Then, too, the gradient is close to zero where the network is very sure.
 
@@ -629,11 +629,11 @@ Mend the attack. It is called with many values of `eps` and of `steps`. Use exac
     hints=(
         "Look at the three printed numbers. What changes from call to call, and what does the attack make of it?",
         r"Multiply: how far can a pixel go in 10 steps of 0.007? How far does the ball at $\epsilon = 0.2$ reach?",
-        r"The step size must grow with $\epsilon$ and shrink with the number of steps. Madry and others chose $2.5\,\epsilon / \text{steps}$: enough to reach the edge of the ball and to come back.",
+        r"The step size must grow with $\epsilon$ and shrink with the number of steps. In one of their measurements, Madry and others used $2.5\,\epsilon / \text{steps}$: enough to cross the ball.",
     ),
     explanation=r"""The **steps are too small**. Ten steps of 0.007 move a pixel by 0.07 at most, and the ball has a radius of 0.2. So the same images come back for every $\epsilon$ above 0.07. With steps of $2.5\,\epsilon/10$, PGD at 0.2 leaves 17.0% in place of 90.5%.
 
-*Where it happened:* in the public code of a defence, the step of PGD was fixed at 0.007, for all values of $\epsilon$. A user reported that different values of $\epsilon$ gave the same images ([xuanqing94/BayesianDefense, issue 8](https://github.com/xuanqing94/BayesianDefense/issues/8)).
+*Where it happened:* in the public code of a defence, the step of PGD was fixed at 0.007. A user reported that different values of $\epsilon$ gave the same images ([xuanqing94/BayesianDefense, issue 8](https://github.com/xuanqing94/BayesianDefense/issues/8)).
 
 *How to see it:* print the largest move.""",
 )
@@ -722,7 +722,7 @@ So more digits are misread even without an attack. With the network's own number
 
 *Where it happened:* in PyTorch's own tutorial on FGSM. Its network, trained on normalised digits, was fed digits that were not. A user asked about it in 2020 ([pytorch/tutorials, issue 1032](https://github.com/pytorch/tutorials/issues/1032)) and it was mended in 2023 ([pull request 2419](https://github.com/pytorch/tutorials/pull/2419)).
 
-*How to see it:* compare its clean accuracy, here 89.0%, with the published one, 97.0%.""",
+*How to see it:* compare its clean accuracy, here 89.0%, with the known one, 97.0%.""",
 )
 def my_bug_9(bare, x, y, eps):
     """The share that FGSM leaves to a network trained on (x - bare.mean) / bare.std."""
@@ -795,7 +795,7 @@ Mend the measurement. `epochs` holds the weights after each epoch, as `state_dic
         "When was the copy made, and when do the weights change? Which weights does the copy have in the second epoch?",
         "Make the copy inside the loop, *after* `load_state_dict`.",
     ),
-    explanation=r"""The copy is made once, before the loop. When the weights change, the copy does not: it is out of date, a **stale copy**. After epoch 2 the network has the weights of the defended VGG, and the copy still has those of the clean VGG. The attacked images are made on the old network and shown to the new one. An attack on the network itself leaves 18.0% in place of 88.0%.
+    explanation=r"""The copy is made once, before the loop. When the weights change, it does not: a **stale copy**. After epoch 2 the network has the weights of the defended VGG, the copy still those of the clean VGG. The attacked images are made on the old network and shown to the new one. An attack on the network itself leaves 18.0% in place of 88.0%.
 
 *Where it happened:* in the plan of a whole comparison. The images of the benchmark DEEPSEC were made on an undefended network and then shown to all defended ones ([ryderling/DEEPSEC, issue 1](https://github.com/ryderling/DEEPSEC/issues/1)).
 
