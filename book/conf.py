@@ -10,6 +10,7 @@ from sphinx.util import logging
 
 ALT = tomllib.loads((Path(__file__).parent / "alt.toml").read_text(encoding="utf-8"))
 WIDGET = "application/vnd.jupyter.widget-view+json"
+FOLDED = {"check": "Check of the sentences above", "drawing": "The code that draws"}  # by the tags of cells
 INSTEAD_OF_A_WIDGET = "*A control stands here in the notebook. It needs a kernel, which a page does not have.*"
 DOWNLOAD = "The notebook behind this page, executed: {{download}}`{0} <{0}>`. It runs where `advutils` is installed."
 
@@ -18,7 +19,6 @@ html_title = "Adversarial robustness"
 extensions = ["myst_nb"]
 exclude_patterns = ["README.md", "tests/**"]  # parts of them are included in pages
 nb_execution_mode = "off"
-nb_code_prompt_show = "Check of the sentences above"
 myst_enable_extensions = ["deflist", "dollarmath"]
 
 html_theme = "sphinx_book_theme"
@@ -60,8 +60,10 @@ def adapt(app, name, source):
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             texts = ALT.get(path.stem, {}).get(cell["id"], [])
-            if {"check", "drawing"} & set(cell["metadata"].get("tags", [])):
+            folded = [FOLDED[tag] for tag in cell["metadata"].get("tags", []) if tag in FOLDED]
+            if folded:
                 cell["metadata"]["tags"].append("hide-input")
+                cell["metadata"]["mystnb"] = {"code_prompt_show": folded[0]}
             cell["metadata"] |= {"id": cell["id"], "alt": [texts] if isinstance(texts, str) else texts}
             for output in cell["outputs"]:
                 if WIDGET in output.get("data", {}):
