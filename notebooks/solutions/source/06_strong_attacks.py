@@ -194,5 +194,5 @@ BPDA uses a gradient that is wrong: the rounding has none, and BPDA does as if i
     ),
 )
 
-here.more(r"""- **Predict, then change:** set `eps = 0.1` in the parameters. Do FGSM and PGD move together or apart?
+here.more(r"""- **Predict, then change:** set `eps = 0.1` in the parameters, and run the notebook as far as PGD with 20 steps. Do FGSM and PGD move together or apart?
 - **Change:** give `bpda` five restarts at 0.3 (`pgd` takes `restarts=5`). Does it find what Square found (84% of the 200 digits survived)? Then go backward through `torch.sigmoid(10 * (x - 0.5))` instead of the identity.""")
