@@ -124,43 +124,39 @@ def mode_of(model):
     return "train mode" if model.training else "eval mode"
 
 
-# 1: the mode of the network
+# 1: the unit of epsilon
 
 bug_1 = bug(1)
 
 
-@bug_1.test("the result is a batch of images in [0, 1]")
+@bug_1.test("the result is a batch of images in [0, 1], as x is")
 def _(mine, case):
     x = case.images()
-    expect_images(mine(case.linear(), x, case.labels(), 0.3), x)
+    expect_images(mine(case.linear(), x, case.labels(), 0.1), x)
 
 
-@bug_1.test("the network is attacked as it will be used")
+@bug_1.test("the network gets what it was trained on")
 def _(mine, case):
-    model, x = case.linear().train(), case.images()
-    mine(model, x, case.labels(), 0.3)
-    asked, training = model.passes.int().tolist()
-    expect(asked > 0, "The network was not asked at all.")
-    symptom = f"The network came in train mode. You asked it {often(asked)}, and {often(training)} it was not as it is "
-    expect(training == 0, symptom + "when somebody uses it to read digits.")
+    x = torch.cat([torch.zeros(1, 1, 6, 6), torch.ones(1, 1, 6, 6), case.images(4)])
+    model = Watched(case.linear().weight.detach(), 6)
+    mine(model, x, case.labels(), 0.1)
+    low, high = model.first.min(), model.first.max()
+    symptom = f"The images have black and white pixels. The network was asked about values {span(low, high)}; in its "
+    expect(abs(low + 1) < 1e-4 and abs(high - 1) < 1e-4, symptom + "training they went from -1 to 1.")
 
 
-@bug_1.test("the network is left as it was found")
+@bug_1.test("in pixels from 0 to 1, each one moves by epsilon where it has room")
 def _(mine, case):
-    for mode in (True, False):
-        model, x = case.linear().train(mode), case.images()
-        came = mode_of(model)
-        mine(model, x, case.labels(), 0.3)
-        expect(model.training == mode, f"The network came in {came} and was left in {mode_of(model)}.")
+    x, eps = case.images(low=0.4, high=0.6), case.number(0.1, 0.18)
+    moves = (expect_like(mine(case.linear(), x, case.labels(), eps), x) - x).abs() / eps
+    symptom = f"At epsilon {eps:.3f}, black is 0 and white is 1. The pixels moved by {moves.min():.2f} to "
+    expect((moves - 1).abs().max() < 0.01, symptom + f"{moves.max():.2f} epsilon.")
 
 
-@bug_1.test("each pixel moves by epsilon, as it should on a linear model, worked out by hand")
+@bug_1.test("each pixel moves as it should on a linear model, worked out by hand")
 def _(mine, case):
-    x, y, eps = case.images(low=0.4, high=0.6), case.labels(), case.number(0.1, 0.3)
-    model = case.linear(scale=0.3).train()
-    moved = expect_like(mine(model, x, y, eps), x) - x
-    expect_way(moved, model.gradient(x, y))
-    expect((moved.abs() - eps).abs().max() < 1e-3, f"At epsilon {eps:.3f} a pixel moved by {moved.abs().min():.3f}.")
+    x, y, model = case.images(low=0.4, high=0.6), case.labels(), case.linear(scale=0.3)
+    expect_way(expect_like(mine(model, x, y, 0.1), x) - x, model.gradient(2 * x - 1, y))
 
 
 # 2: what is divided by
@@ -203,39 +199,43 @@ def _(mine, case):
     expect(abs(value - strong / n) < 1e-6, told)
 
 
-# 3: the unit of epsilon
+# 3: the mode of the network
 
 bug_3 = bug(3)
 
 
-@bug_3.test("the result is a batch of images in [0, 1], as x is")
+@bug_3.test("the result is a batch of images in [0, 1]")
 def _(mine, case):
     x = case.images()
-    expect_images(mine(case.linear(), x, case.labels(), 0.1), x)
+    expect_images(mine(case.linear(), x, case.labels(), 0.3), x)
 
 
-@bug_3.test("the network gets what it was trained on")
+@bug_3.test("the network is attacked as it will be used")
 def _(mine, case):
-    x = torch.cat([torch.zeros(1, 1, 6, 6), torch.ones(1, 1, 6, 6), case.images(4)])
-    model = Watched(case.linear().weight.detach(), 6)
-    mine(model, x, case.labels(), 0.1)
-    low, high = model.first.min(), model.first.max()
-    symptom = f"The images have black and white pixels. The network was asked about values {span(low, high)}; in its "
-    expect(abs(low + 1) < 1e-4 and abs(high - 1) < 1e-4, symptom + "training they went from -1 to 1.")
+    model, x = case.linear().train(), case.images()
+    mine(model, x, case.labels(), 0.3)
+    asked, training = model.passes.int().tolist()
+    expect(asked > 0, "The network was not asked at all.")
+    symptom = f"The network came in train mode. You asked it {often(asked)}, and {often(training)} it was not as it is "
+    expect(training == 0, symptom + "when somebody uses it to read digits.")
 
 
-@bug_3.test("in pixels from 0 to 1, each one moves by epsilon where it has room")
+@bug_3.test("the network is left as it was found")
 def _(mine, case):
-    x, eps = case.images(low=0.4, high=0.6), case.number(0.1, 0.18)
-    moves = (expect_like(mine(case.linear(), x, case.labels(), eps), x) - x).abs() / eps
-    symptom = f"At epsilon {eps:.3f}, black is 0 and white is 1. The pixels moved by {moves.min():.2f} to "
-    expect((moves - 1).abs().max() < 0.01, symptom + f"{moves.max():.2f} epsilon.")
+    for mode in (True, False):
+        model, x = case.linear().train(mode), case.images()
+        came = mode_of(model)
+        mine(model, x, case.labels(), 0.3)
+        expect(model.training == mode, f"The network came in {came} and was left in {mode_of(model)}.")
 
 
-@bug_3.test("each pixel moves as it should on a linear model, worked out by hand")
+@bug_3.test("each pixel moves by epsilon, as it should on a linear model, worked out by hand")
 def _(mine, case):
-    x, y, model = case.images(low=0.4, high=0.6), case.labels(), case.linear(scale=0.3)
-    expect_way(expect_like(mine(model, x, y, 0.1), x) - x, model.gradient(2 * x - 1, y))
+    x, y, eps = case.images(low=0.4, high=0.6), case.labels(), case.number(0.1, 0.3)
+    model = case.linear(scale=0.3).train()
+    moved = expect_like(mine(model, x, y, eps), x) - x
+    expect_way(moved, model.gradient(x, y))
+    expect((moved.abs() - eps).abs().max() < 1e-3, f"At epsilon {eps:.3f} a pixel moved by {moved.abs().min():.3f}.")
 
 
 # 4: the clip

@@ -15,12 +15,12 @@ here = Notebook(
 
 Your aim is a test of the *result*, even if you see the fault in the code at once. Each bug has these cells:
 
-1. The wrong number, in the heading. Ask what must be true of it before you read on.
+1. The heading with the wrong number. Ask what must be true of it before you read on.
 2. The function `bug_N`, and a cell that runs it. For bugs 1 to 3 our test follows. For bugs 4 to 10 you choose one.
 3. A task with three hints and, folded too, *What was wrong*: the fault, and a place where it happened.
-4. A cell for your function `my_bug_N`. Copy the lines of `bug_N` into it and mend them. `check` runs it on small data of its own and says what is wrong with its result.
+4. A cell for your function `my_bug_N`. Copy the lines of `bug_N` into it and mend them. Then `check` runs it on small data of its own and says what is wrong with its result.
 
-Run the cells in order, also those of a bug that you skip. **Mend bug 3 first, then 2, then 1, then 4 to 10.** Bug 1 needs batch norm (notebook 1). With little time, take bugs 2, 3 and 8. All mended functions lie in `notebooks/solutions/{name}`.""",
+Run the cells in order, also those of a bug that you skip. Bug 3 needs batch norm (notebook 1). With little time, take bugs 1, 2 and 8. All mended functions lie in `notebooks/solutions/{name}`.""",
 )
 
 
@@ -29,79 +29,68 @@ Run the cells in order, also those of a bug that you skip. **Mend bug 3 first, t
 
 @here.write(
     "bug_1",
-    r"""FGSM between two epochs
+    r"""FGSM for a network that takes images in [−1, 1]
 
-Mend the attack. It must work whether the network comes in train mode or in eval mode, and it must leave the network as it found it. Attack the network itself and not a copy: `check` counts how often it is called.""",
+Mend the attack. `x` and the result are images in [0, 1], and `eps` is a distance of *their* pixels. The network takes images in [−1, 1].""",
     hints=(
-        "Look at the line that runs the function. In which state is the network when the attack begins?",
-        "In train mode, batch norm uses the mean and the variance of the current batch. In eval mode it uses statistics kept from the training. In which mode is the gradient taken here?",
-        "Keep `mode = model.training`. Then `model.eval()` before the gradient, `model.train(mode)` after it.",
+        "The pixels have moved by 0.1. In the code they move by 0.2. Where does one half get lost?",
+        "In `x`, the distance from black to white is 1. How large is this distance in what the network takes?",
+        r"A distance $\epsilon$ in [0, 1] is a distance $2\epsilon$ in [−1, 1].",
     ),
-    explanation=r"""The gradient is taken in **train mode**, where batch norm mixes the digits of the batch. So one network is attacked, another one judged. With the gradient in eval mode, FGSM leaves 39.0% in place of 70.0%.
+    explanation=r"""`eps` is added where the distance from black to white is 2 and not 1: an **epsilon in the wrong unit**. Follow one grey pixel: 0.5 becomes 0 in [−1, 1], moves to 0.2, and comes back as 0.6. So it has moved by 0.1 in place of 0.2. With the right unit, FGSM leaves 53.5% in place of 87.0%.
 
-A smallest example: batch norm makes (number − mean) / standard deviation of each number. In the batch 0, 2 the 2 becomes 1. In the batch 2, 4 it becomes −1. In eval mode, mean and deviation are fixed.
+*Where it happened:* in the code of a defence with proofs (notebook 12), which added $\epsilon$ to images divided by a standard deviation. A user found 51.9% of the images without a proof, where the paper has 79.2%. The author confirmed that $\epsilon$ has to be divided, too ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
 
-A pass in train mode also changes the statistics that batch norm keeps, and so the network. The library's `fgsm` takes the gradient in eval mode, so it passed our test.
-
-*Where it happened:* in 2017 a user of the attack library Foolbox reported that attacks on PyTorch networks mostly failed. The network was in train mode ([bethgelab/foolbox, issue 74](https://github.com/bethgelab/foolbox/issues/74)).
-
-*How to see it:* attack a digit alone, then in a batch.""",
+*How to see it:* print the largest move.""",
 )
-def my_bug_1(model, x, y, eps):
-    """FGSM: the images, one step of size eps away from x, in [0, 1]."""
+def my_bug_1(bare, x, y, eps):
+    """FGSM for x in [0, 1] and a network that takes images in [-1, 1]: images in [0, 1]."""
     ### BEGIN SOLUTION
-    mode = model.training
-    model.eval()
-    pixels = x.clone().requires_grad_()
-    loss = F.cross_entropy(model(pixels), y, reduction="sum")
-    gradient = torch.autograd.grad(loss, pixels)[0]
-    model.train(mode)
-    x_adv = x + eps * gradient.sign()
-    return x_adv.clamp(0, 1)
+    z = (2 * x - 1).requires_grad_()
+    loss = F.cross_entropy(bare(z), y, reduction="sum")
+    gradient = torch.autograd.grad(loss, z)[0]
+    z_adv = (z + 2 * eps * gradient.sign()).clamp(-1, 1)
+    return (z_adv + 1) / 2
     ### END SOLUTION
 
 
-@here.bug("bug_1", "and once it was not as it is")
-def bug_1(model, x, y, eps):
-    """FGSM: the images, one step of size eps away from x, in [0, 1]."""
-    pixels = x.clone().requires_grad_()
-    loss = F.cross_entropy(model(pixels), y, reduction="sum")
-    gradient = torch.autograd.grad(loss, pixels)[0]
-    x_adv = x + eps * gradient.sign()
-    return x_adv.clamp(0, 1)
+@here.bug("bug_1", "moved by 0.50 to 0.50 epsilon")
+def bug_1(bare, x, y, eps):
+    """FGSM for x in [0, 1] and a network that takes images in [-1, 1]: images in [0, 1]."""
+    z = (2 * x - 1).requires_grad_()
+    loss = F.cross_entropy(bare(z), y, reduction="sum")
+    gradient = torch.autograd.grad(loss, z)[0]
+    z_adv = (z + eps * gradient.sign()).clamp(-1, 1)
+    return (z_adv + 1) / 2
 
 
-@here.mistake("bug_1", "came in train mode and was left in eval mode")
-def left_in_eval_mode(model, x, y, eps):
-    return bug_1(model.eval(), x, y, eps)
+@here.mistake("bug_1", "moved by 0.25 to 0.25 epsilon")
+def halved_again(bare, x, y, eps):
+    return bug_1(bare, x, y, eps / 2)
 
 
-@here.mistake("bug_1", "came in eval mode and was left in train mode")
-def left_in_train_mode(model, x, y, eps):
-    x_adv = bug_1(model.eval(), x, y, eps)
-    model.train()
-    return x_adv
+@here.mistake("bug_1", "moved by 2.00 to 2.00 epsilon")
+def too_much(bare, x, y, eps):
+    return bug_1(bare, x, y, 4 * eps)
 
 
-@here.mistake("bug_1", "and 5 times it was not as it is")
-def mean_of_five_gradients_in_train_mode(model, x, y, eps):
-    pixels = x.clone().requires_grad_()
-    loss = sum(F.cross_entropy(model(pixels), y, reduction="sum") for _ in range(5))
-    return (x + eps * torch.autograd.grad(loss, pixels)[0].sign()).clamp(0, 1)
+@here.mistake("bug_1", "asked about values from 0.00 to 1.00")
+def images_as_they_are(bare, x, y, eps):
+    z = x.clone().requires_grad_()
+    gradient = torch.autograd.grad(F.cross_entropy(bare(z), y, reduction="sum"), z)[0]
+    return (x + eps * gradient.sign()).clamp(0, 1)
 
 
-@here.mistake("bug_1", "their values go from")
-def without_the_clip(model, x, y, eps):
-    mode = model.training
-    pixels = x.clone().requires_grad_()
-    loss = F.cross_entropy(model.eval()(pixels), y, reduction="sum")
-    model.train(mode)
-    return x + eps * torch.autograd.grad(loss, pixels)[0].sign()
+@here.mistake("bug_1", "their values go from -")
+def not_brought_back(bare, x, y, eps):
+    return 2 * my_bug_1(bare, x, y, eps) - 1
 
 
-@here.mistake("bug_1", "moves the other way")
-def downhill(model, x, y, eps):
-    return my_bug_1(model, x, y, -eps)
+@here.mistake("bug_1", "moved by 0.")
+def clipped_to_the_other_range(bare, x, y, eps):
+    z = (2 * x - 1).requires_grad_()
+    gradient = torch.autograd.grad(F.cross_entropy(bare(z), y, reduction="sum"), z)[0]
+    return ((z + 2 * eps * gradient.sign()).clamp(0, 1) + 1) / 2
 
 
 # 2
@@ -117,9 +106,9 @@ Mend the count. `loader` gives batches `(x, y)`. `attack` is called as `attack(m
         "By how many images does the function divide? Is that all of them?",
         "Divide by *all* images. An image that is misread without an attack counts as misread.",
     ),
-    explanation=r"""The function divides by the images that were read correctly before the attack: an **accuracy over the survivors**. Of the 200 shifted digits the small CNN reads 153. After FGSM it reads 94. The function gives 94/153 = 61.4%. The robust accuracy is 94/200 = 47.0%. (The shift makes the fault large: of the digits in the middle only 3.0% are misread.)
+    explanation=r"""The function divides by the images that were read correctly before the attack: an **accuracy over the survivors**. Of the 200 shifted digits the small CNN reads 153, and after FGSM it reads 94. So the function gives 94/153 = 61.4%, but the robust accuracy is 94/200 = 47.0%. (The shift makes the fault large: of the digits in the middle only 3.0% are misread.)
 
-*Where it happened:* the authors of a benchmark of attacks were asked what their robust accuracy is divided by. They answered: by the images that were read correctly at first ([SCLBD/BlackboxBench, issue 1](https://github.com/SCLBD/BlackboxBench/issues/1)).
+*Where it happened:* the authors of a benchmark of attacks were asked what their robust accuracy is divided by, and answered: by the images that were read correctly at first ([SCLBD/BlackboxBench, issue 1](https://github.com/SCLBD/BlackboxBench/issues/1)).
 
 *How to see it:* call the function at $\epsilon = 0$.""",
 )
@@ -189,68 +178,79 @@ def in_percent(model, loader, attack, eps):
 
 @here.write(
     "bug_3",
-    r"""FGSM for a network that takes images in [−1, 1]
+    r"""FGSM between two epochs
 
-Mend the attack. `x` and the result are images in [0, 1], and `eps` is a distance of *their* pixels. The network takes images in [−1, 1].""",
+Mend the attack. It must work whether the network comes in train mode or in eval mode, and it must leave the network as it found it. Attack the network itself and not a copy: `check` counts how often it is called.""",
     hints=(
-        "The pixels have moved by 0.1. In the code they move by 0.2. Where does one half get lost?",
-        "In `x`, the distance from black to white is 1. How large is this distance in what the network takes?",
-        r"A distance $\epsilon$ in [0, 1] is a distance $2\epsilon$ in [−1, 1].",
+        "Look at the line that runs the function. In which state is the network when the attack begins?",
+        "In train mode, batch norm uses the mean and the variance of the current batch. In eval mode it uses statistics kept from the training. In which mode is the gradient taken here?",
+        "Keep `mode = model.training`. Then `model.eval()` before the gradient, `model.train(mode)` after it.",
     ),
-    explanation=r"""`eps` is added where the distance from black to white is 2 and not 1: an **epsilon in the wrong unit**. Follow one grey pixel. 0.5 becomes 0 in [−1, 1], moves to 0.2, and comes back as 0.6. It has moved by 0.1 in place of 0.2. With the right unit, FGSM leaves 53.5% in place of 87.0%.
+    explanation=r"""The gradient is taken in **train mode**, where batch norm mixes the digits of the batch. So the attacked network and the judged one compute differently. With the gradient in eval mode, FGSM leaves 39.0% in place of 70.0%.
 
-*Where it happened:* in the code of a defence with proofs (notebook 12). It added $\epsilon$ to images divided by a standard deviation. A user found 51.9% of the images without a proof, where the paper has 79.2%. The author confirmed that $\epsilon$ has to be divided, too ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
+The smallest example is a batch of two numbers. Of each number, batch norm makes (number − mean) / standard deviation. So a 2 becomes 1 in the batch 0, 2, but −1 in the batch 2, 4. In eval mode, mean and deviation are fixed.
 
-*How to see it:* print the largest move.""",
+A pass in train mode also changes the statistics that batch norm keeps, and so the network. The library's `fgsm` takes the gradient in eval mode, so it passed our test.
+
+*Where it happened:* in 2017 a user of the attack library Foolbox reported that attacks on PyTorch networks mostly failed. The reason was that the network was in train mode ([bethgelab/foolbox, issue 74](https://github.com/bethgelab/foolbox/issues/74)).
+
+*How to see it:* attack a digit alone, then in a batch.""",
 )
-def my_bug_3(bare, x, y, eps):
-    """FGSM for x in [0, 1] and a network that takes images in [-1, 1]: images in [0, 1]."""
+def my_bug_3(model, x, y, eps):
+    """FGSM: the images, one step of size eps away from x, in [0, 1]."""
     ### BEGIN SOLUTION
-    z = (2 * x - 1).requires_grad_()
-    loss = F.cross_entropy(bare(z), y, reduction="sum")
-    gradient = torch.autograd.grad(loss, z)[0]
-    z_adv = (z + 2 * eps * gradient.sign()).clamp(-1, 1)
-    return (z_adv + 1) / 2
+    mode = model.training
+    model.eval()
+    pixels = x.clone().requires_grad_()
+    loss = F.cross_entropy(model(pixels), y, reduction="sum")
+    gradient = torch.autograd.grad(loss, pixels)[0]
+    model.train(mode)
+    x_adv = x + eps * gradient.sign()
+    return x_adv.clamp(0, 1)
     ### END SOLUTION
 
 
-@here.bug("bug_3", "moved by 0.50 to 0.50 epsilon")
-def bug_3(bare, x, y, eps):
-    """FGSM for x in [0, 1] and a network that takes images in [-1, 1]: images in [0, 1]."""
-    z = (2 * x - 1).requires_grad_()
-    loss = F.cross_entropy(bare(z), y, reduction="sum")
-    gradient = torch.autograd.grad(loss, z)[0]
-    z_adv = (z + eps * gradient.sign()).clamp(-1, 1)
-    return (z_adv + 1) / 2
+@here.bug("bug_3", "and once it was not as it is")
+def bug_3(model, x, y, eps):
+    """FGSM: the images, one step of size eps away from x, in [0, 1]."""
+    pixels = x.clone().requires_grad_()
+    loss = F.cross_entropy(model(pixels), y, reduction="sum")
+    gradient = torch.autograd.grad(loss, pixels)[0]
+    x_adv = x + eps * gradient.sign()
+    return x_adv.clamp(0, 1)
 
 
-@here.mistake("bug_3", "moved by 0.25 to 0.25 epsilon")
-def halved_again(bare, x, y, eps):
-    return bug_3(bare, x, y, eps / 2)
+@here.mistake("bug_3", "came in train mode and was left in eval mode")
+def left_in_eval_mode(model, x, y, eps):
+    return bug_3(model.eval(), x, y, eps)
 
 
-@here.mistake("bug_3", "moved by 2.00 to 2.00 epsilon")
-def too_much(bare, x, y, eps):
-    return bug_3(bare, x, y, 4 * eps)
+@here.mistake("bug_3", "came in eval mode and was left in train mode")
+def left_in_train_mode(model, x, y, eps):
+    x_adv = bug_3(model.eval(), x, y, eps)
+    model.train()
+    return x_adv
 
 
-@here.mistake("bug_3", "asked about values from 0.00 to 1.00")
-def images_as_they_are(bare, x, y, eps):
-    z = x.clone().requires_grad_()
-    gradient = torch.autograd.grad(F.cross_entropy(bare(z), y, reduction="sum"), z)[0]
-    return (x + eps * gradient.sign()).clamp(0, 1)
+@here.mistake("bug_3", "and 5 times it was not as it is")
+def mean_of_five_gradients_in_train_mode(model, x, y, eps):
+    pixels = x.clone().requires_grad_()
+    loss = sum(F.cross_entropy(model(pixels), y, reduction="sum") for _ in range(5))
+    return (x + eps * torch.autograd.grad(loss, pixels)[0].sign()).clamp(0, 1)
 
 
-@here.mistake("bug_3", "their values go from -")
-def not_brought_back(bare, x, y, eps):
-    return 2 * my_bug_3(bare, x, y, eps) - 1
+@here.mistake("bug_3", "their values go from")
+def without_the_clip(model, x, y, eps):
+    mode = model.training
+    pixels = x.clone().requires_grad_()
+    loss = F.cross_entropy(model.eval()(pixels), y, reduction="sum")
+    model.train(mode)
+    return x + eps * torch.autograd.grad(loss, pixels)[0].sign()
 
 
-@here.mistake("bug_3", "moved by 0.")
-def clipped_to_the_other_range(bare, x, y, eps):
-    z = (2 * x - 1).requires_grad_()
-    gradient = torch.autograd.grad(F.cross_entropy(bare(z), y, reduction="sum"), z)[0]
-    return ((z + 2 * eps * gradient.sign()).clamp(0, 1) + 1) / 2
+@here.mistake("bug_3", "moves the other way")
+def downhill(model, x, y, eps):
+    return my_bug_3(model, x, y, -eps)
 
 
 # 4
@@ -348,7 +348,7 @@ Mend the attack. The network returns logits.""",
         "Print the gradient of such an image. Which line makes it exactly zero? What is the derivative of `clamp` outside its limits?",
         "`F.cross_entropy` takes logits. It never takes the logarithm of 0, so it needs no clamp. Use it in place of the three lines.",
     ),
-    explanation=r"""The loss is taken from **clamped probabilities**. Whether the probability of the label is 0.9995 or 0.9999, the clamp makes 0.999 of it. So the gradient is exactly zero, and so is the step: the digits of which the network is sure come back as they were. With the cross-entropy of the logits, FGSM leaves 39.0% in place of 75.0%.
+    explanation=r"""The loss is taken from **clamped probabilities**. Whether the probability of the label is 0.9995 or 0.9999, the clamp makes 0.999 of it. So the gradient is exactly zero, and so is the step. The digits of which the network is sure therefore come back as they were. With the cross-entropy of the logits, FGSM leaves 39.0% in place of 75.0%.
 
 *Where it happened:* in 2018 a user of CleverHans saw that FGSM left 45% of the test digits unchanged. A maintainer named a common cause: the attack gets probabilities and takes them for logits ([cleverhans-lab/cleverhans, issue 350](https://github.com/cleverhans-lab/cleverhans/issues/350)). Then, too, the gradient is close to zero where the network is very sure.
 
@@ -424,7 +424,7 @@ Mend the choice among the runs. Call `attack(model, x, y, eps=eps)` `restarts` t
         "Take four images. The first run fools the images 1 and 2, and the second run the images 3 and 4. What should come back, and what does come back?",
         "Keep a batch `best`. After each run replace only the images that this run fools: `best[fooled] = x_adv[fooled]`.",
     ),
-    explanation=r"""The function keeps the best *batch*, not the best version of each image: **restarts chosen per batch**. Take the four images of hint 2. Each run fools two of them and leaves 50%. An attacker chooses a run for each image, and leaves 0%.
+    explanation=r"""The function keeps the best *batch*, not the best version of each image: **restarts chosen per batch**. Take the four images of hint 2: each run fools two of them and leaves 50%. But an attacker can choose another run for each image, which leaves 0%.
 
 Here the best batch leaves 59.0%. Chosen for each image, the same 20 runs leave 39.5%.
 
@@ -549,11 +549,11 @@ Mend the choice of the test images. All images of the pool that the network was 
 | the pool | A | B | C | D |
 | shuffled | C | A | D | B |
 
-C and A, now at the positions 0 and 1, are left out. D and B come back. But the network was trained on B.
+C and A are now at the positions 0 and 1, so they are left out, and D and B come back. But the network was trained on B.
 
-So the **test set is in the training**, here 146 of 200 images. On the 200 digits that the network has not seen, FGSM leaves 33.0% in place of 73.0%. Their clean accuracy is lower, too: 73.5% in place of 93.0%. So 19.5 of the 40 points are there without an attack.
+So the **test set is in the training**, here 146 of 200 images. On the 200 digits that the network has not seen, FGSM leaves 33.0% in place of 73.0%. Their clean accuracy is lower, too: 73.5% in place of 93.0%. So 19.5 of the 40 points are lost without an attack.
 
-*Where it happened:* in another way: the script that measured a defence under attack loaded the *training* part of CIFAR-10 ([xuanqing94/RobGAN, issue 9](https://github.com/xuanqing94/RobGAN/issues/9)).
+*Where it happened:* in a similar way, the script that measured a defence under attack loaded the *training* part of CIFAR-10 ([xuanqing94/RobGAN, issue 9](https://github.com/xuanqing94/RobGAN/issues/9)).
 
 *How to see it:* look for the test images in the training.""",
 )
@@ -631,7 +631,7 @@ Mend the attack. It is called with many values of `eps` and of `steps`. Use exac
         r"Multiply: how far can a pixel go in 10 steps of 0.007? How far does the ball at $\epsilon = 0.2$ reach?",
         r"The step size must grow with $\epsilon$ and shrink with the number of steps. In one of their measurements, Madry and others used $2.5\,\epsilon / \text{steps}$: enough to cross the ball.",
     ),
-    explanation=r"""The **steps are too small**. Ten steps of 0.007 move a pixel by 0.07 at most, and the ball has a radius of 0.2. So the same images come back for every $\epsilon$ above 0.07. With steps of $2.5\,\epsilon/10$, PGD at 0.2 leaves 17.0% in place of 90.5%.
+    explanation=r"""The **steps are too small**. Ten steps of 0.007 move a pixel by 0.07 at most, although the ball has a radius of 0.2. So the same images come back for every $\epsilon$ above 0.07. With steps of $2.5\,\epsilon/10$, PGD at 0.2 leaves 17.0% in place of 90.5%.
 
 *Where it happened:* in the public code of a defence, the step of PGD was fixed at 0.007. A user reported that different values of $\epsilon$ gave the same images ([xuanqing94/BayesianDefense, issue 8](https://github.com/xuanqing94/BayesianDefense/issues/8)).
 
@@ -795,7 +795,7 @@ Mend the measurement. `epochs` holds the weights after each epoch, as `state_dic
         "When was the copy made, and when do the weights change? Which weights does the copy have in the second epoch?",
         "Make the copy inside the loop, *after* `load_state_dict`.",
     ),
-    explanation=r"""The copy is made once, before the loop. When the weights change, it does not: a **stale copy**. After epoch 2 the network has the weights of the defended VGG, the copy still those of the clean VGG. The attacked images are made on the old network and shown to the new one. An attack on the network itself leaves 18.0% in place of 88.0%.
+    explanation=r"""The copy is made once, before the loop, so it does not change when the weights of the network change: a **stale copy**. After epoch 2 the network has the weights of the defended VGG, the copy still those of the clean VGG. So the attacked images are made on the old network and shown to the new one. An attack on the network itself leaves 18.0% in place of 88.0%.
 
 *Where it happened:* in the plan of a whole comparison. The images of the benchmark DEEPSEC were made on an undefended network and then shown to all defended ones ([ryderling/DEEPSEC, issue 1](https://github.com/ryderling/DEEPSEC/issues/1)).
 
