@@ -184,8 +184,8 @@ here.explain(
     "wrong_gradient",
     r"""a gradient that is wrong
 
-BPDA uses a gradient that is wrong: the rounding has none, and BPDA does as if it had the slope 1. Why does the attack find anything all the same? For which kind of layer could it fail?""",
-    r"""Over a larger distance the rounded image follows the image. Where a pixel rises from 0 to 1, its rounded value rises from 0 to 1, too. So on average the rounding has the slope 1. The wrong gradient says which way the *rounded* pixel should go, and a large enough step gets it there. It can fail for a layer that is not close to the identity. For example, a layer that inverts the image computes $1 - x$, so each step would go the wrong way. Such a layer needs another stand-in, one that does roughly what the layer does. If the attack finds less than one without gradients (Square), it is too weak: its stand-in may be bad, or its search.""",
+BPDA uses a gradient that is wrong: the rounding has the slope 0, and BPDA does as if it had the slope 1. Why does the attack find anything all the same? For which kind of layer could it fail?""",
+    r"""Over a larger distance the rounded image follows the image. Where a pixel rises from 0 to 1, its rounded value rises from 0 to 1, too. So on average the rounding has the slope 1. The wrong gradient says which way the *rounded* pixel should go, and a large enough step gets it there. It can fail for a layer that is not close to the identity. For example, a layer that rounds and inverts computes $1 - \mathrm{round}(x)$, so with the identity each step would go the wrong way. It needs a stand-in that does roughly what the layer does, here $1 - x$. If the attack finds less than one without gradients (Square), it is too weak: its stand-in may be bad, or its search.""",
     contains=(
         "the layer is close to the identity, seen over the length of a step;",
         "only the direction has to be right, not the number;",
