@@ -5,13 +5,15 @@ The one source of both is notebooks/solutions/source/NN_*.py, which describes th
     here = Notebook(__file__)
     here.predict("name", task, answer=..., wrong={answer: "words of the remark"})
     here.write("name", task, hints)(function)   # its solution stands between ### BEGIN SOLUTION and ### END SOLUTION
+    here.write("name", task, hints, early=True)(function)  # before the others: it stands where the notebook needs it
     here.bug("name", words)(function)            # in notebook 13: the function as it came, shown above the one to write
     here.mistake("name", "words of the symptom")(wrong_function)
     here.explain("name", task, answer, contains)
     here.more(text)                              # open ones, without an answer
 
 What checks them is `advutils.exercises.check`. A notebook's section is what lies between its heading `## Exercises` and
-the line of the next notebook.
+the line of the next notebook. An early exercise has its cells among those that teach: put in cells with the ids
+`exercise-check`, `exercise-NAME-task` and `exercise-NAME` once, in this order, and this program fills them.
 """
 
 import argparse
@@ -41,6 +43,7 @@ INTRODUCTION = (
     "its own, and says what it saw. Above each function to write there are three hints. Open the first one when you "
     "are stuck, and the next one when you still are. All solutions lie in `notebooks/solutions/{name}`."
 )
+EARLY = "*Write it before you read on, or go on without it: the cells below do not need your function.*"
 PLACE = "*Your answer (a double click opens this cell):*"
 
 
@@ -56,6 +59,7 @@ class Source:
     answer: object = None
     contains: tuple = ()
     explanation: str = ""  # what was wrong, for those who have tried
+    early: bool = False
     mistakes: list = field(default_factory=list)  # (wrong function or answer, words of what the check says to it)
 
     @property
@@ -88,10 +92,12 @@ class Notebook:
     def predict(self, name, task, *, answer, wrong):
         self.exercises[name] = Source(name, "predict", task, answer=answer, mistakes=list(wrong.items()))
 
-    def write(self, name, task, hints, explanation=""):
+    def write(self, name, task, hints, explanation="", early=False):
+        assert not early or all(one.early for one in self.exercises.values()), f"{name}: early ones come first"
+
         def added(function):
             assert function.__name__ == f"my_{name}" and len(hints) == 3, name
-            self.exercises[name] = Source(name, "write", task, hints, function, explanation=explanation)
+            self.exercises[name] = Source(name, "write", task, hints, function, explanation=explanation, early=early)
             return function
 
         return added
@@ -159,21 +165,43 @@ def cell(make, name, text):
 
 
 def exercise_cells(here):
-    """The section of a notebook: for each exercise its task with folded hints, and its stub."""
-    cells = [cell(new_markdown_cell, "introduction", here.introduction)]
-    cells.append(cell(new_code_cell, "check", "from advutils.exercises import check"))
-    for number, one in enumerate(here.exercises.values(), 1):
-        parts = [heading(number, one), *(folded(f"Hint {i}", hint) for i, hint in enumerate(one.hints, 1))]
-        parts += [folded("A worked answer", answered(one))] if one.kind == "explain" else []
-        parts += [folded("What was wrong (for when you have tried)", one.explanation)] if one.explanation else []
-        cells.append(cell(new_markdown_cell, f"{one.name}-task", "\n\n".join(parts)))
-        if one.kind == "explain":
-            cells.append(cell(new_markdown_cell, one.name, PLACE))
-        else:
-            cells.append(cell(new_code_cell, one.name, one.stub))
+    """All cells of the exercises, in their order in the notebook."""
+    return [*early_cells(here), *section_cells(here)]
+
+
+def early_cells(here):
+    """The cells that stand among those that teach."""
+    made = [made for number, one in numbered(here) if one.early for made in task_cells(number, one)]
+    return [imported(), *made] if made else []
+
+
+def section_cells(here):
+    """The cells of the section."""
+    introduction = cell(new_markdown_cell, "introduction", here.introduction)
+    made = [made for number, one in numbered(here) if not one.early for made in task_cells(number, one)]
     if here.open:
-        cells.append(cell(new_markdown_cell, "open", f"### To try on your own\n\n{here.open}"))
-    return cells
+        made.append(cell(new_markdown_cell, "open", f"### To try on your own\n\n{here.open}"))
+    return [introduction, *([] if early_cells(here) else [imported()]), *made]
+
+
+def numbered(here):
+    return enumerate(here.exercises.values(), 1)
+
+
+def imported():
+    return cell(new_code_cell, "check", "from advutils.exercises import check")
+
+
+def task_cells(number, one):
+    """The task with its folded hints, and the stub or the place for an answer."""
+    parts = [heading(number, one), *([EARLY] if one.early else [])]
+    parts += [folded(f"Hint {i}", hint) for i, hint in enumerate(one.hints, 1)]
+    parts += [folded("A worked answer", answered(one))] if one.kind == "explain" else []
+    parts += [folded("What was wrong (for when you have tried)", one.explanation)] if one.explanation else []
+    task = cell(new_markdown_cell, f"{one.name}-task", "\n\n".join(parts))
+    if one.kind == "explain":
+        return [task, cell(new_markdown_cell, one.name, PLACE)]
+    return [task, cell(new_code_cell, one.name, one.stub)]
 
 
 def heading(number, one):
@@ -191,7 +219,7 @@ def solution_notebook(here):
     title = nbformat.read(here.path, as_version=4).cells[0].source.splitlines()[0]
     cells = [new_markdown_cell(f"{title}: solutions", id="title")]
     cells.append(new_code_cell(imports(here), id="imports"))
-    for number, one in enumerate(here.exercises.values(), 1):
+    for number, one in numbered(here):
         after = answered(one) if one.kind == "explain" else one.explanation
         text = f"{heading(number, one)}\n\n{after}".strip()
         cells.append(new_markdown_cell(text, id=f"{one.name.replace('_', '-')}-task"))
@@ -223,15 +251,26 @@ def write_notebook(here):
     if here.bugs:
         return save(filled(notebook, here), here.path)
     before, after = split(notebook.cells)
-    section = new_notebook(cells=exercise_cells(here))
-    executed(section)
+    ran = executed(new_notebook(cells=exercise_cells(here))).cells
+    start = len(early_cells(here))
+    fill(before, ran[:start])
     counts = sum(one.cell_type == "code" for one in before)
-    for count, one in enumerate((one for one in section.cells if one.cell_type == "code"), counts + 1):
+    for count, one in enumerate((one for one in ran[start:] if one.cell_type == "code"), counts + 1):
         one.execution_count = count
-        for output in one.outputs:
-            output.pop("execution_count", None)
-    notebook.cells = [*before, *section.cells, *after]
+    for output in (output for one in ran if one.cell_type == "code" for output in one.outputs):
+        output.pop("execution_count", None)
+    notebook.cells = [*before, *ran[start:], *after]
     save(normalised(notebook), here.path)
+
+
+def fill(cells, made):
+    """Replace the cells that have the ids of the made ones; their counts stay."""
+    places = {one.id: place for place, one in enumerate(cells)}
+    for one in made:
+        assert one.id in places, f"no cell {one.id}: it stands where the notebook needs the exercise"
+        if one.cell_type == "code":
+            one.execution_count = cells[places[one.id]].execution_count
+        cells[places[one.id]] = one
 
 
 def filled(notebook, here):

@@ -1,4 +1,6 @@
-"""What checks the exercises of notebook 2: an attack with a target, an honest denominator, the margin."""
+"""What checks the exercises of notebook 2: FGSM, the same with a target, an honest denominator, the margin."""
+
+from functools import partial
 
 import torch
 
@@ -27,28 +29,30 @@ best_at_half = Prediction(
 )  # fmt: skip
 
 
-def eight_digits_with_a_target(mine):
-    """A picture: eight digits, each led to the next class by the learner's function."""
+def eight_digits(mine, target=False):
+    """A picture: eight digits, led away from their class, or to the next one, by the learner's function."""
     from advutils import plots
 
     x, y = (part[:8] for part in load_data("mnist-5k", train=False)[::125])
-    target = (y + 1) % 10
-    clean_vgg = trained("clean", width=0.25, epochs=8)
-    x_adv = mine(clean_vgg, x, target, 0.2)
-    read = predict(clean_vgg, x_adv).argmax(1)
-    print(f"At epsilon 0.2, {(read == target).sum()} of these 8 digits are read as their target (label + 1).")
+    x_adv = mine(trained("clean", width=0.25, epochs=8), x, (y + 1) % 10 if target else y, 0.2)
+    read = predict(trained("clean", width=0.25, epochs=8), x_adv).argmax(1)
+    reached, goal = (read == (y + 1) % 10, "read as their target (label + 1)") if target else (read != y, "misread")
+    print(f"At epsilon 0.2, {reached.sum()} of these 8 digits are {goal}.")
     plots.gallery(x_adv, [f"{a} → {b}" for a, b in zip(y, read)], wrong=(read != y).tolist(), columns=8)
 
 
-targeted_fgsm = Exercise("targeted_fgsm", 2, show=eight_digits_with_a_target)
+fgsm = Exercise("fgsm", 2, show=eight_digits)
+targeted_fgsm = Exercise("targeted_fgsm", 2, show=partial(eight_digits, target=True))
 
 
+@fgsm.test("the result is a batch of images in [0, 1]")
 @targeted_fgsm.test("the result is a batch of images in [0, 1]")
 def _(mine, case):
     x = case.images()
     expect_images(mine(case.linear(), x, case.labels(), 0.3), x)
 
 
+@fgsm.test("every pixel that has room moves by epsilon")
 @targeted_fgsm.test("every pixel that has room moves by epsilon")
 def _(mine, case):
     x, eps = case.images(low=0.4, high=0.6), case.number(0.1, 0.3)
@@ -56,6 +60,31 @@ def _(mine, case):
     symptom = f"At epsilon {eps:.3f} the pixels moved by {moves.min():.3f} to {moves.max():.3f}."
     expect(moves.max() - moves.min() < 1e-3, symptom + " Some have room left.")
     expect((moves - eps).abs().max() < 1e-3, symptom + " Each of them as far as the others, but not by epsilon.")
+
+
+@fgsm.test("another label gives other images")
+def _(mine, case):
+    x, model, y = case.images(low=0.4, high=0.6), case.linear(), case.labels()
+    same = torch.equal(mine(model, x, y, 0.1), mine(model, x, (y + 1) % 4, 0.1))
+    expect(not same, "Your images do not depend on the label: for two different labels they are the same.")
+
+
+@fgsm.test("the network comes to believe less in the label")
+def _(mine, case):
+    x, model, y = case.images(low=0.4, high=0.6), case.linear(scale=0.3), case.labels()
+    before = model(x).softmax(1)[torch.arange(6), y]
+    after = model(mine(model, x, y, 0.05)).softmax(1)[torch.arange(6), y]
+    rose = (after > before).sum()
+    expect(rose == 0, f"The probability of the label rose on {rose} of 6 images: {mean(before)} → {mean(after)}.")
+
+
+@fgsm.test("each pixel moves as it should on a linear model, worked out by hand")
+def _(mine, case):
+    x, model, y = case.images(low=0.4, high=0.6), case.linear(scale=0.3), case.labels()
+    gradient = model.gradient(x, y)
+    moved = mine(model, x, y, 0.1) - x
+    off = (moved.sign() != gradient.sign())[clear(gradient)].sum()
+    expect(off == 0, f"{off} of {x.numel()} pixels move against what the loss of the label asks for.")
 
 
 @targeted_fgsm.test("another target gives other images")

@@ -8,6 +8,50 @@ from advutils import input_gradient
 
 here = Notebook(__file__)
 
+
+@here.write(
+    "fgsm",
+    r"""FGSM
+
+Write the attack: the gradient, its sign, the step, the clip. `x` is a batch of images, shape `(N, 1, height, width)`, and `y` holds their labels.""",
+    hints=(
+        "You need the gradient of the loss with respect to the pixels. Which cell above has taken one?",
+        "The cell above takes a copy of the image with `requires_grad_()`, then the loss, then `torch.autograd.grad`. The same lines work for a batch.",
+        r"With the gradient `g`, the formula $\mathrm{clip}_{[0,1]}\big(x + \epsilon \, \mathrm{sign}(g)\big)$ needs `g.sign()` and `clamp(0, 1)`.",
+    ),
+    early=True,
+)
+def my_fgsm(model, x, y, eps):
+    """Images x, each pixel moved by eps along the sign of its gradient, and in [0, 1]."""
+    ### BEGIN SOLUTION
+    pixels = x.clone().requires_grad_()
+    loss = F.cross_entropy(model(pixels), y)
+    g = torch.autograd.grad(loss, pixels)[0]
+    return (x + eps * g.sign()).clamp(0, 1)
+    ### END SOLUTION
+
+
+@here.mistake("fgsm", "are no image")
+def no_clip(model, x, y, eps):
+    return x + eps * input_gradient(model, x, y).sign()
+
+
+@here.mistake("fgsm", "Some have room left")
+def no_sign(model, x, y, eps):
+    g = input_gradient(model, x, y)
+    return (x + eps * g / g.abs().max()).clamp(0, 1)
+
+
+@here.mistake("fgsm", "The probability of the label rose")
+def downhill(model, x, y, eps):
+    return (x - eps * input_gradient(model, x, y).sign()).clamp(0, 1)
+
+
+@here.mistake("fgsm", "do not depend on the label")
+def from_the_answer(model, x, y, eps):
+    return (x + eps * input_gradient(model, x, model(x).argmax(1)).sign()).clamp(0, 1)
+
+
 here.predict(
     "best_at_half",
     r"""the best attack at 0.5
@@ -25,7 +69,7 @@ At $\epsilon = 0.5$ a plain grey image lies in the ball around every digit. So t
 FGSM leads an image away from its label, and any wrong answer will do. Another attacker wants a *certain* wrong answer: a 4 shall be read as a 9. The label that they want is called the **target**. Write the attack that takes one step of size $\epsilon$ towards the target.""",
     hints=(
         "Training makes the loss of a label small. What would you do with the loss of the *target*?",
-        "Start from the two lines of FGSM above. The gradient is now the one of the target's loss. Which way does the image have to go, if this loss shall fall?",
+        "Start from your FGSM. The gradient is now the one of the target's loss. Which way does the image have to go, if this loss shall fall?",
         r"$x_\text{adv} = \mathrm{clip}_{[0,1]}\big(x - \epsilon \, \mathrm{sign}(\nabla_x \mathrm{CE}(f(x), t))\big)$ with the target $t$. `input_gradient(model, x, target)` gives the gradient.",
     ),
 )

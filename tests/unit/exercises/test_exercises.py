@@ -7,7 +7,7 @@ import exercises as tool
 import nbformat
 import pytest
 import torch
-from nbformat.v4 import new_markdown_cell
+from nbformat.v4 import new_code_cell, new_markdown_cell
 from torch.nn.functional import cross_entropy
 
 from advutils import input_gradient, load_data, predict, trained
@@ -134,6 +134,16 @@ def test_the_notebook_holds_the_exercises_of_the_source(here):
             assert "not written yet" in output.text or "no answer yet" in output.text
 
 
+def test_an_early_exercise_stands_where_the_notebook_has_its_cells():
+    here = next(here for here in SOURCES if tool.early_cells(here))
+    cells = [new_code_cell("old", id=one.id, execution_count=7) for one in tool.early_cells(here)]
+    tool.fill(cells, tool.early_cells(here))
+    assert [cell.source for cell in cells] == [cell.source for cell in tool.early_cells(here)]
+    assert {cell.execution_count for cell in cells if cell.cell_type == "code"} == {7}
+    with pytest.raises(AssertionError, match="no cell exercise-check"):
+        tool.fill([], tool.early_cells(here))
+
+
 @each_notebook
 def test_the_solutions_are_those_of_the_source_and_pass(here):
     path = tool.SOLUTIONS / here.path.name
@@ -170,7 +180,7 @@ def test_the_section_is_found_and_replaced_whole():
     before, after = tool.split(old)
     assert [cell.source for cell in before] == ["## Summary\n\nIt was so."]
     assert [cell.source for cell in after] == ["**Next:** [x](x.ipynb)", "## References\n\n- one"]
-    new = [*before, *tool.exercise_cells(SOURCES[0]), *after]
+    new = [*before, *tool.section_cells(SOURCES[0]), *after]
     before_again, after_again = tool.split(new)
     assert before_again == before and [cell.source for cell in after_again] == [cell.source for cell in after]
 
