@@ -8,26 +8,18 @@ from advutils import input_gradient, project
 
 here = Notebook(__file__)
 
-here.predict(
-    "of_which",
-    r"""forty or not
-
-A network reads 96 of 100 images. After a transfer attack it reads 60, all of them among the 96. What share of the images that *can* be fooled was fooled, in %?""",
-    answer=37.5,
-    wrong={40: "misread without any attack", 36: "Out of how many", 60: "survived"},
-)
-
 
 @here.write(
     "transfer_rate",
     r"""a transfer rate
 
-Write how often an attack from a surrogate fools the target. Take the images that were *read correctly before* the attack. What share of these is misread after it? `before` and `after` are tensors: true where the target reads an image correctly.""",
+Write the transfer rate. `before` and `after` hold an entry for each image: true where the target reads it correctly before, or after, the attack.""",
     hints=(
         "Two groups of images: those that count at all, and those among them that were fooled.",
         "An image was fooled if it was read before *and* is misread after. `~` turns true into false and false into true.",
         "`fooled = before & ~after`; divide the number of them by the number of true values in `before`.",
     ),
+    early=True,
 )
 def my_transfer_rate(before, after):
     """The share, 0 to 1, of fooled images among those that were read before."""
@@ -62,11 +54,21 @@ def in_percent(before, after):
     return 100 * my_transfer_rate(before, after)
 
 
+here.predict(
+    "of_which",
+    r"""forty or not
+
+A network reads 96 of 100 images. After a transfer attack it reads 60, all of them among the 96. What share of the images that *can* be fooled was fooled, in %?""",
+    answer=37.5,
+    wrong={40: "misread without any attack", 36: "Out of how many", 60: "survived"},
+)
+
+
 @here.write(
     "ensemble_fgsm",
     r"""several surrogates at once
 
-An outsider who has several surrogates can ask all of them (Liu et al., 2017). Write FGSM on the *mean of their losses*: one step of $\epsilon$ along the sign of its gradient, and the clip.""",
+Write FGSM on the *mean of the losses* of several surrogates: one step of $\epsilon$ along the sign of its gradient, and the clip. (`Together` took the mean of the *scores*.)""",
     hints=(
         "The gradient of a mean is the mean of the gradients. So what do you have to do before you take the sign?",
         "Add the gradients of all surrogates. To divide by their number changes no sign. Then one step.",
@@ -224,7 +226,7 @@ here.explain(
     r"""rounded scores
 
 An owner rounds each score to a whole number before it is returned. The class with the highest score is returned as before. What happens to the comparisons of Square? What happens to the label-only search? Is this a defence?""",
-    r"""Square keeps a change where the margin has fallen. A margin of rounded scores is a whole number. So a small fall is often rounded away: the margin looks the same, and Square does not keep the change. Only falls that change a rounded score still show. Square then needs more queries, or gets stuck. The label-only search never looks at a score. For it nothing changes: after 2,000 queries the clean VGG still reads 2.5%. So the attackers pay more queries, but images that fool the network still lie in the ball.""",
+    r"""Square keeps a change where the margin has fallen. A margin of rounded scores is a whole number. So a small fall is often rounded away: the margin looks the same, and Square does not keep the change. Square then needs more queries, or gets stuck. The label-only search never looks at a score. For it nothing changes: after 2,000 queries the clean VGG still reads 2.5%. So the attackers pay more queries, but images that fool the network still lie in the ball.""",
     contains=(
         "what Square compares: the margin before and after a change;",
         "that a small fall of the margin is rounded away, and a large one is not;",
