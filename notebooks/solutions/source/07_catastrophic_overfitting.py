@@ -8,26 +8,18 @@ from advutils import input_gradient
 
 here = Notebook(__file__)
 
-here.predict(
-    "beyond_the_ball",
-    r"""how far N-FGSM goes
-
-N-FGSM trains at $\epsilon = 0.1$, and its noise moves each pixel by up to $2\epsilon$. How far from its clean image may a pixel of a training image lie at most, in % of the way from black to white?""",
-    answer=30,
-    wrong={10: "does not project", 20: "A step follows", 12.5: "the step of the random start"},
-)
-
 
 @here.write(
     "n_fgsm",
     r"""the images of N-FGSM
 
-Write the training images of N-FGSM. First noise: each pixel moves by its own random number between $-k\epsilon$ and $+k\epsilon$, and is cut to the range from 0 to 1. (Above, $k = 2$.) Then one step of $\epsilon$ along the sign of the gradient *at the noisy image*, and the cut again. There is no projection. Draw with `torch.rand(..., generator=generator)`.""",
+Write the three steps above as a function that turns images `x` with labels `y` into training images. The noise is $k \epsilon u$: `k` stands for the 2. Each pixel has its own $u$, so draw with `torch.rand(x.shape, generator=generator)`.""",
     hints=(
         "Besides `x` there are two images: the noisy one and the result. From which one does the step start?",
-        "The noise is $k \\epsilon u$ with $u$ between −1 and 1. `torch.rand` draws between 0 and 1: how do you make $u$ from it?",
+        "You need $u$ between −1 and 1, but `torch.rand` draws between 0 and 1: how do you make $u$ from it?",
         "`u = 2 * torch.rand(...) - 1`, `noisy = (x + k * eps * u).clamp(0, 1)`, then `input_gradient(model, noisy, y)` and FGSM's step from `noisy`.",
     ),
+    early=True,
 )
 def my_n_fgsm(model, x, y, eps, k, generator):
     """Training images: noise of k eps, then a step of eps, inside [0, 1] and not projected."""
@@ -91,11 +83,21 @@ def without_the_last_clip(model, x, y, eps, k, generator):
     return noisy + eps * input_gradient(model, noisy, y).sign()
 
 
+here.predict(
+    "beyond_the_ball",
+    r"""how far N-FGSM goes
+
+N-FGSM trains at $\epsilon = 0.1$, and its noise moves each pixel by up to $2\epsilon$. How far from its clean image may a pixel of a training image lie at most, in % of the way from black to white?""",
+    answer=30,
+    wrong={10: "does not project", 20: "A step follows", 12.5: "the step of the random start"},
+)
+
+
 @here.write(
     "alignment",
     r"""the alignment of two gradients
 
-The gradient alignment of an image compares two of its gradients, one at the image and one at a random point of the ball. It is their **cosine**: their dot product, divided by both lengths. Write it for a batch.""",
+Write the gradient alignment for a batch. For each image it is the **cosine** of two gradients: their dot product, divided by both lengths.""",
     hints=(
         "Each image has its own cosine. Over which axes do you add?",
         "With one row for each image: the sum of the products, and the root of the sum of the squares, both along axis 1.",
@@ -203,8 +205,8 @@ here.explain(
 Why might PGD with two steps during the training be harder to overfit to than FGSM? Say what the network learned in the fall, and why this does not protect it against a second step. What does the second step cost?""",
     r"""In the fall, the network learned a loss that is low at the end of FGSM's full step and high at other points of the ball. This works because that end depends on one gradient alone, the one at the clean image. With two steps, the second gradient is taken at another point. If the loss is not linear, it differs from the first one, and the second step goes in another direction. So the network would have to be right in more places: harder to learn, but not impossible. The cost is one more gradient for each batch: three in place of two.""",
     contains=(
-        "what the network learned: a loss that is far from linear, so that one known step does no harm;",
-        "the second gradient is taken at another point, so it shows that the gradient changes;",
+        "what the network learned: a loss that is far from linear;",
+        "the second gradient is taken at another point;",
         "that it is no proof: one has to measure with more steps;",
         "the cost, in gradients.",
     ),
