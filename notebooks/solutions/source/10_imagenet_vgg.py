@@ -8,26 +8,18 @@ from advutils import input_gradient, project
 
 here = Notebook(__file__)
 
-here.predict(
-    "behind_the_layer",
-    r"""the wrong side of a layer
-
-A program normalises photographs before the attack sees them: it subtracts 0.5 from each pixel and divides by 0.25. Then it attacks the *normalised* values with $\epsilon = 8/255$. By how many grey levels can a pixel of the photograph move?""",
-    answer=2,
-    wrong={8: "nothing were divided", 32: "Here you come back", 0.0078: "scale from 0 to 1"},
-)
-
 
 @here.write(
     "save_levels",
     r"""whole levels, inside the ball
 
-Write what the notebook imports as `to_levels`: attacked images as whole grey levels from 0 to 255, each pixel rounded *towards the clean one*. A clean pixel at level 100 that was moved to 107.65 becomes 107; one that was moved to 92.35 becomes 93. The clean images have whole levels.""",
+Write this rounding, for attacked images `x_adv` and clean ones `x`, both with values between 0 and 1. Return whole levels from 0 to 255. The clean images have whole levels already: if a value at level 100 was moved to 107.65, return 107; if it was moved to 92.35, return 93.""",
     hints=(
         "What has to be rounded is the *change*, not the level. In which direction, for a change of 7.65? And for one of -7.65?",
         "Bring both images to the scale of levels. Round the clean one, so that it is whole. Then the difference has to come closer to 0.",
         "`trunc()` cuts off what stands behind the point: 7.65 becomes 7, and -7.65 becomes -7. Add this to the clean level.",
     ),
+    early=True,
 )
 def my_save_levels(x_adv, x):
     """For images in [0, 1]: whole levels 0 to 255, each rounded towards the clean one."""
@@ -72,6 +64,16 @@ def the_clean_image(x_adv, x):
 def a_level_too_careful(x_adv, x):
     change = my_save_levels(x_adv, x) - (255 * x).round()
     return (255 * x).round() + change.sign() * (change.abs() - 1).clamp_min(0)
+
+
+here.predict(
+    "behind_the_layer",
+    r"""the wrong side of a layer
+
+A program normalises photographs before the attack sees them: it subtracts 0.5 from each pixel and divides by 0.25. Then it attacks the *normalised* values with $\epsilon = 8/255$. By how many grey levels can a pixel of the photograph move?""",
+    answer=2,
+    wrong={8: "nothing were divided", 32: "Here you come back", 0.0078: "scale from 0 to 1"},
+)
 
 
 @here.write(
@@ -234,9 +236,9 @@ here.explain(
 `ReadsJpeg` without its last line would hand the soft copy to the network: forward as well as backward. Each gradient would then belong exactly to what the network was given. What could go wrong for the attackers all the same? How would they notice?""",
     r"""The attack would then be made against the copy, and not against the file. So an image may be misread behind the copy, and its file may still be read correctly.
 
-The notebook has an extreme case. Take the crudest stand-in, the identity, in both directions: this is plain PGD. On the stored networks it seems to leave 3.3% (in PNG files), and in truth it leaves 92.3% behind quality 75.
+An extreme case: with the identity in both directions, the attack is plain PGD. On the stored networks it seems to leave 3.3% (in PNG files), and in truth it leaves 92.3% behind quality 75.
 
-The soft copy is near the file, so here the difference may be small. To measure it, take the saved images, after the attack has ended. Compare the shares that are misread behind `jpeg_copy` and behind `jpeg`. If the first is much larger, then the attack has broken only the copy.""",
+The soft copy is near the file, so here the difference may be small. To measure it, compare the shares of the saved images that are misread behind `jpeg_copy` and behind `jpeg`. If the first is much larger, then the attack has broken only the copy.""",
     contains=(
         "forward, the copy is not the file, and the network is judged on the file;",
         "where the loss and the gradient are computed: at an image that the network never reads;",
