@@ -6,26 +6,18 @@ from torch.nn import functional as F
 
 here = Notebook(__file__)
 
-here.predict(
-    "lost_width",
-    r"""a difference that is always 0
-
-A network has one input $h$, which may be any number from 0.2 to 0.5. Its first linear layer computes $a = h$ and $b = 2h$. Its second linear layer computes $2a - b$. So the output is always 0. How wide is the interval of the output, if the two intervals of $a$ and $b$ go through the second layer?""",
-    answer=1.2,
-    wrong={0: "know nothing of each other", 0.6: "That is the radius", 0.3: "the width of h"},
-)
-
 
 @here.write(
     "margin_bound",
     r"""the last layer, folded into differences
 
-Before the last linear layer each number $h_j$ has an interval, from `lower` to `upper`. The logits are $W h + v$. Write the smallest possible difference "true logit minus logit $k$", for each image and each class $k$. The interval goes *once* through the weights $W_y - W_k$. The shapes are `weight (K, m)`, `bias (K,)`, `lower` and `upper (N, m)`, `y (N,)`. The result is `(N, K)`, with 0 for the true class.""",
+Write this bound for each image and each class $k$. Each input of the last layer has an interval from `lower` to `upper`, and `y` holds the true classes. The shapes are `weight (K, m)`, `bias (K,)`, `lower` and `upper (N, m)`, `y (N,)`. The result is `(N, K)`, with 0 for the true class.""",
     hints=(
-        "For one image and one class the difference is a neuron with $m$ inputs. What are its weights, and what is its bias? Then it is the rule for one neuron.",
-        "`weight[y]` has the row of the true class for each image, `(N, m)`. `weight[y][:, None] - weight` is `(N, K, m)`: a neuron for each image and class. The lower end is the centre minus the radius.",
+        "The cell with `through_linear` above computes the centre and the radius of intervals.",
+        "`weight[y]` has the row of the true class for each image, `(N, m)`. `weight[y][:, None] - weight` is `(N, K, m)`: a neuron for each image and class.",
         "Let `rows = weight[y][:, None] - weight`. The centres are `(rows * centre[:, None]).sum(2)` plus the difference of the biases. The radii are `(rows.abs() * radius[:, None]).sum(2)`.",
     ),
+    early=True,
 )
 def my_margin_bound(weight, bias, lower, upper, y):
     """For each image and class, (N, K): the smallest possible true logit minus this logit."""
@@ -105,6 +97,16 @@ def of_the_answer_and_not_of_the_label(weight, bias, lower, upper, y):
 @here.mistake("margin_bound", "not a tensor of numbers of shape")
 def the_smallest_of_all_classes(weight, bias, lower, upper, y):
     return my_margin_bound(weight, bias, lower, upper, y).amin(1)
+
+
+here.predict(
+    "lost_width",
+    r"""a difference that is always 0
+
+A network has one input $h$, which may be any number from 0.2 to 0.5. Its first linear layer computes $a = h$ and $b = 2h$. Its second linear layer computes $2a - b$. So the output is always 0. How wide is the interval of the output, if the two intervals of $a$ and $b$ go through the second layer?""",
+    answer=1.2,
+    wrong={0: "know nothing of each other", 0.6: "That is the radius", 0.3: "the width of h"},
+)
 
 
 @here.write(
@@ -256,13 +258,13 @@ I would look for a single digit that is certified, and on which PGD succeeds. Is
 - **The image is not in the box:** then the attack is wrong. Perhaps epsilon has other units, or a projection is missing.
 - **There is no such digit:** then the two numbers are about different digits, weights or radii. Or a misread digit was counted, with a certificate for its wrong answer.""",
     contains=(
-        "it is impossible, so there is an error: no luck, no strength of the proof;",
+        "it is an error, not luck;",
         "the reason: the certified digits are a part of those that the attack leaves;",
-        "one digit that is certified, and on which PGD succeeds, decides which of the two is wrong;",
+        "one certified digit on which PGD succeeds decides which of the two is wrong;",
         "two examples of errors, such as another radius, other digits, answers in place of labels.",
     ),
 )
 
-here.more(r"""- **Predict, then change:** set `eps = 0.2` in the parameters. What happens to the certified accuracy of your network at 0.2, and to its clean accuracy?
-- **Change:** train your network without `tighten` (give `initialised` the function `strided_cnn` itself). Compare `history.train_loss` and the certified accuracy.
-- **Explain:** a ReLU whose interval lies wholly above 0, or wholly below 0, adds no width that is not there. Why?""")
+here.more(r"""- **Predict, then change:** set `eps = 0.2` in the parameters. What happens to the certified and the clean accuracy of your network? (The texts are about 0.1.)
+- **Predict:** in the table with two ReLUs, the line below $h$ gets the slope 0.5. What is the bound at $p = 0.8$?
+- **Change:** train your network without `tighten` (give `initialised` the function `strided_cnn` itself). Compare `history.train_loss` and the certified accuracy.""")
