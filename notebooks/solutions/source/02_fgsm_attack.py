@@ -116,7 +116,7 @@ def in_place(model, x, target, eps):
     "robust_accuracy",
     r"""a robust accuracy with an honest denominator
 
-Count how many images are read correctly after the attack, and divide by the number of *all* images. Three mistakes are common. Images that were misread before the attack are left out. The mean of the batches is taken, though the last batch is smaller. The attack is given the network's answers in place of the labels.
+Count how many images are read correctly after the attack, and divide by the number of *all* images. Three mistakes are common: (a) to leave out the images that were misread before the attack; (b) to take the mean of the batches, though the last one is smaller; (c) to give the attack the network's answers in place of the labels.
 
 `loader` gives batches `(x, y)`. `attack` is called as `attack(model, x, y, eps=eps)`.""",
     hints=(
