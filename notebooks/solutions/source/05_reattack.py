@@ -7,26 +7,18 @@ from advutils import input_gradient
 
 here = Notebook(__file__)
 
-here.predict(
-    "small_steps",
-    r"""steps that are too small
-
-Somebody runs PGD with 20 steps of size 0.001 at $\epsilon = 0.1$, from the image itself. How far is a pixel from its start at most? Give the answer in thousandths. The ball allows 100 of them.""",
-    answer=20,
-    wrong={100: "how far the ball allows", 1: "makes twenty", 250: "the usual step size"},
-)
-
 
 @here.write(
     "project",
     r"""the projection
 
-After each step, PGD brings the image back: into the ball of radius $\epsilon$ around the image `x`, and into [0, 1]. Each pixel goes to the *nearest* value that is allowed. What is allowed already stays where it is.""",
+Write $\Pi$ for a batch. `x_adv` holds the images after a step ($z$ in the formula), `x` the images at the start, and `eps` is $\epsilon$. Each pixel goes to the *nearest* value that is allowed, so what is allowed already stays where it is.""",
     hints=(
         "Each pixel has its own lower and upper limit. Which are they, for the ball alone?",
         r"The ball allows $x_i - \epsilon$ to $x_i + \epsilon$. `torch.clamp` takes tensors as its limits, too.",
         "First `torch.clamp(x_adv, min=..., max=...)` with the two limits, then `clamp(0, 1)`.",
     ),
+    early=True,
 )
 def my_project(x_adv, x, eps):
     """The images nearest to x_adv in the ball of radius eps around x, and in [0, 1]."""
@@ -62,11 +54,21 @@ def shrunk_as_a_whole(x_adv, x, eps):
     return (x + delta * (eps / delta.abs().max()).clamp(max=1)).clamp(0, 1)
 
 
+here.predict(
+    "small_steps",
+    r"""steps that are too small
+
+Somebody runs PGD with 20 steps of size 0.001 at $\epsilon = 0.1$, from the image itself. How far is a pixel from its start at most? Give the answer in thousandths. The ball allows 100 of them.""",
+    answer=20,
+    wrong={100: "how far the ball allows", 1: "makes twenty", 250: "the usual step size"},
+)
+
+
 @here.write(
     "random_start",
     r"""a random start
 
-PGD often starts from a random point of the ball and not from the image itself. Draw this point: each pixel moves by its own random number between $-\epsilon$ and $+\epsilon$, all of them equally likely. The result must be an image. Draw with `torch.rand(..., generator=generator)`, so that a run can be repeated.""",
+Draw a random point of the ball: each pixel moves by its own random number between $-\epsilon$ and $+\epsilon$, all of them equally likely. The result must be an image. Draw with `torch.rand(..., generator=generator)`, so that a run can be repeated.""",
     hints=(
         "`torch.rand` gives numbers from 0 to 1. Which numbers do you need?",
         r"$2u - 1$ lies between $-1$ and $1$ if $u$ lies between 0 and 1. How many numbers $u$ does a batch need?",
@@ -257,5 +259,4 @@ FGSM and PGD raise the loss of the *true* label. What would change if they raise
 )
 
 here.more(r"""- **Predict, then change:** train the defence at 0.3 instead (`trained("mixed-fgsm-0.3")`, some minutes). What will FGSM leave at 0.3, and what will PGD leave?
-- **Change:** give PGD a `step_size` of 0.001, 20 steps and `random_start=False` at $\epsilon = 0.1$, as in the first exercise. How much does the defence seem to keep?
 - **Change:** move `point` of the two pixels to (0.5, 0.40), or give PGD 3 steps. Run the cells up to the three printed margins. Is PGD's image still misread? Is FGSM's?""")
