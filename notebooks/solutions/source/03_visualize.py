@@ -7,31 +7,18 @@ from advutils import fgsm_step, predict
 
 here = Notebook(__file__)
 
-here.predict(
-    "white_ground",
-    r"""a dark digit on white ground
-
-We attack `1 - x`, a dark digit on a white ground. What does FGSM do to the white ground?
-
-- `"a"`: pixels there get brighter, none gets darker
-- `"b"`: pixels there get darker, none gets brighter
-- `"c"`: some get brighter, some darker
-- `"d"`: nothing""",
-    answer="b",
-    wrong={"a": "white pixel get brighter", "c": "asks for both", "d": "room on one side"},
-)
-
 
 @here.write(
     "lengths",
     r"""two lengths of a change
 
-Write both norms of the changes of a batch. The $\ell_\infty$ norm is the largest move of a single pixel. The $\ell_2$ norm is the root of the sum of all squared moves. Each image has its own two numbers.""",
+Write both norms, for a batch of changes at once: `delta` holds them, shape `(N, C, H, W)`. Each change has its own two numbers.""",
     hints=(
         "A change has four axes: images, channels, rows, columns. Over which of them do you take the largest move?",
         "`delta.flatten(1)` has one row for each image. A move of −0.3 is as large as one of +0.3.",
         "`flat.abs().max(1).values` is the first one. The second one is a root of a sum over the same rows.",
     ),
+    early=True,
 )
 def my_lengths(delta):
     """For changes (N, C, H, W): the l_inf and the l_2 norms, two tensors (N,)."""
@@ -79,6 +66,21 @@ def shared_by_the_batch(delta):
 @here.mistake("lengths", "does not give back two")
 def one_of_them(delta):
     return delta.flatten(1).norm(dim=1)
+
+
+here.predict(
+    "white_ground",
+    r"""a dark digit on white ground
+
+We attack `1 - x`, a dark digit on a white ground. What does FGSM do to the white ground?
+
+- `"a"`: pixels there get brighter, none gets darker
+- `"b"`: pixels there get darker, none gets brighter
+- `"c"`: some get brighter, some darker
+- `"d"`: nothing""",
+    answer="b",
+    wrong={"a": "white pixel get brighter", "c": "asks for both", "d": "room on one side"},
+)
 
 
 @here.write(
@@ -188,7 +190,7 @@ here.explain(
     r"""an accident?
 
 Somebody says: "Noise of size 0.2 does no harm. So a harmful direction is very rare, and nobody will meet it by accident. The network is safe." What is right about it, and what is wrong? Use the sum $\sum_i m_i s_i$ of the section "A sum whose terms add up, or cancel". Let all 784 gradients $m_i$ have the same size. How much does a step of $\epsilon$ change the margin along FGSM's signs, and how much along coins?""",
-    r"""It is nearly right that this noise does no harm: it leaves 96.4%, of 98.3%. And chance hardly ever finds the direction. If all gradients have size $a$, FGSM's moves all lower the margin: it falls by $784 \, \epsilon a$. The moves of coins mostly cancel. The change is then about $\sqrt{784} \, \epsilon a = 28 \, \epsilon a$ in size, as often up as down. What is wrong is the last sentence. An attacker does not wait for an accident. They compute the direction, with one gradient. A test with noise does not measure whether the network withstands somebody who wants it to be wrong. At 0.2 FGSM leaves 40.0%.""",
+    r"""It is nearly right that this noise does no harm: it leaves 96.4%, of 98.3%. And chance hardly ever finds the direction. If all gradients have size $c$, FGSM's moves all lower the margin: it falls by $784 \, \epsilon c$. The moves of coins mostly cancel. The change is then about $\sqrt{784} \, \epsilon c = 28 \, \epsilon c$ in size, as often up as down. What is wrong is the last sentence. An attacker does not wait for an accident. They compute the direction, with one gradient. A test with noise does not measure whether the network withstands somebody who wants it to be wrong. At 0.2 FGSM leaves 40.0%.""",
     contains=(
         "784 against its root, 28: terms that add up, and terms that cancel;",
         "the attacker chooses the direction, chance does not;",
