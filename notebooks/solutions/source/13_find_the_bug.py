@@ -16,7 +16,7 @@ here = Notebook(
 Your aim is a test of the *result*, even if you see the fault in the code at once. Each bug has these cells:
 
 1. The heading with the wrong number. Ask what must be true of it before you read on.
-2. The function `bug_N`, and a cell that runs it. For bugs 1 to 3 our test follows. For bugs 4 to 10 you choose one.
+2. The function `bug_N`, and a cell that runs it. For bugs 1 to 3 our test follows.
 3. A task with three hints and, folded too, *What was wrong*: the fault, and a place where it happened.
 4. A cell for your function `my_bug_N`. Copy the lines of `bug_N` into it and mend them. Then `check` runs it on small data of its own and says what is wrong with its result.
 
@@ -39,7 +39,7 @@ Mend the attack. `x` and the result are images in [0, 1], and `eps` is a distanc
     ),
     explanation=r"""`eps` is added where the distance from black to white is 2 and not 1: an **epsilon in the wrong unit**. Follow one grey pixel: 0.5 becomes 0 in [−1, 1], moves to 0.2, and comes back as 0.6. So it has moved by 0.1 in place of 0.2. With the right unit, FGSM leaves 53.5% in place of 87.0%.
 
-*Where it happened:* in the code of a defence with proofs (notebook 12), which added $\epsilon$ to images divided by a standard deviation. A user found 51.9% of the images without a proof, where the paper has 79.2%. The author confirmed that $\epsilon$ has to be divided, too ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
+*Where it happened:* in the code of a defence with proofs (notebook 12), which added $\epsilon$ to images divided by a standard deviation. In answer to a user, the author confirmed that $\epsilon$ has to be divided, too ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
 
 *How to see it:* print the largest move.""",
 )
@@ -180,7 +180,7 @@ def in_percent(model, loader, attack, eps):
     "bug_3",
     r"""FGSM between two epochs
 
-Mend the attack. It must work whether the network comes in train mode or in eval mode, and it must leave the network as it found it. Attack the network itself and not a copy: `check` counts how often it is called.""",
+Mend the attack. It must work whether the network comes in train mode or in eval mode, and it must leave the network as it found it. Attack the network itself and not a copy, because `check` sees only what the network itself is asked.""",
     hints=(
         "Look at the line that runs the function. In which state is the network when the attack begins?",
         "In train mode, batch norm uses the mean and the variance of the current batch. In eval mode it uses statistics kept from the training. In which mode is the gradient taken here?",
@@ -188,7 +188,7 @@ Mend the attack. It must work whether the network comes in train mode or in eval
     ),
     explanation=r"""The gradient is taken in **train mode**, where batch norm mixes the digits of the batch. So the attacked network and the judged one compute differently. With the gradient in eval mode, FGSM leaves 39.0% in place of 70.0%.
 
-The smallest example is a batch of two numbers. Of each number, batch norm makes (number − mean) / standard deviation. So a 2 becomes 1 in the batch 0, 2, but −1 in the batch 2, 4. In eval mode, mean and deviation are fixed.
+The smallest example is a batch of two numbers. Of each number, batch norm makes (number − mean) / standard deviation. So a 2 becomes 1 in the batch 0, 2, but −1 in the batch 2, 4. In the network, the mean is also taken over all places in the images. So even a digit alone has a mean, but another one than its batch. In eval mode, mean and deviation are fixed.
 
 A pass in train mode also changes the statistics that batch norm keeps, and so the network. The library's `fgsm` takes the gradient in eval mode, so it passed our test.
 
@@ -270,7 +270,7 @@ Mend the attack. It takes `steps` steps of size `step_size` in the ball of radiu
 
 This time the network looks *weaker* than it is. With the clip, PGD leaves 25.5% in place of 7.0%.
 
-*Where it happened:* in 2019 the PGD of the Adversarial Robustness Toolbox (ART) had the projection onto the ball, but no clip. A user noticed that its numbers differed from those of another code ([Trusted-AI/adversarial-robustness-toolbox, issue 148](https://github.com/Trusted-AI/adversarial-robustness-toolbox/issues/148)).
+*Where it happened:* in 2019 the PGD of the Adversarial Robustness Toolbox (ART) had the projection onto the ball, but no clip ([Trusted-AI/adversarial-robustness-toolbox, issue 148](https://github.com/Trusted-AI/adversarial-robustness-toolbox/issues/148)).
 
 *How to see it:* print the smallest and the largest value: −0.20 and 1.20.""",
 )
@@ -369,7 +369,7 @@ def bug_5(model, x, y, eps):
     """FGSM on the cross-entropy: the images, one step of size eps away from x, in [0, 1]."""
     pixels = x.clone().requires_grad_()
     p = model(pixels).softmax(1)
-    p_label = p.gather(1, y[:, None]).clamp(1e-3, 1 - 1e-3)  # the logarithm of 0 is infinite
+    p_label = p.gather(1, y[:, None]).clamp(1e-3, 1 - 1e-3)  # the log of 0 is minus infinity
     loss = -p_label.log().sum()
     gradient = torch.autograd.grad(loss, pixels)[0]
     return (x + eps * gradient.sign()).clamp(0, 1)
@@ -551,7 +551,7 @@ Mend the choice of the test images. All images of the pool that the network was 
 
 C and A are now at the positions 0 and 1, so they are left out, and D and B come back. But the network was trained on B.
 
-So the **test set is in the training**, here 146 of 200 images. On the 200 digits that the network has not seen, FGSM leaves 33.0% in place of 73.0%. Their clean accuracy is lower, too: 73.5% in place of 93.0%. So 19.5 of the 40 points are lost without an attack.
+So the **test set is in the training**, here 146 of 200 images. On the 200 digits that the network has not seen, FGSM leaves 33.0% in place of 73.0%. Their clean accuracy is lower, too: 73.5% in place of 93.0%.
 
 *Where it happened:* in a similar way, the script that measured a defence under attack loaded the *training* part of CIFAR-10 ([xuanqing94/RobGAN, issue 9](https://github.com/xuanqing94/RobGAN/issues/9)).
 
@@ -629,7 +629,7 @@ Mend the attack. It is called with many values of `eps` and of `steps`. Use exac
     hints=(
         "Look at the three printed numbers. What changes from call to call, and what does the attack make of it?",
         r"Multiply: how far can a pixel go in 10 steps of 0.007? How far does the ball at $\epsilon = 0.2$ reach?",
-        r"The step size must grow with $\epsilon$ and shrink with the number of steps. In one of their measurements, Madry and others used $2.5\,\epsilon / \text{steps}$: enough to cross the ball.",
+        r"For any number of steps, all of them together should be able to cross the ball, a way of $2\epsilon$. In one of their measurements, Madry and others used $2.5\,\epsilon / \text{steps}$.",
     ),
     explanation=r"""The **steps are too small**. Ten steps of 0.007 move a pixel by 0.07 at most, although the ball has a radius of 0.2. So the same images come back for every $\epsilon$ above 0.07. With steps of $2.5\,\epsilon/10$, PGD at 0.2 leaves 17.0% in place of 90.5%.
 
@@ -791,7 +791,7 @@ def without_the_clip_to_pixels(bare, x, y, eps):
 
 Mend the measurement. `epochs` holds the weights after each epoch, as `state_dict()` gives them. `attack` is called as `attack(network, x, y, eps=eps)`.""",
     hints=(
-        "After each epoch two networks take part: one is attacked, and one reads the images. An `attack` of your own can print the logits of the first: `def listen(attacked, x, y, eps): print(attacked(x)); return x`.",
+        "After each epoch two networks take part: one is attacked, and one reads the images. An `attack` of your own can print the logits of the first: `def listen(attacked, x, y, eps): print(attacked(x)); return x`. Begin with a new `network`, as the cell above does.",
         "When was the copy made, and when do the weights change? Which weights does the copy have in the second epoch?",
         "Make the copy inside the loop, *after* `load_state_dict`.",
     ),
