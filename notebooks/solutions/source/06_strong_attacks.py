@@ -7,6 +7,64 @@ from advutils import cross_entropy
 
 here = Notebook(__file__)
 
+
+@here.write(
+    "bpda_gradient",
+    r"""BPDA with several levels
+
+Write the gradient of BPDA for images `x` with labels `y`; `model` is the network behind the rounding. Each pixel is rounded to the nearest of `levels` values: with 3 levels to 0, 0.5 or 1. The loss is `cross_entropy(logits, y)`, one number for each image. The gradient of their sum holds the gradient of each.""",
+    hints=(
+        "With $L$ levels, multiply by $L - 1$, round, divide by $L - 1$. What does PyTorch say about the slope of this?",
+        "`detach()` hides a part of a formula from the gradient. Write the rounded image as the pixels plus a difference. Which of the two parts do you hide?",
+        "`through = pixels + (rounded - pixels).detach()` has the value of `rounded` and the slope of `pixels`. Then `torch.autograd.grad(loss, pixels)[0]`.",
+    ),
+    early=True,
+)
+def my_bpda_gradient(model, x, y, levels):
+    """The gradient for x of the loss behind the rounding, passed straight through it."""
+    ### BEGIN SOLUTION
+    pixels = x.clone().requires_grad_()
+    rounded = (pixels * (levels - 1)).round() / (levels - 1)
+    through = pixels + (rounded - pixels).detach()
+    loss = cross_entropy(model(through), y).sum()
+    return torch.autograd.grad(loss, pixels)[0]
+    ### END SOLUTION
+
+
+def gradient_behind(model, x, y, layer):
+    pixels = x.clone().requires_grad_()
+    return torch.autograd.grad(cross_entropy(model(layer(pixels)), y).sum(), pixels)[0]
+
+
+def straight(pixels, levels):
+    return pixels + ((pixels * (levels - 1)).round() / (levels - 1) - pixels).detach()
+
+
+@here.mistake("bpda_gradient", "zero for every pixel")
+def through_the_rounding(model, x, y, levels):
+    return gradient_behind(model, x, y, lambda pixels: (pixels * (levels - 1)).round() / (levels - 1))
+
+
+@here.mistake("bpda_gradient", "before it is rounded")
+def without_the_defence(model, x, y, levels):
+    return gradient_behind(model, x, y, lambda pixels: pixels)
+
+
+@here.mistake("bpda_gradient", "levels.")
+def one_level_more(model, x, y, levels):
+    return my_bpda_gradient(model, x, y, levels + 1)
+
+
+@here.mistake("bpda_gradient", "times as large in a batch")
+def of_the_mean_loss(model, x, y, levels):
+    return gradient_behind(model, x, y, lambda pixels: straight(pixels, levels)) / len(x)
+
+
+@here.mistake("bpda_gradient", "stopped with an error")
+def everything_detached(model, x, y, levels):
+    return gradient_behind(model, x, y, lambda pixels: straight(pixels, levels).detach())
+
+
 here.predict(
     "saturated",
     r"""saturated logits
@@ -64,62 +122,6 @@ def as_a_count(gradient):
 @here.mistake("zero_gradients", "no gradient at all")
 def only_if_all_are_blind(gradient):
     return float(not gradient.any())
-
-
-@here.write(
-    "bpda_gradient",
-    r"""BPDA through a quantiser
-
-A defence rounds each pixel to the nearest of a few levels: with 3 levels to 0, 0.5 or 1. Its gradient is zero. Backward pass differentiable approximation (BPDA) uses the rounded image *forward*, and *backward* it does as if nothing had been rounded. Write the gradient that an attack needs, for each image's own cross-entropy. (`cross_entropy(logits, y)` gives one number for each image. The gradient of their sum holds the gradient of each.)""",
-    hints=(
-        "With $L$ levels, multiply by $L - 1$, round, divide by $L - 1$. What does PyTorch say about the slope of this?",
-        "`detach()` hides a part of a formula from the gradient. Write the rounded image as the pixels plus a difference. Which of the two parts do you hide?",
-        "`through = pixels + (rounded - pixels).detach()` has the value of `rounded` and the slope of `pixels`. Then `torch.autograd.grad(loss, pixels)[0]`.",
-    ),
-)
-def my_bpda_gradient(model, x, y, levels):
-    """The gradient for x of the loss behind the quantiser, passed straight through it."""
-    ### BEGIN SOLUTION
-    pixels = x.clone().requires_grad_()
-    rounded = (pixels * (levels - 1)).round() / (levels - 1)
-    through = pixels + (rounded - pixels).detach()
-    loss = cross_entropy(model(through), y).sum()
-    return torch.autograd.grad(loss, pixels)[0]
-    ### END SOLUTION
-
-
-def gradient_behind(model, x, y, layer):
-    pixels = x.clone().requires_grad_()
-    return torch.autograd.grad(cross_entropy(model(layer(pixels)), y).sum(), pixels)[0]
-
-
-def straight(pixels, levels):
-    return pixels + ((pixels * (levels - 1)).round() / (levels - 1) - pixels).detach()
-
-
-@here.mistake("bpda_gradient", "zero for every pixel")
-def through_the_rounding(model, x, y, levels):
-    return gradient_behind(model, x, y, lambda pixels: (pixels * (levels - 1)).round() / (levels - 1))
-
-
-@here.mistake("bpda_gradient", "before it is rounded")
-def without_the_defence(model, x, y, levels):
-    return gradient_behind(model, x, y, lambda pixels: pixels)
-
-
-@here.mistake("bpda_gradient", "levels.")
-def one_level_more(model, x, y, levels):
-    return my_bpda_gradient(model, x, y, levels + 1)
-
-
-@here.mistake("bpda_gradient", "times as large in a batch")
-def of_the_mean_loss(model, x, y, levels):
-    return gradient_behind(model, x, y, lambda pixels: straight(pixels, levels)) / len(x)
-
-
-@here.mistake("bpda_gradient", "stopped with an error")
-def everything_detached(model, x, y, levels):
-    return gradient_behind(model, x, y, lambda pixels: straight(pixels, levels).detach())
 
 
 @here.write(

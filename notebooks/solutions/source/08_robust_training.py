@@ -5,30 +5,22 @@ from torch.nn import functional as F
 
 here = Notebook(__file__)
 
-here.predict(
-    "passes",
-    r"""what a step costs
-
-Count in *gradients*, the unit of notebook 7, not in passes: one gradient is a pass forward and a pass backward. Clean training needs one gradient for each batch. How many does PGD training with 3 steps need?""",
-    answer=4,
-    wrong={3: "attack alone", 1: "a new gradient", 7: "counts once"},
-)
-
 
 @here.write(
     "divergence",
     r"""the divergence of two predictions
 
-The aside on TRADES computed the Kullback-Leibler divergence by hand, for one image. Write it for a batch:
+Above we computed the divergence for one image. Write it for a batch, from the logits:
 
 $$\mathrm{KL}(p \,\|\, q) = \sum_k p_k \, (\ln p_k - \ln q_k)$$
 
-Here $p$ and $q$ are predictions, no longer pixels: $p$ for the clean image, $q$ for the attacked one. The sum is over the classes $k$. A very sure network has probabilities that are 0 in the computer. So use `log_softmax`, not the logarithm of a softmax.""",
+Here $p$ is the prediction for the clean image, $q$ for the attacked one. A very sure network has probabilities that are 0 in the computer. So use `log_softmax`, not the logarithm of a softmax.""",
     hints=(
         "You need the logarithms of both predictions, and the probabilities of one of them. Of which?",
         "`log_softmax(1)` gives $\\ln p$ without ever computing a 0. Then $p$ is its exponential.",
         "`log_p = logits.log_softmax(1)`, `log_q = logits_adv.log_softmax(1)`, then the sum along axis 1 of `log_p.exp() * (log_p - log_q)`.",
     ),
+    early=True,
 )
 def my_divergence(logits, logits_adv):
     """For logits (N, K) of clean and attacked images: KL(p || q) of each image, (N,)."""
@@ -69,11 +61,21 @@ def of_the_logits(logits, logits_adv):
     return (logits.softmax(1) * (logits - logits_adv)).sum(1)
 
 
+here.predict(
+    "passes",
+    r"""what a step costs
+
+Count in *gradients*, the unit of notebook 7, not in passes: one gradient is a pass forward and a pass backward. Clean training needs one gradient for each batch. How many does PGD training with 3 steps need?""",
+    answer=4,
+    wrong={3: "attack alone", 1: "a new gradient", 7: "counts once"},
+)
+
+
 @here.write(
     "trades_loss",
     r"""the loss of TRADES
 
-Put it together. `logits` are those of the clean images, `logits_adv` those of the attacked ones. The loss is the mean cross-entropy of the *clean* images, plus $\beta$ times the mean of the divergence above.""",
+Write the loss of the aside: the mean cross-entropy of the *clean* images (`logits`), plus $\beta$ times the mean of the divergence (exercise 1).""",
     hints=(
         "Two terms, each of them a mean over the images. Which of them does $\\beta$ multiply?",
         "Use your `my_divergence`: it has one number for each image. What do you still have to do with them?",
