@@ -8,28 +8,18 @@ from torch.nn import functional as F
 
 here = Notebook(__file__)
 
-here.predict(
-    "fair_coins",
-    r"""ten to two
-
-Two networks are tested on the same 1,000 images. On 988 of them both are right or both are wrong. Of the other 12, one network reads 10 and the other one 2. What is McNemar's p-value, in %? (How often do twelve fair coins fall at least as unevenly?)""",
-    answer=3.9,
-    wrong={1.9: "second one might have won", 16.7: "share 2 of 12", 1.0: "4,096 ways"},
-)
-
 
 @here.write(
     "mixed_loss",
     r"""a loss on two halves
 
-Write the objective of this notebook for any attack. The loss is the mean over the clean and the attacked half. The attack is made in eval mode. Then the network goes back to the mode that it had before, and the loss is computed there.
-
-`attack` is called as `attack(model, x, y, eps=eps)`. (FGSM of `advutils` switches the mode itself; an attack that you wrote may not.)""",
+Write steps 1 to 3 as one function that returns the loss of the formula, for any attack. `model` is the network, `x` a batch of images, and `y` holds their labels. `attack(model, x, y, eps=eps)` returns the attacked images, but does not switch the mode. So your function switches to eval mode for the attack. For the loss it goes back to the mode that it found.""",
     hints=(
-        "Three steps: switch and attack, switch back, one loss for both halves. What has to be remembered before the first one?",
+        "Three parts: switch and attack, switch back, one loss for both halves. What has to be remembered before the first one?",
         "`model.training` is the mode. `torch.cat([x, x_adv])` joins the halves. How many labels do you need then?",
         "`mode = model.training`, `model.eval()`, the attack, `model.train(mode)`, then the cross-entropy of `torch.cat([x, x_adv])` with `torch.cat([y, y])`.",
     ),
+    early=True,
 )
 def my_mixed_loss(model, x, y, attack, eps):
     """The mean cross-entropy over the images and their attacked twins, a scalar tensor."""
@@ -75,6 +65,16 @@ def learned_in_eval_mode(model, x, y, attack, eps):
     loss = attacked_in_train_mode(model.eval(), x, y, attack, eps)
     model.train()
     return loss
+
+
+here.predict(
+    "fair_coins",
+    r"""ten to two
+
+Two networks are tested on the same 1,000 images. On 988 of them both are right or both are wrong. Of the other 12, one network reads 10 and the other one 2. What is McNemar's p-value, in %? (How often do twelve fair coins fall at least as unevenly?)""",
+    answer=3.9,
+    wrong={1.9: "second one might have won", 16.7: "share 2 of 12", 1.0: "4,096 ways"},
+)
 
 
 @here.write(
@@ -148,13 +148,13 @@ here.explain(
     r"""why eval mode?
 
 The attack puts the network into eval mode, although the network is being trained. Why? Think of batch norm: what would it see in train mode, and what would be left behind after the attack?""",
-    r"""In train mode batch norm uses the mean and the variance of the present batch. So the answer for one image depends on the other images. The finished network is used in eval mode, and that is another function. The attack would be made for a function that nobody uses. And each pass in train mode also moves the running record, which is used in eval mode later. (There are trainings that attack in train mode on purpose. They should say so.)""",
+    r"""In train mode batch norm uses the mean and the variance of the present batch. So the answer for one image depends on the other images. The finished network is used in eval mode, and that is another function. The attack would be made for a function that nobody uses. And each pass in train mode also moves the stored averages, which are used in eval mode later.""",
     contains=(
         "batch norm in train mode depends on the whole batch;",
-        "the running record would be changed by the attack's passes;",
+        "the stored averages would be changed by the attack's passes;",
         "the attacked function should be the one in use.",
     ),
 )
 
-here.more(r"""- **Change:** make the boxes in two dimensions larger, `box_eps = 0.1`, but keep the points. For this, set `box_eps`, `steps` and `moves` anew in a cell *after* the one that chooses the points. Now two pairs of boxes of different classes overlap a little. What can adversarial training still do, and does it cost anything at the points themselves?
+here.more(r"""- **Change:** make the boxes in two dimensions larger: set `box_eps = 0.1`, then `steps` and `moves` anew, in a cell *after* the one that chooses the points. Now two pairs of boxes of different classes overlap a little. What can adversarial training still do, and does it cost anything at the points themselves?
 - **Change:** in two dimensions, set `seed = 1` and train with `no_attack`. Set `seed = 0` again, and train a network on the worst places of the first one. Is attacking once still enough?""")
