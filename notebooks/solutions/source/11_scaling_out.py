@@ -4,6 +4,73 @@ from exercises import Notebook
 
 here = Notebook(__file__)
 
+
+@here.write(
+    "largest_k",
+    r"""what fits into an evening
+
+You have `hours` hours and plan `epochs` epochs of `n_images` images. Plain training takes `seconds` for an image. PGD-k may take `error` times the hours of the formula. Write the largest whole `k` for which PGD-k fits into your hours even then. PGD-0 is plain training. If not even that fits, return -1.""",
+    hints=(
+        "How many hours does plain training take, with the error? How many such trainings fit into your hours?",
+        "Call this number `times`. The rule says $(2k+3)/3 \\le$ `times`. Solve it for $k$; then $k$ has to be a whole number. Rounded in which direction?",
+        "`k = (3 * times - 3) // 2` rounds down, also below 0. What is then left to do for the case that nothing fits?",
+    ),
+    early=True,
+)
+def my_largest_k(hours, seconds, n_images, epochs, error):
+    """The largest number of attack steps that fits; -1 if not even plain training does."""
+    ### BEGIN SOLUTION
+    plain_hours = seconds * n_images * epochs * error / 3600
+    times = hours / plain_hours
+    k = (3 * times - 3) // 2
+    return max(k, -1)
+    ### END SOLUTION
+
+
+@here.mistake("largest_k", "if the prediction were exact")
+def without_the_error(hours, seconds, n_images, epochs, error):
+    return my_largest_k(hours, seconds, n_images, epochs, 1)
+
+
+@here.mistake("largest_k", "The error makes your training faster")
+def on_the_fast_end(hours, seconds, n_images, epochs, error):
+    return my_largest_k(hours, seconds, n_images, epochs, 1 / error)
+
+
+@here.mistake("largest_k", "60 times as many hours")
+def in_minutes(hours, seconds, n_images, epochs, error):
+    return my_largest_k(60 * hours, seconds, n_images, epochs, error)
+
+
+@here.mistake("largest_k", "PGD-")
+def rounded_to_the_nearest(hours, seconds, n_images, epochs, error):
+    times = hours / (seconds * n_images * epochs * error / 3600)
+    return max(round((3 * times - 3) / 2), -1)
+
+
+@here.mistake("largest_k", "a whole number of steps")
+def a_part_of_a_step(hours, seconds, n_images, epochs, error):
+    times = hours / (seconds * n_images * epochs * error / 3600)
+    return max((3 * times - 3) / 2, -1)
+
+
+@here.mistake("largest_k", "counts an attack step as much as a training step")
+def by_passes(hours, seconds, n_images, epochs, error):
+    times = hours / (seconds * n_images * epochs * error / 3600)
+    return max(times // 1 - 1, -1)
+
+
+@here.mistake("largest_k", "counts 2k + 3 plain trainings")
+def units_taken_for_trainings(hours, seconds, n_images, epochs, error):
+    return my_largest_k(hours / 3, seconds, n_images, epochs, error)
+
+
+@here.mistake("largest_k", "of the time of a plain training")
+def cut_off_towards_0(hours, seconds, n_images, epochs, error):
+    times = hours / (seconds * n_images * epochs * error / 3600)
+    return int((3 * times - 3) / 2)
+
+
 here.predict(
     "mixed_cost",
     r"""both kinds of images, three steps
@@ -74,71 +141,6 @@ def ends_taken_for_lengths(seconds, n):
 
 
 @here.write(
-    "largest_k",
-    r"""what fits into an evening
-
-You have `hours` hours. Plain training takes `seconds` for an image, and you plan `epochs` epochs of `n_images` images. By the counting rule, PGD-k costs $(2k+3)/3$ times a plain training. It may take `error` times the prediction (we plan with 1.6). Write the largest whole `k` for which the training fits into the hours even then. PGD-0 is plain training. If not even that fits, return -1.""",
-    hints=(
-        "How many hours does plain training take, with the error? How many such trainings fit into your hours?",
-        "Call this number `times`. The rule says $(2k+3)/3 \\le$ `times`. Solve it for $k$; then $k$ has to be a whole number. Rounded in which direction?",
-        "`k = (3 * times - 3) // 2` rounds down, also below 0. What is then left to do for the case that nothing fits?",
-    ),
-)
-def my_largest_k(hours, seconds, n_images, epochs, error):
-    """The largest number of attack steps that fits; -1 if not even plain training does."""
-    ### BEGIN SOLUTION
-    plain_hours = seconds * n_images * epochs * error / 3600
-    times = hours / plain_hours
-    k = (3 * times - 3) // 2
-    return max(k, -1)
-    ### END SOLUTION
-
-
-@here.mistake("largest_k", "if the prediction were exact")
-def without_the_error(hours, seconds, n_images, epochs, error):
-    return my_largest_k(hours, seconds, n_images, epochs, 1)
-
-
-@here.mistake("largest_k", "The error makes your training faster")
-def on_the_fast_end(hours, seconds, n_images, epochs, error):
-    return my_largest_k(hours, seconds, n_images, epochs, 1 / error)
-
-
-@here.mistake("largest_k", "60 times as many hours")
-def in_minutes(hours, seconds, n_images, epochs, error):
-    return my_largest_k(60 * hours, seconds, n_images, epochs, error)
-
-
-@here.mistake("largest_k", "PGD-")
-def rounded_to_the_nearest(hours, seconds, n_images, epochs, error):
-    times = hours / (seconds * n_images * epochs * error / 3600)
-    return max(round((3 * times - 3) / 2), -1)
-
-
-@here.mistake("largest_k", "a whole number of steps")
-def a_part_of_a_step(hours, seconds, n_images, epochs, error):
-    times = hours / (seconds * n_images * epochs * error / 3600)
-    return max((3 * times - 3) / 2, -1)
-
-
-@here.mistake("largest_k", "counts an attack step as much as a training step")
-def by_passes(hours, seconds, n_images, epochs, error):
-    times = hours / (seconds * n_images * epochs * error / 3600)
-    return max(times // 1 - 1, -1)
-
-
-@here.mistake("largest_k", "counts 2k + 3 plain trainings")
-def units_taken_for_trainings(hours, seconds, n_images, epochs, error):
-    return my_largest_k(hours / 3, seconds, n_images, epochs, error)
-
-
-@here.mistake("largest_k", "of the time of a plain training")
-def cut_off_towards_0(hours, seconds, n_images, epochs, error):
-    times = hours / (seconds * n_images * epochs * error / 3600)
-    return int((3 * times - 3) / 2)
-
-
-@here.write(
     "joined_gradient",
     r"""parts of unequal size
 
@@ -204,5 +206,5 @@ Ten processes share a batch of 50 images. Compare them with two processes that s
     ),
 )
 
-here.more(r"""- **Predict, then change:** what would a random start of width 1/4 with 18 epochs cost, by the counting rule? Compare it with PGD-3, wide. (Its gain was not measured.)
+here.more(r"""- **Predict, then change:** what would a random start of width 1/4 with 18 epochs cost, by the counting rule? Compare it with PGD-3, wide.
 - **Measure:** in a terminal, train with the command of the book's page *Several processes*, once with one process and once with two. Is the second faster on your machine? How many free cores does it have?""")
