@@ -51,6 +51,7 @@ def test_a_notebook_has_something_to_predict_to_write_and_to_explain(here):
         return
     assert 4 <= len(kinds) <= 6
     assert kinds.count("predict") == 1 and kinds.count("write") >= 2 and kinds.count("explain") == 1
+    assert [one.early for one in here.exercises.values()].count(True) == 1
 
 
 @each_written
