@@ -5,6 +5,56 @@ from exercises import Notebook
 
 here = Notebook(__file__)
 
+
+@here.write(
+    "stuck_on",
+    r"""stick it on
+
+Write point 1: the images `x` with the sticker on them. `x` holds `N` images, `(N, C, H, W)`, and `patch` is the sticker, `(C, side, side)`. `places` has $r$ and $c$ for each image, `(N, 2)`. The images that you are given must stay as they are.""",
+    hints=(
+        "A sticker covers: what was beneath it is gone. Work on a copy of the images.",
+        "A loop over `zip(x, places)` is good enough: each image is `(C, H, W)`, and a slice of it can be assigned to.",
+        "`image[:, row : row + side, column : column + side] = patch`, on the images of `x.clone()`.",
+    ),
+    early=True,
+)
+def my_stuck_on(x, patch, places):
+    """The images x (N, C, H, W) with the patch at the places (N, 2): row, column."""
+    ### BEGIN SOLUTION
+    side = patch.shape[-1]
+    stuck = x.clone()
+    for image, (row, column) in zip(stuck, places.tolist()):
+        image[:, row : row + side, column : column + side] = patch
+    return stuck
+    ### END SOLUTION
+
+
+@here.mistake("stuck_on", "the first number of a place is the row")
+def column_before_row(x, patch, places):
+    return my_stuck_on(x, patch, places.flip(1))
+
+
+@here.mistake("stuck_on", "shines through")
+def added(x, patch, places):
+    return (x + my_stuck_on(torch.zeros_like(x), patch, places)).clamp(0, 1)
+
+
+@here.mistake("stuck_on", "was changed in place")
+def into_the_images_themselves(x, patch, places):
+    x.copy_(my_stuck_on(x, patch, places))
+    return x
+
+
+@here.mistake("stuck_on", "pixels outside the stickers")
+def on_an_empty_page(x, patch, places):
+    return my_stuck_on(torch.zeros_like(x), patch, places)
+
+
+@here.mistake("stuck_on", "of 6 images the sticker lies at its place")
+def the_first_place_for_all(x, patch, places):
+    return my_stuck_on(x, patch, places[:1].expand(len(x), 2))
+
+
 here.predict(
     "nested_share",
     r"""a nested curve
@@ -68,7 +118,7 @@ def signs_for_both_norms(d, g, norm):
 
 `radii` is a tensor with one number for each image: the size of the change at which it is misread. It is 0 where the image is misread from the start, and `inf` where no attack was found. Write the accuracy at each of the `eps_values` (a list). It is the share of all images that are still read correctly after a change of that size.""",
     hints=(
-        "An image with radius 0.13 is read correctly at 0.1 and misread at 0.2. Which comparison says this?",
+        "An image with radius 0.13 is read correctly at 0.1 and misread at 0.2. Which comparison says this? `still_read` above makes it for one size.",
         "`radii > eps` is True for the images that are still read correctly, for `inf` as well. What is it at eps = 0 for an image that is misread from the start?",
         "`[(radii > eps).float().mean() for eps in eps_values]`, as one tensor.",
     ),
@@ -120,54 +170,6 @@ def counts_and_no_shares(radii, eps_values):
 @here.mistake("curve_of", "so 0.50")
 def at_least_eps(radii, eps_values):
     return torch.stack([(radii >= eps).float().mean() for eps in eps_values])
-
-
-@here.write(
-    "stuck_on",
-    r"""stick it on
-
-`patch` is a sticker `(C, side, side)`, and `places` has the row and the column of its upper left corner for each image, `(N, 2)`. Write the images with the sticker on them. The images that you are given must stay as they are.""",
-    hints=(
-        "A sticker covers: what was beneath it is gone. Work on a copy of the images.",
-        "A loop over `zip(x, places)` is good enough: each image is `(C, H, W)`, and a slice of it can be assigned to.",
-        "`image[:, row : row + side, column : column + side] = patch`, on the images of `x.clone()`.",
-    ),
-)
-def my_stuck_on(x, patch, places):
-    """The images x (N, C, H, W) with the patch at the places (N, 2): row, column."""
-    ### BEGIN SOLUTION
-    side = patch.shape[-1]
-    stuck = x.clone()
-    for image, (row, column) in zip(stuck, places.tolist()):
-        image[:, row : row + side, column : column + side] = patch
-    return stuck
-    ### END SOLUTION
-
-
-@here.mistake("stuck_on", "the first number of a place is the row")
-def column_before_row(x, patch, places):
-    return my_stuck_on(x, patch, places.flip(1))
-
-
-@here.mistake("stuck_on", "shines through")
-def added(x, patch, places):
-    return (x + my_stuck_on(torch.zeros_like(x), patch, places)).clamp(0, 1)
-
-
-@here.mistake("stuck_on", "was changed in place")
-def into_the_images_themselves(x, patch, places):
-    x.copy_(my_stuck_on(x, patch, places))
-    return x
-
-
-@here.mistake("stuck_on", "pixels outside the stickers")
-def on_an_empty_page(x, patch, places):
-    return my_stuck_on(torch.zeros_like(x), patch, places)
-
-
-@here.mistake("stuck_on", "of 6 images the sticker lies at its place")
-def the_first_place_for_all(x, patch, places):
-    return my_stuck_on(x, patch, places[:1].expand(len(x), 2))
 
 
 here.explain(
