@@ -120,6 +120,11 @@ def test_links_lead_to_a_notebook_beside_it(notebook):
     assert local <= {path.name for path in PATHS}
 
 
+def test_its_references_are_written_as_the_book_reads_them(notebook):
+    for line in source(notebook["cells"][-1]).split("## References")[1].strip().splitlines():
+        assert re.match(r"- .+?: \*.+?\*, \d{4}\. (arXiv|doi):\S+", line), line
+
+
 def test_outputs_tell_nothing_of_this_machine(notebook):
     texts = [text for cell in cells(notebook, "code") for text in printed(cell)]
     assert not [match[0] for text in texts for match in [ADDRESS.search(text) or MACHINE_PATH.search(text)] if match]
