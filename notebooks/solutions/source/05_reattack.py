@@ -249,7 +249,7 @@ here.explain(
     "which_label",
     r"""which label?
 
-FGSM and PGD raise the loss of the *true* label. What would change if they raised the loss of the label that the network *predicts*, and for which digits? Say also what it would do to the robust accuracy that is printed.""",
+FGSM and PGD raise the loss of the *true* label. What would change if they raised the loss of the label that the network *predicts* before the attack, and for which digits? Say also what it would do to the robust accuracy that is printed.""",
     r"""For a digit that the network reads correctly, nothing changes: both labels are the same. It changes for the digits that are misread before the attack (1.7% of the 1,000 for the clean VGG, 1.5% for the defended one). There, the attack would lead the image away from the *wrong* answer. Some of them may then be read correctly, by the attack's own help, and count as survivors. So the robust accuracy can get too high, by at most the share that was misread at first.""",
     contains=(
         "only digits that are misread before the attack are concerned;",
