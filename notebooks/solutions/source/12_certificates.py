@@ -254,9 +254,9 @@ Somebody shows you a table: at 0.1, PGD leaves 90.5%, and 92% are certified. Wha
 
 I would look for a single digit that is certified, and on which PGD succeeds. Is each pixel of its attacked image at most 0.1 away from the clean one, and between 0 and 1?
 
-- **The image is in the box, and the network misreads it:** then the proof is wrong. Perhaps the absolute values are missing, or the normalisation rescaled the pixels and not the radius.
+- **The image is in the box, and the network misreads it:** then the certificate is wrong. Perhaps the absolute values are missing, or the normalisation rescaled the pixels and not the radius. Or the clean digit is misread already, and its wrong answer was proved.
 - **The image is not in the box:** then the attack is wrong. Perhaps epsilon has other units, or a projection is missing.
-- **There is no such digit:** then the two numbers are about different digits, weights or radii. Or a misread digit was counted, with a certificate for its wrong answer.""",
+- **There is no such digit:** then the two numbers are about different digits, weights or radii.""",
     contains=(
         "it is an error, not luck;",
         "the reason: the certified digits are a part of those that the attack leaves;",
