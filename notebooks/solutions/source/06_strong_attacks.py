@@ -84,7 +84,7 @@ A defence multiplies the logits of a network by 100,000. All images are read cor
     "zero_gradients",
     r"""count the blind images
 
-Write the share of images whose gradient is *exactly* zero in every pixel. An image with tiny numbers has a gradient: its sign is all that an attack needs.""",
+Write the share of images whose gradient is *exactly* zero in every pixel. An image with tiny numbers has a gradient: its sign is all that PGD needs.""",
     hints=(
         "An image is blind if *none* of its pixels has a gradient. Which function of PyTorch says whether any of several is true?",
         "Bring each image's gradient into one row, ask for each row whether any number is not 0, and turn the answer around.",
@@ -187,9 +187,9 @@ here.explain(
     r"""a gradient that is wrong
 
 BPDA uses a gradient that is wrong: the rounding has the slope 0, and BPDA does as if it had the slope 1. Why does the attack find anything all the same? For which kind of layer could it fail?""",
-    r"""Over a larger distance the rounded image follows the image. Where a pixel rises from 0 to 1, its rounded value rises from 0 to 1, too. So on average the rounding has the slope 1. The wrong gradient says which way the *rounded* pixel should go, and a large enough step gets it there. It can fail for a layer that is not close to the identity. For example, a layer that rounds and inverts computes $1 - \mathrm{round}(x)$, so with the identity each step would go the wrong way. It needs a stand-in that does roughly what the layer does, here $1 - x$. If the attack finds less than one without gradients (Square), it is too weak: its stand-in may be bad, or its search.""",
+    r"""Over a larger distance the rounded image follows the image. Where a pixel rises from 0 to 1, its rounded value rises from 0 to 1, too. So on average the rounding has the slope 1. The wrong gradient says which way the *rounded* pixel should go, and one large step or several small ones get it there. It can fail for a layer that is not close to the identity. For example, a layer that rounds and inverts computes $1 - \mathrm{round}(x)$, so with the identity each step would go the wrong way. It needs a stand-in that does roughly what the layer does, here $1 - x$. If the attack finds less than one without gradients (Square), it is too weak: its stand-in may be bad, or its search.""",
     contains=(
-        "the layer is close to the identity, seen over the length of a step;",
+        "the layer is close to the identity, seen over a larger distance than one step;",
         "only the direction has to be right, not the number;",
         "an example of a layer for which the direction is wrong;",
         "how one would notice: an attack without gradients finds more.",
