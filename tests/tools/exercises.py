@@ -39,11 +39,15 @@ HOLE = re.compile(r"( *)### BEGIN SOLUTION\n.*?### END SOLUTION\n", re.DOTALL)
 KINDS = {"predict": "Predict", "write": "Write", "explain": "Explain"}
 INTRODUCTION = (
     "## Exercises\n\n"
-    "Take them in order, or begin with the one that you like. `check` answers: it runs your function on small data of "
-    "its own, and says what it saw. Above each function to write there are three hints. Open the first one when you "
-    "are stuck, and the next one when you still are. All solutions lie in `notebooks/solutions/{name}`."
+    "The first stands above, in the text. Take the others in order, or begin with the one that you like. `check` "
+    "answers: it runs your function on small data of its own, and says what it saw. Above each function to write there "
+    "are three hints. Open the first one when you are stuck, and the next one when you still are. All solutions lie in "
+    "`notebooks/solutions/{name}`."
 )
-EARLY = "*Write it before you read on, or go on without it: the cells below do not need your function.*"
+EARLY = (
+    "*Write your lines, run the cell, and read what `check` says. Or go on without it: the cells below do not need "
+    "your function.*"
+)
 PLACE = "*Your answer (a double click opens this cell):*"
 
 

@@ -13,7 +13,7 @@ here = Notebook(__file__)
     "train_step",
     r"""one step of training
 
-Write the step for any network `model`: the mean cross-entropy of its logits, then the three calls in the right order. `x` is a batch of images, `y` holds their labels. Give the loss back, as a number. Put your lines in place of the dots, run the cell, and read what `check` says.""",
+Write the step for any network `model`: the mean cross-entropy of its logits, then the three calls in the right order. `x` is a batch of images, `y` holds their labels. Give the loss back, as a number.""",
     hints=(
         "Which of the three calls needs the new gradients? And which one must find no old ones?",
         "`backward` adds to the old gradients, so they must be forgotten before it. `step` needs the new ones, so it comes last.",
