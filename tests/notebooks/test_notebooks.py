@@ -152,37 +152,6 @@ def test_the_figure_of_the_readme_is_the_one_in_the_notebook():
     assert (FOLDER / "figures" / "series.png").read_bytes() == base64.b64decode("".join(figure))
 
 
-@pytest.mark.parametrize(
-    ("model", "attack"),
-    [
-        ("random start", "PGD-40"),
-        ("random start, contrast", "PGD-40"),
-        ("random start, contrast", "AutoAttack"),
-        ("random start, contrast", "APGD-CE and APGD-T"),
-        ("PGD-3, contrast, width 1/4", "PGD-40"),
-        ("PGD-3, contrast, width 1/4", "AutoAttack"),
-        ("PGD-3, contrast, width 1/4", "APGD-CE and APGD-T"),
-    ],
-)
-def test_notebook_8_quotes_the_stored_results_on_all_of_mnist(model, attack):
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in (FOLDER / "results" / "rows").glob("mnist-*")]
-    asked = dict(model=model, attack=attack, eps=0.3, dataset="mnist")
-    values = [100 * row["accuracy"] for row in rows if asked.items() <= row.items()]
-    told = f"{min(values):.1f}%" + (f" to {max(values):.1f}%" if len(values) > 1 else "")
-    (path,) = (path for path in PATHS if path.name.startswith("08_"))
-    line = {"random start": "random start, usual", "random start, contrast": "random start, steep"}.get(
-        model, "PGD-3, steep"
-    )
-    (quoted,) = (
-        row
-        for cell in cells(json.loads(path.read_text(encoding="utf-8")), "markdown")
-        for row in source(cell).splitlines()
-        if row.startswith(f"| {line}")
-    )
-    column = {"PGD-40": 2, "AutoAttack": 3, "APGD-CE and APGD-T": 4}[attack]
-    assert quoted.split("|")[column].strip() == told
-
-
 # what is committed was made by what is committed: one look each, and a word about what to do
 
 COMMITTED = [*PATHS, *sorted(FOLDER.glob("app/*.ipynb"))]
