@@ -864,11 +864,11 @@ def _photographs(seed):
         "clean": lambda: x,
         "noise": lambda: random_noise(net, x, y, eps=eps, generator=torch.Generator().manual_seed(0)),
         "PGD that stops": lambda: plain(net, x, y, early_exit=True),
-        "plain PGD": lambda: plain(net, x, y),
-        "identity PGD": lambda: plain(_ReadsJpeg(net, 75, torch.clone), x, y),
-        "soft PGD": lambda: plain(waves[75], x, y),
-        "averaged PGD": lambda: averaged(waves[75], x, y, generator=torch.Generator().manual_seed(0)),
-        "averaged PGD for 25": lambda: averaged(waves[25], x, y, generator=torch.Generator().manual_seed(0)),
+        "PGD": lambda: plain(net, x, y),
+        "identity": lambda: plain(_ReadsJpeg(net, 75, torch.clone), x, y),
+        "waves": lambda: plain(waves[75], x, y),
+        "averaged": lambda: averaged(waves[75], x, y, generator=torch.Generator().manual_seed(0)),
+        "averaged, 25": lambda: averaged(waves[25], x, y, generator=torch.Generator().manual_seed(0)),
     }
     marks = {"labels": "".join(str(int(label)) for label in y)}
     for label, attack in attacks.items():
