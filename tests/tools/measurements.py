@@ -277,14 +277,15 @@ def rounding_test():
     return found
 
 
-def _mixed_training(depth, width):
-    """Notebook 4's recipe with five seeds, under FGSM and PGD after each epoch and at its end."""
+@measurement("mixed-fgsm", "fgsm", "pgd")
+def mixed_training_by_epoch():
+    """Notebook 4: the training of the defended VGG with five seeds, under FGSM and PGD by epoch and at its end."""
     train_set, val_set = split(load_data("mnist-5k", train=True), 0.1, seed=0)
     held, ten = make_loader(val_set, batch_size=500), partial(pgd, steps=10)
     digits = make_loader(load_data("mnist-5k", train=False), batch_size=250)
     runs = []
     for seed in range(5):
-        net = initialised(partial(vgg, depth, width=width, in_channels=1), seed=seed)
+        net = initialised(partial(vgg, 16, width=0.25, in_channels=1), seed=seed)
         batches = make_loader(train_set, batch_size=32, shuffle=True, seed=seed)
         settings = dict(lr=3e-3, objective=mixed, eps=0.1, augment=shift, seed=seed, progress=False)
         history = fit(net, batches, held, epochs=5, eval_attacks={"FGSM": fgsm, "PGD": ten}, **settings)
@@ -297,18 +298,6 @@ def _mixed_training(depth, width):
         )
         runs[-1] |= dict(best_epoch=history.best_epoch, seconds=round(history.seconds[-1]))
     return runs
-
-
-@measurement("mixed-fgsm", "fgsm", "pgd")
-def mixed_training_by_epoch():
-    """Notebook 4: the training of the defended VGG with five seeds, under FGSM and PGD by epoch and at its end."""
-    return _mixed_training(16, 0.25)
-
-
-@measurement("mixed-fgsm", "fgsm", "pgd")
-def mixed_training_small():
-    """Notebook 4: the same as `mixed_training_by_epoch` for the small VGG that a reader trains."""
-    return _mixed_training(11, 0.125)
 
 
 @measurement("clean", "mixed-fgsm", "fgsm", "pgd")
