@@ -65,7 +65,7 @@ def fit(
     """Train a model: AdamW under a one-cycle learning rate, one objective, every epoch validated.
 
     Args:
-        model: nn.Module that maps float32 images to logits (N, K), already on its device; left in eval mode.
+        model: nn.Module that maps images to logits (N, K), already on its device; left in eval mode.
         train: DataLoader of batches (x, y), images in [0, 1], that serves the whole of its data set; moved to the
             model's device.
         val: DataLoader of images that are not in `train`, likewise.

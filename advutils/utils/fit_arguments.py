@@ -1,9 +1,7 @@
 """The arguments of `fit`, checked before the first step, and written down as a checkpoint keeps them."""
 
-import torch
-
 from advutils.utils import distributed, loaders, validation
-from advutils.utils.inference import eval_mode, precision_of, predict_logits
+from advutils.utils.inference import predict_logits
 from advutils.utils.traits import describe, norm_of
 
 
@@ -27,7 +25,7 @@ def checked_settings(
         eval_attacks={label: describe(attack) for label, attack in eval_attacks.items()},
         data=loaders.fingerprint(train), batch_size=loaders.batch_size_of(train), draws_anew=loaders.draws_anew(train),
         network={key: list(value.shape) for key, value in model.state_dict().items()}, layers=repr(model),
-        classes=_classes(model, val, accelerator), processes=distributed.world_size(),
+        classes=_classes(model, val), processes=distributed.world_size(),
     )  # fmt: skip
 
 
@@ -46,18 +44,8 @@ def _eps(eps, eps_warmup, epochs, eval_attacks, objective):
     return None if eps is None else validation.eps(eps, norm="l2" if norms == {"l2"} else "linf")
 
 
-def _classes(model, val, accelerator):
+def _classes(model, val):
     """The number of classes, from a first look at the model's logits."""
     x, _ = loaders.spread(val, 2)[0]
     validation.images(x, "loader's images")
-    x = x.to(validation.device_of(model))
-    z = predict_logits(model, x)  # which casts the images to the precision of the weights; an objective does not
-    precision = precision_of(model, x)
-    if precision != x.dtype and accelerator is None:
-        try:
-            with eval_mode(model) as network, torch.no_grad():
-                network(x.clone())
-        except RuntimeError as error:
-            got = f"weights in {precision}, which cannot take the images"
-            raise ValueError(f"model: got {got}; accepts {x.dtype}, as model.float() makes them") from error
-    return z.shape[1]
+    return predict_logits(model, x.to(validation.device_of(model))).shape[1]
