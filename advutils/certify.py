@@ -126,12 +126,12 @@ def _monotone(layer, lower, upper, _):
     return torch.minimum(*ends), torch.maximum(*ends)  # a negative slope or deviation turns the box round
 
 
-def _rounded(layer, lower, upper, _):
-    return _widened(*_monotone(layer, lower, upper, _), 1)
+def _rounded(layer, lower, upper, statistics):
+    return _widened(*_monotone(layer, lower, upper, statistics), 1)
 
 
-def _average(layer, lower, upper, _):
-    return _monotone(layer, *_widened(lower, upper, lower[0, 0].numel()), _)
+def _average(layer, lower, upper, statistics):
+    return _monotone(layer, *_widened(lower, upper, lower[0, 0].numel()), statistics)
 
 
 def _relu(layer, lower, upper, _):
@@ -308,7 +308,8 @@ def ibp(
         The loss, a scalar tensor to call backward on.
 
     Raises:
-        TypeError, ValueError: a kappa or full_eps that is not as above, or what `margin_bounds` refuses.
+        TypeError, ValueError: a kappa or full_eps that is not as above, one batch norm in train mode at two places, or
+            what `margin_bounds` refuses.
 
     Gowal et al., 2019, arXiv:1810.12715. Taught in 12_certificates.ipynb.
     """
@@ -330,6 +331,8 @@ def batch_statistics(model: nn.Module) -> Iterator[Statistics]:
     found = {}
 
     def measure(layer, inputs):
+        if layer in found:
+            raise TypeError(f"model: got {layer} at two places; accepts a batch norm of its own for each in train mode")
         if layer.training:
             found[layer] = torch.var_mean(inputs[0], (0, *range(2, inputs[0].ndim)), correction=0)
 

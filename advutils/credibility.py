@@ -1,5 +1,6 @@
 """The checklist for a robust accuracy: what to ask of a model and of its attackers before the number is believed."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -76,8 +77,9 @@ def checklist(model: nn.Module, loader: Loader, *, eps: float, steps: int = 40, 
 
     Args:
         model: nn.Module that maps images to logits (N, K).
-        loader: batches (x, y) of images in [0, 1] and labels, in a fixed order. Of fewer than 500 images, one alone
-            is more than Square may find.
+        loader: batches (x, y) of images in [0, 1] and labels, in a fixed order, as it is read twice; the batches of one
+            that can be read once, a generator, are kept. Of fewer than 500 images, one alone is more than Square may
+            find.
         eps: radius of the l_inf ball in pixel units, 0 to 1.
         steps: of PGD; it is also run with twice as many.
         n_queries: of the Square attack.
@@ -95,6 +97,7 @@ def checklist(model: nn.Module, loader: Loader, *, eps: float, steps: int = 40, 
     eps, steps = validation.eps(eps), validation.count(steps, "steps")
     n_queries = validation.count(n_queries, "n_queries")
     attacks = panel(steps, n_queries)
+    loader = list(loader) if isinstance(loader, Iterator) else loader  # it is read twice
     worst = worst_case(model, loader, attacks, eps=eps, cascade=CASCADED)
     shares = {label: record.value for label, record in worst.individual.items()}
     x, y = (torch.cat(parts) for parts in zip(*(validation.pair(batch, "loader") for batch in loader)))

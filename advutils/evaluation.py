@@ -93,7 +93,7 @@ def survivors(
         raise ValueError(f"attack: got None with eps={eps}; accepts an attack whenever eps is given")
     if attack is not None:
         validation.attack(attack)
-    return _survived(model, loader, [(attack, [0.0 if attack is None else eps], None)])[0]
+    return _survived(model, loader, [(attack, [0.0 if attack is None else eps], "nothing")])[0]
 
 
 def accuracy_vs_eps(
@@ -126,7 +126,8 @@ def accuracy_vs_eps(
     eps_values = [validation.eps(eps, norm=norm_of(attack)) for eps in validation.radii(eps_values, "eps_values")]
     order = sorted(eps_values, reverse=True) if nested else eps_values
     parts = [order] if sweep_of(attack) else [[eps] for eps in order]
-    curve = [*map(wilson, _survived(model, loader, [(attack, values, nested or None) for values in parts]))]
+    skip = "survivors" if nested else "nothing"
+    curve = [*map(wilson, _survived(model, loader, [(attack, values, skip) for values in parts]))]
     return [curve[order.index(eps)] for eps in eps_values] if nested else curve
 
 
@@ -187,7 +188,7 @@ def worst_case(
         raise ValueError(f"attacks: got attacks of different norms, {', '.join(sorted(norms))}; accepts those of one")
     tried: dict[str, Attack | None] = {"clean": None, "grey": partial(grey, norm=norms.pop())} | attacks
     late = [*tried] if cascade is True else [validation.one_of(label, "cascade", tried) for label in cascade or ()]
-    runs = [(one, [eps if one else 0.0], False if label in late else None) for label, one in tried.items()]
+    runs = [(one, [eps if one else 0.0], "fallen" if label in late else "nothing") for label, one in tried.items()]
     alive = torch.stack(_survived(model, loader, runs))  # (runs, n), of one pass over the loader
     together = alive.int().cummin(0).values.bool()
     individual, cumulative = (dict(zip(tried, map(wilson, each))) for each in (alive, together))
@@ -242,24 +243,24 @@ def wilson(correct: torch.Tensor, z: float = 1.96) -> Accuracy:
 
 
 def _survived(model, loader, runs):
-    """Which images survive each radius of each of the runs (attack, eps_values, settled): bool tensors (n,).
+    """Which images survive each radius of each of the runs (attack, eps_values, skip): bool tensors (n,).
 
-    A run attacks all images where `settled` is None, and else not what has been settled by the runs before it: with
-    False, what has fallen (a cascade); with True, what has survived (nested balls, the largest first).
+    `skip` says what a run leaves out, as the runs before it have settled it: "nothing"; "fallen", what they have fooled
+    (a cascade); "survivors", what they have not (nested balls, the largest first).
     """
     validation.module(model)
     validation.WARNED.clear()
-    runs = [(hurried(run), [validation.eps(e, norm=norm_of(run)) for e in values], how) for run, values, how in runs]
+    runs = [(hurried(run), [validation.eps(e, norm=norm_of(run)) for e in values], skip) for run, values, skip in runs]
 
     def survive(x, y, index):
         unsettled = torch.ones_like(y, dtype=torch.bool)
-        for attack, eps_values, settled in runs:
-            i = (unsettled if settled is not None else torch.ones_like(unsettled)).nonzero().flatten()
+        for attack, eps_values, skip in runs:
+            i = (torch.ones_like(unsettled) if skip == "nothing" else unsettled).nonzero().flatten()
             verdicts = _correct(attack, network, x[i], y[i], eps_values, index)
             for correct in verdicts if len(i) else [y[i].bool()] * len(eps_values):
                 alive = unsettled.index_put((i,), correct)
-                alive = alive if settled is None else alive.where(unsettled, settled)
-                unsettled = unsettled & (alive != bool(settled))
+                alive = alive if skip == "nothing" else alive.where(unsettled, skip == "survivors")
+                unsettled = unsettled & (~alive if skip == "survivors" else alive)
                 yield alive
 
     with eval_mode(model):

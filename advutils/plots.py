@@ -3,7 +3,7 @@
 One colour per model and one line style per attack through the whole series; errors are marked by more than colour.
 """
 
-import io
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,11 +29,18 @@ def style(label):
     return dict(color=colors[0] if colors else None, linestyle=lines[0] if lines else "-")
 
 
-def curves(*histories, labels=("",)):
-    """Loss (left) and accuracy (right) of one `History` or several, an epoch a point: training dashed."""
+def curves(*histories, labels=None):
+    """Loss (left) and accuracy (right) of one `History` or several, an epoch a point: training dashed.
+
+    `labels` holds a text for each history; None for no texts.
+    """
+    labels = [""] * len(histories) if labels is None else labels
+    if len(labels) != len(histories):
+        raise ValueError(f"labels: got {len(labels)}; accepts {len(histories)}, one for each history")
+    colors = cycle((MODEL_COLORS["clean VGG"], *SPARE_COLORS[1:]))
     fig, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
     longest = max(len(history.val_loss) for history in histories)
-    for label, history, color in zip(labels, histories, (MODEL_COLORS["clean VGG"], *SPARE_COLORS[1:])):
+    for label, history, color in zip(labels, histories, colors):
         epochs = range(1, len(history.val_loss) + 1)
         for ax, what in zip(axes, ("loss", "accuracy")):
             train, val = (getattr(history, f"{side}_{what}") for side in ("train", "val"))
@@ -168,14 +175,6 @@ def surface(x, y, height, marks, *, xlabel, ylabel, limit=None):
     ax.set(xlabel=xlabel, ylabel=ylabel)
     fig.colorbar(picture, ax=ax, label="margin; below 0 the network is fooled")
     return fig
-
-
-def png(figure):
-    """A figure as PNG bytes, for a widget; it is closed then, so that no cell shows it a second time."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90)
-    plt.close(figure)
-    return buffer.getvalue()
 
 
 def units(eps):

@@ -33,7 +33,7 @@ def autoattack(
     The implementation is that of the package pyautoattack, an optional extra.
 
     Args:
-        model, x, y, eps, norm: as for `pgd`.
+        model, x, y, eps, norm: as for `pgd`; for "l2" Square needs images at least 5 pixels high.
         attacks_to_run: None for the complete standard version, or a list of some of "apgd-ce", "apgd-dlr", "apgd-t",
             "fab-t" and "square".
         batch_size: images that are attacked together.
@@ -52,6 +52,8 @@ def autoattack(
     """
     for name in [] if attacks_to_run is None else attacks_to_run or [""]:
         validation.one_of(name, "attacks_to_run", ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"))
+    tall = 5 if norm == "l2" and "square" in (attacks_to_run or ["square"]) else 1  # Square divides by a fifth
+    validation.count(x.shape[2], "x's height", least=tall)
     logits = torch.cat([predict_logits(model, *part) for part in zip(x.split(batch_size), y.split(batch_size))])
     if logits.shape[1] < 4:
         raise ValueError(f"model: got {logits.shape[1]} classes; accepts at least 4, as AutoAttack's losses need them")

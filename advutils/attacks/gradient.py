@@ -83,8 +83,8 @@ def pgd(
         model: nn.Module that maps images to logits (N, K).
         x: images (N, C, H, W), float32 in [0, 1].
         y: true labels (N,), int64.
-        eps: radius of the ball in pixel units, 0 to 1 (l_2: a Euclidean length, at least 0).
-        step_size: length of a step in the same units; 2.5 eps / steps if None, enough to cross the ball and come back.
+        eps: radius of the ball in pixel units, 0 to 1 (l_2: a Euclidean length, 0 to a million).
+        step_size: length of a step, at most a million; 2.5 eps / steps if None, enough to cross the ball and come back.
         steps: gradient steps of each run, at least 1.
         random_start: start each run from a random point of the ball, not from x.
         restarts: number of runs; for each image the one of smallest margin is kept, so more never help the defender.
@@ -111,7 +111,7 @@ def pgd(
     for _ in range(restarts):
         x_adv = random_point(x, eps, norm, generator) if random_start else x.clone()
         runs.append(x_adv)
-        i, velocity = active, torch.zeros_like(x)
+        i, velocity = active, torch.zeros_like(x)  # what an earlier run has fooled stays here; `strongest` keeps that
         for _ in range(steps):
             gradient, logits = criterion.of(i).ascent(model, x_adv[i], loss)
             if early_exit:

@@ -34,7 +34,8 @@ def rays(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, n_queries: int =
     Chen and Gu, 2020, arXiv:2006.12792. Taught in 15_other_budgets.ipynb.
     """
     misread = predict_logits(model, x, y).argmax(1) != y
-    signs, radius = torch.ones_like(x), torch.ones_like(x[:, :1, :1, :1])
+    signs = torch.ones_like(x, memory_format=torch.contiguous_format)  # its views of all pixels are written to
+    radius = torch.ones_like(x[:, :1, :1, :1])
     found, left = torch.zeros_like(misread), torch.where(misread, 0, n_queries - 1)
 
     def fooled(i, signs, radius):

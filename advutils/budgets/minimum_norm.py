@@ -32,9 +32,9 @@ def deepfool(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, norm: str = 
     """DeepFool: take the network for linear, step to the nearest plane on which a wrong class is even, and repeat.
 
     Of a linear network the plane of class k is f_y - f_k = 0, at the distance (f_y - f_k) / ||grad(f_k - f_y)||_q.
-    The step is the shortest to that plane inside [0, 1], so on a linear network one step is the smallest change there
-    is, but for the 2% by which it goes too far. A step costs a forward pass and a backward pass for each wrong class,
-    of which the nine likeliest are looked at.
+    The step is the shortest to that plane inside [0, 1], and a plane that lies outside is none. So on a linear network
+    one step is the smallest change there is to one of the wrong classes that are looked at, the nine likeliest, but for
+    the 2% by which it goes too far. A step costs a forward pass and a backward pass for each of these classes.
 
     Args:
         model: nn.Module that maps images to logits (N, K).
@@ -68,7 +68,9 @@ def step_to_nearest_plane(model, x, y, norm):
     """The images x after a step of DeepFool, and which of them were read correctly before it, bool (N,)."""
     gaps, slopes = planes(model, x, y)
     steps = shortest(slopes, gaps.clamp_min(0), x[:, None], norm)
-    nearest = torch.linalg.vector_norm(steps.flatten(2), ORDER[norm], dim=2).argmin(1)
+    lengths = torch.linalg.vector_norm(steps.flatten(2), ORDER[norm], dim=2)
+    beyond = (slopes * steps).flatten(2).sum(2) < 0.999 * gaps  # the whole room does not lead to that plane
+    nearest = lengths.masked_fill(beyond, torch.inf).argmin(1)
     step = steps[torch.arange(len(x), device=x.device), nearest]
     return (x + (1 + OVERSHOOT) * step).clamp(0, 1), (gaps >= 0).all(1)
 
@@ -136,7 +138,8 @@ def fmn(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, norm: str = "l2",
     Pintor et al., 2021, arXiv:2102.12827. Taught in 15_other_budgets.ipynb.
     """
     criterion, best, reach = Criterion(y), x.clone(), torch.full_like(x[:, :1, :1, :1], torch.inf)
-    (x_adv, _), eps = step_to_nearest_plane(model, x, y, norm), reach
+    x_adv, _ = step_to_nearest_plane(model, x, y, norm)
+    eps = reach  # infinite, until the first step has a plane
     for step in range(steps):
         gradient, logits = criterion.ascent(model, x_adv, cw)
         gradient = gradient.masked_fill(torch.where(gradient > 0, x_adv >= 1, x_adv <= 0), 0)

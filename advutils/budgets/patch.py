@@ -47,7 +47,8 @@ def sticker(
         x: images (N, C, H, W), float32 in [0, 1].
         eps: how far a covered pixel may move, 0 to 1; at 1 nothing shines through.
         patch: the sticker (C, side, side), in [0, 1], as `train_patch` makes it.
-        seen: choose among the places that the patch was trained at, not among the others.
+        seen: choose among the places that the patch was trained at, not among the others. A sticker as large as the
+            image has no others.
         generator: torch.Generator to draw the places from; the global one if None.
 
     Returns:
@@ -97,7 +98,7 @@ def train_patch(
     """
     steps, step_size = validation.count(steps, "steps"), validation.positive(step_size, "step_size")
     validation.module(model)
-    validation.count(side, "side")
+    side, target = validation.count(side, "side"), validation.count(target, "target", least=0)
     batches = _others(model, loader, target)
     x = next(batches)
     patch = torch.full_like(x[0, :, :side, :side], 0.5)
@@ -140,6 +141,9 @@ def _fits(patch, x):
 def _places(x, side, seen, generator):
     """A random place for each image, (N, 2)."""
     there = corners(*x.shape[2:], side, seen=seen).to(x.device)
+    if len(there) == 0:
+        got = f"a sticker of side {side} on images {x.shape[2]} by {x.shape[3]}, which has no other place"
+        raise ValueError(f"seen: got False for {got}; accepts True, or a smaller sticker")
     return there[(uniform(x[:, 0, 0, 0], generator) * len(there)).long()]
 
 

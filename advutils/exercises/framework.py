@@ -163,7 +163,8 @@ class Exercise:
                     return Outcome([], {}, NOT_WRITTEN)
                 except Stopped as stopped:
                     return Outcome(passed, failed, f"your function stopped with an error:\n    {stopped}")
-                except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:  # an odd result
+                except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
+                    # an odd result
                     failed[label] = f"The test cannot use what your function gives back ({error})."
         if guarded.changed:
             name = guarded.changed[0]

@@ -88,7 +88,7 @@ def graded(one, process, answer, seeds):
             outcome = one.run(process.function(f"my_{one.name}"), seed)
             if not outcome.right:
                 break
-    except (TypeError, ValueError) as error:  # an answer that is none
+    except (TypeError, ValueError, OverflowError) as error:  # an answer that is none
         return Outcome([], {}, str(error))
     return outcome
 

@@ -19,8 +19,10 @@ class Ledger:
     def paused(self):
         """What goes through the network inside the block is not counted."""
         before = self.forwards, self.backwards
-        yield
-        self.forwards, self.backwards = before
+        try:
+            yield
+        finally:
+            self.forwards, self.backwards = before
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ OPTIONS = {  # what the arguments of attacks are checked by, under the same name
     "batch_size": validation.count,
     "momentum": validation.share,
     "p_init": validation.share,
-    "step_size": lambda value, name: None if value is None else validation.positive(value, name),
+    "step_size": lambda value, name: None if value is None else validation.positive(value, name, most=validation.FAR),
     "loss": lambda value, name: validation.loss(value) or value,
 }
 

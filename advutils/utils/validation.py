@@ -24,6 +24,7 @@ BLIND = (
 PACKAGE = str(Path(__file__).parents[1])
 WARNED: dict = {}  # emptied when a measurement begins, so that each one warns once
 LEAST, MOST = math.ulp(0.0), sys.float_info.max  # the ends of the finite numbers above 0
+FAR = 1_000_000  # more than the l_2 distance of any two images; of a much longer step float32 has no square
 
 
 def images(x, name="x"):
@@ -157,9 +158,9 @@ def classes(y, k, name="y"):
 
 
 def eps(value, name="eps", *, norm="linf"):
-    """Return `value` as a float; raise unless it is a radius in pixel units: 0 <= eps <= 1, for l_2 any 0 <= eps."""
+    """Return `value` as a float; raise unless it is a radius in pixel units: 0 <= eps <= 1, for l_2 up to `FAR`."""
     if one_of(norm, "norm", ("linf", "l2")) == "l2":
-        return positive(value, name, zero=True)
+        return positive(value, name, zero=True, most=FAR)
     hint = ", in units of the pixel range"
     if isinstance(value, numbers.Real) and 1 < value <= 255:
         hint += f" (for grey levels write {value:g}/255)"
@@ -226,11 +227,10 @@ def counts(**values):
     return [count(value, name) for name, value in values.items()]
 
 
-def positive(value, name, *, zero=False):
-    """Return `value` as a float; raise unless it is a finite number above 0, or 0 where that is allowed."""
-    if zero:
-        return float(_within(value, name, 0, MOST, "a finite number of at least 0"))
-    return float(_within(value, name, LEAST, MOST, "a finite number above 0"))
+def positive(value, name, *, zero=False, most=MOST):
+    """Return `value` as a float; raise unless it is a finite number above 0, or 0 where `zero`, and at most `most`."""
+    accepts = f"a finite number {'of at least' if zero else 'above'} 0{'' if most == MOST else f', at most {most:,}'}"
+    return float(_within(value, name, 0 if zero else LEAST, most, accepts))
 
 
 def share(value, name):

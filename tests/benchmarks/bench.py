@@ -633,11 +633,9 @@ def figure(found):
 
 
 def write(found):
-    from advutils.plots import png
-
     atomic_write(HOME / "results.json", (json.dumps(found, indent=1) + "\n").encode())
     atomic_write(HOME / "table.md", table(found).encode())
-    atomic_write(HOME / "figure.png", png(figure(found)))
+    figure(found).savefig(HOME / "figure.png", dpi=90)
 
 
 def main(arguments=None):

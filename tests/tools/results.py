@@ -312,7 +312,8 @@ def publish(folder=ROWS, home=HOME):
     for row in (row for row in rows if row["dataset"] == rows[0]["dataset"]):
         record = row["accuracy"], row["low"], row["high"]
         found.setdefault((row["model"], row["seed"]), {})[f"{row['attack']}, n = {row['n']:,}"] = record
-    atomic_write(home / FIGURE, plots.png(verdicts(found)))
+    (home / FIGURE).parent.mkdir(parents=True, exist_ok=True)
+    verdicts(found).savefig(home / FIGURE, dpi=90)
     before, rest = text.split(BEGIN)
     atomic_write(page, f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{rest.split(END)[1]}".encode())
 

@@ -83,7 +83,7 @@ def counted(defence: Defence) -> Iterator[nn.Module]:
     with contextlib.ExitStack() as hooks:
         for index, layer in enumerate(layers):
             spend = _spender(defence, index, cost, spent)
-            hooks.enter_context(layer.register_forward_pre_hook(_before(spend)))
+            hooks.enter_context(layer.register_forward_pre_hook(_before(spend), with_kwargs=True))
             hooks.enter_context(layer.register_forward_hook(_after(spend)))
         with torch.random.fork_rng():
             predict_logits(model, defence.x[:1])
@@ -107,7 +107,11 @@ def _spender(defence, index, cost, spent):
 
 
 def _before(spend):
-    return of_ledger(lambda _, inputs: spend("queries", len(inputs[0])))
+    def watch(_, inputs, named):
+        for images in [*inputs, *named.values()][:1]:
+            spend("queries", len(images))
+
+    return of_ledger(watch)
 
 
 def _after(spend):

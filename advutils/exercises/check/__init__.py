@@ -1,30 +1,13 @@
 """`check.NAME(mine)` answers the exercise of that name: `from advutils.exercises import check`."""
 
 import difflib
+import importlib
+import pkgutil
 
-from advutils.exercises.check import (
-    notebook_01,
-    notebook_02,
-    notebook_03,
-    notebook_04,
-    notebook_05,
-    notebook_06,
-    notebook_07,
-    notebook_08,
-    notebook_09,
-    notebook_10,
-    notebook_11,
-    notebook_12,
-    notebook_13,
-    notebook_15,
-)
 from advutils.exercises.check.notebook_13 import bugs_found as bugs_found
 from advutils.exercises.framework import Choice, Exercise, Prediction
 
-MODULES = (
-    notebook_01, notebook_02, notebook_03, notebook_04, notebook_05, notebook_06, notebook_07, notebook_08, notebook_09,
-    notebook_10, notebook_11, notebook_12, notebook_13, notebook_15,
-)  # fmt: skip
+MODULES = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
 EXERCISES = {
     value.name: value
     for module in MODULES

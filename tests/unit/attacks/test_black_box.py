@@ -302,11 +302,18 @@ def test_autoattack_flags_a_defence_that_it_cannot_judge_and_not_the_honest_mode
     ("model", dict(model=linear(3), y=labels(3, 3))),
     ("model", dict(model=nn.Sequential(linear(10), nn.Unflatten(1, (5, 2))))),
     ("attacks_to_run", dict(attacks_to_run=[])),
+    *(("x's height", dict(norm="l2", x=images(3, size=4), attacks_to_run=only)) for only in (None, ["square"])),
     *(("attacks_to_run", dict(attacks_to_run=["square", bad])) for bad in ("pgd", "APGD-CE", "fab", "", None)),
 ])  # fmt: skip
 def test_autoattack_refuses_what_it_cannot_attack_or_run(argument, change):
     with refused(argument):
         judged(**(dict(model=linear(10), x=images(3), y=labels(3)) | change))
+
+
+def test_on_tiny_images_autoattack_goes_without_square_alone():
+    model, x = linear(10, size=4), images(3, size=4)
+    assert (leads(model, judged(model, x, read_as(model, x), eps=1, norm="l2"), read_as(model, x)) > 0).all()
+    judged(model, x, read_as(model, x), attacks_to_run=["square"])  # which l_inf lets run
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 9])

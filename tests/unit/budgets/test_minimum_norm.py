@@ -108,6 +108,18 @@ def test_at_the_ends_of_the_range_a_step_of_deepfool_is_still_the_smallest(norm)
 
 
 @both_norms
+@pytest.mark.parametrize("attack", [partial(deepfool, steps=1), fmn], ids=["deepfool", "fmn"])
+def test_a_plane_outside_the_range_is_none_however_near_its_room_ends(attack, norm):
+    model, x, y = nn.Sequential(nn.Flatten(), nn.Linear(2, 3)), torch.tensor([[[[0.95, 0.5]]]]), torch.tensor([0])
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+        model[1].bias.copy_(torch.tensor([0.0, -2.0, -0.8]))  # class 1 would need a first pixel of 2
+    x_adv = attack(model, x, y, norm=norm)
+    assert read_as(model, x_adv) == 2 and 0.3 < distance(x_adv, x, norm) <= 1.021 * 0.3
+    assert attack is fmn or x_adv[0, 0, 0, 0] == x[0, 0, 0, 0]  # one step of DeepFool goes straight there
+
+
+@both_norms
 @pytest.mark.parametrize("clipped", [False, True])
 def test_on_a_linear_network_fmn_comes_within_two_percent_of_the_smallest_change(norm, clipped):
     model, x, y, boxed, _ = linear_case(norm, clipped)

@@ -104,6 +104,11 @@ def test_a_sticker_covers_one_square_at_a_place_of_its_kind_and_nothing_else(see
     assert set(found) == set(map(tuple, corners(8, 8, 3, seen=seen).tolist()))
 
 
+def test_a_sticker_as_large_as_the_image_covers_it():
+    patch = torch.rand(1, 8, 8, generator=seeded(1))
+    assert torch.equal(sticker(None, images(2), None, eps=1.0, patch=patch, seen=True), patch.expand(2, 1, 8, 8))
+
+
 def test_a_thin_sticker_moves_no_pixel_by_more_than_eps():
     x, patch = images(20), torch.ones(1, 4, 4)
     stuck = sticker(None, x, None, eps=0.25, patch=patch, generator=seeded())
@@ -143,10 +148,13 @@ REFUSED = {
         "patch",
     ),
     "of other channels": (stuck(torch.ones(3, 2, 2)), "patch"),
+    "as large as the image, at a place not seen": (stuck(torch.ones(1, 8, 8)), "seen"),
     "not square": (stuck(torch.ones(1, 2, 3)), "patch"),
     "in grey levels": (stuck(torch.full((1, 2, 2), 255.0)), "patch"),
     "no patch": (stuck(None), "patch"),
     "a target that is no class": (lambda: train_patch(linear(), loader(), target=4, side=3, steps=1), "target"),
+    "half a target": (lambda: train_patch(linear(), loader(), target=2.5, side=3, steps=1), "target"),
+    "a target of floats": (lambda: train_patch(linear(), loader(), target=3.0, side=3, steps=1), "target"),
     "a side of 0": (lambda: train_patch(linear(), loader(), target=1, side=0, steps=1), "side"),
     "a step of 0": (lambda: train_patch(linear(), loader(), target=1, side=2, step_size=0), "step_size"),
     "no query": (lambda: rays(linear(), *batch(), n_queries=0), "n_queries"),
@@ -210,6 +218,23 @@ def test_more_queries_never_make_it_worse_and_a_misread_image_is_left_alone():
         radii.append(torch.where(wrong | (radius > 0), radius, torch.inf))
     assert wrong.any() and (radii[1] <= radii[0]).all() and (radii[2] <= radii[1]).all()
     assert radii[2][~wrong].isfinite().any()
+
+
+LAYOUTS = {
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "turned": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    "every second column": lambda x: x.repeat_interleave(2, 3)[..., ::2],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_the_layout_of_the_images_in_memory_changes_nothing(layout):
+    model, x = linear(channels=3), images(4, channels=3)
+    y = read_right(model, x)
+    laid = layout(x)
+    assert torch.equal(laid, x) and not laid.is_contiguous()
+    for attack in (partial(rays, n_queries=60), partial(few_pixels, n_tries=5)):
+        assert torch.equal(attack(model, laid, y), attack(model, x, y))
 
 
 # Beside a peer

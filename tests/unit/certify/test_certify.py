@@ -402,6 +402,12 @@ def test_other_bad_arguments_are_refused():
     for name, value in dict(kappa=1.5, full_eps=0).items():
         with refused(name):
             ibp(model, x, y * 0, eps=0.1, **{name: value})
+    norm = nn.BatchNorm1d(4)
+    twice = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), norm, nn.ReLU(), nn.Linear(4, 4), norm, nn.Linear(4, 4))
+    with refused("model", "at two places"):
+        ibp(twice.train(), x, y * 0, eps=0.1)
+    loss = ibp(twice.eval(), x, y * 0, eps=0.0, kappa=0.0).item()
+    assert loss == pytest.approx(clean(twice, x, y * 0).item(), rel=1e-4)
     with refused("steps"):
         certified_radius(model, x, y * 0, steps=0)
     with refused("loader", "no images"):

@@ -47,6 +47,13 @@ def test_a_plain_model_passes():
     assert list(result.worst.individual) == ["clean", "grey", "FGSM", "PGD-5", "PGD-10"]  # the others are a cascade
 
 
+def test_a_loader_that_can_be_read_once_is_enough():
+    _, result = answers(linear())
+    x, y = batch(40)
+    batches = zip(x.split(16), linear()(x).argmax(1).split(16))
+    assert str(checklist(linear(), batches, eps=0.2, steps=5, n_queries=20)) == str(result)
+
+
 class Rounded(nn.Module):
     def forward(self, x):
         return x.round()

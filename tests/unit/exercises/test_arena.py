@@ -233,6 +233,7 @@ WAYS = {
     "the model": lambda model: model,
     "a deep copy": copy.deepcopy,
     "its forward": lambda model: model.forward,
+    "its argument by name": lambda model: lambda x: model(input=x),
     "a part of it": lambda model: lambda x: model[1](x.flatten(1)),
 }
 

@@ -228,6 +228,10 @@ def test_a_changed_argument_and_an_odd_result_are_symptoms(capsys):
     assert "`argument 1` was changed" in said(add.run(lambda *args: args[0].add_(args[1])))
     assert "`x` was changed" in said(add.run(lambda x, n: (x.squeeze_(1) + n)[:, None]))
     assert "cannot use what your function gives back" in said(add.run(lambda x, n: "a text"))
+    whole = Exercise("whole", 0)
+    whole.test("a whole number")(lambda mine, case: expect(int(mine(1)["a"]) == 1, "Not one."))
+    for odd in ({}, {"a": torch.inf}, {"a": None}, {"a": "one"}, 3):  # KeyError, OverflowError, TypeError, ValueError
+        assert "cannot use what your function gives back" in said(whole.run(lambda n, odd=odd: odd))
     with pytest.raises(TypeError, match="mine: got int; accepts your function"):
         add(3)
     with pytest.raises(AttributeError, match="near it: .*targeted_fgsm"):

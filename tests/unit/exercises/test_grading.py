@@ -53,6 +53,13 @@ def test_a_wrong_one_earns_nothing_and_its_symptoms_are_in_the_report(submission
     assert symptom and found["exercises"]["small_steps"]["failed"]
 
 
+def test_a_number_without_end_costs_one_exercise(submission):
+    huge = "def my_worse_of_two(*args):\n    return 10**400"
+    found = grade(submission(huge, SOLVED["project"], f"check.small_steps(1{400 * '0'})"))
+    assert found["points"] == 1 and found["exercises"]["worse_of_two"]["failed"]
+    assert "too large" in found["exercises"]["small_steps"]["note"]
+
+
 def test_a_crash_costs_one_exercise(submission):
     crash = "import os\n\n\ndef my_project(x_adv, x, eps):\n    os._exit(0)"
     error = "def my_random_start(x, eps, generator):\n    return x + nothing"

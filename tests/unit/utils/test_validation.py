@@ -9,7 +9,7 @@ import torch
 from helpers import ATTACKS, batch, images, linear, refused
 from torch.utils.data import DataLoader
 
-from advutils import accuracy, accuracy_vs_eps, checklist, fgsm, fit
+from advutils import accuracy, accuracy_vs_eps, checklist, fgsm, fit, pgd
 from advutils.utils import validation
 from advutils.utils.hashes import image_hashes
 
@@ -29,12 +29,17 @@ def test_numbers_of_every_kind_become_pythons_own(check, values):
     assert validation.count(0, "n", least=0) == 0
 
 
-def test_an_l2_radius_may_be_any_finite_length():
-    for value in (0, 1, 1.5, 255, np.float32(30)):
+def test_an_l2_radius_may_be_any_length_of_which_float32_has_a_square():
+    for value in (0, 1, 1.5, 255, np.float32(30), 1e6):
         assert validation.eps(value, norm="l2") == float(value)
-    for bad in (-1e-9, float("nan"), float("inf")):
+        x_adv = pgd(linear(), X, Y, eps=value, norm="l2", steps=2, random_start=False)
+        assert torch.equal(x_adv, X) == (value == 0)
+    for bad in (-1e-9, float("nan"), float("inf"), 1e7, 1e30):
         with refused("radius", "finite"):
             validation.eps(bad, "radius", norm="l2")
+    for step in (1e7, 1e30):
+        with refused("step_size", "at most 1,000,000"):
+            pgd(linear(), X, Y, eps=1, norm="l2", step_size=step)
     with refused("eps", "1.5"):
         validation.eps(1.5)
     with refused("norm", "'l1'"):
