@@ -595,40 +595,6 @@ def _spread_digits(n):
     return images[chosen], labels[chosen]
 
 
-@measurement("clean", "clean-small-cnn", "outsider-small-cnn", "mixed-fgsm", "fgsm", "pgd", "grey", "random_noise")
-def transfer():
-    """Notebook 9: nine surrogates, eight targets, at 0.2 on 400 digits; FGSM, and PGD with and without momentum."""
-    x, y = _spread_digits(400)
-    quiet = dict(progress=False)
-    nets = {f"VGG {seed}": trained("clean", seed=seed, **quiet) for seed in range(3)}
-    nets |= {f"small CNN {seed}": trained("clean-small-cnn", seed=seed, **quiet) for seed in range(3)}
-    nets |= {f"defended VGG {seed}": trained("mixed-fgsm-0.1", seed=seed, **quiet) for seed in range(2)}
-    surrogates = nets | {"outsider": trained("outsider-small-cnn", **quiet)}
-    attacks = {"FGSM": fgsm}
-    for start in range(2):
-        attacks[f"PGD {start}"] = partial(pgd, steps=10)
-        attacks[f"MI-FGSM {start}"] = partial(pgd, steps=10, momentum=1.0)
-
-    def read_by_all(x_adv):
-        return {name: (net(x_adv).argmax(1) == y) for name, net in nets.items()}
-
-    with torch.no_grad():
-        blind = torch.Generator().manual_seed(0)
-        controls = {"clean": x, "noise": random_noise(None, x, y, eps=0.2, generator=blind)}
-        controls["grey"] = grey(None, x, y, eps=0.2)
-        left = {name: {"": read_by_all(images)} for name, images in controls.items()}
-        for name, surrogate in surrogates.items():
-            left[name] = {}
-            for label, attack in attacks.items():
-                start = {} if attack is fgsm else dict(generator=torch.Generator().manual_seed(int(label[-1])))
-                left[name][label] = read_by_all(attack(surrogate, x, y, eps=0.2, **start))
-                print(name, label, {target: int(kept.sum()) for target, kept in left[name][label].items()}, flush=True)
-    return {
-        source: {label: {target: _marks(kept) for target, kept in found.items()} for label, found in made.items()}
-        for source, made in left.items()
-    }
-
-
 def _coins(shape, generator):
     """Each entry -1 or +1, like a fair coin."""
     return (torch.rand(shape, generator=generator) - 0.5).sign()
