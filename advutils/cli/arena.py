@@ -12,7 +12,9 @@ from advutils.utils.storage import atomic_write
 
 def arena_command(chosen):
     seed = secrets.randbelow(2**31) if chosen.seed is None else chosen.seed  # the same noise for the whole class
-    paths = sorted(chosen.folder.rglob("*.safetensors"))
+    inside = {path: path.relative_to(chosen.folder).parts for path in chosen.folder.rglob("*.safetensors")}
+    made_by_mac = (".", "__MACOSX")  # beside the files in a zip of such a computer
+    paths = sorted(path for path, parts in inside.items() if not any(part.startswith(made_by_mac) for part in parts))
     if not paths:
         raise FileNotFoundError(f"folder: got {str(chosen.folder)!r}, where no .safetensors file lies; accepts one")
     files = [scored(path, chosen.folder, seed) for path in paths]

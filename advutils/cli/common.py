@@ -50,7 +50,7 @@ def attack_of(text, option="--attack", known=ATTACKS):
         try:
             bound[key.strip()] = WORDS[value.lower()] if value.lower() in WORDS else ast.literal_eval(value)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            bound[key.strip()] = value
+            bound[key.strip()] = validation.typed(value, key) if re.fullmatch(r"[\d.]+ */ *[\d.]+", value) else value
     for key, value in bound.items():
         validation.one_of(key, f"{option} {name}: its option", sorted(parameters.keys() - GIVEN))
         if isinstance(parameters[key].default, bool) and not isinstance(value, bool):

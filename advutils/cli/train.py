@@ -1,5 +1,6 @@
 """`advutils train`: train a model and save its weights."""
 
+import contextlib
 import json
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from advutils.cli import common
 from advutils.data import device, shift, split
 from advutils.pretrained import EVAL_ATTACKS, initialised, objective_of
 from advutils.training import fit
-from advutils.utils import distributed
+from advutils.utils import distributed, validation
 from advutils.utils.images import some
 from advutils.utils.storage import writable
 from advutils.utils.weights import save_weights
@@ -41,22 +42,23 @@ def train_command(chosen):
     common.say(json.dumps(recipe))
     common.describe_data(data, chosen, "in the order of their names")
     checkpoint = chosen.out.with_suffix(".checkpoint.pt")
-    history = fit(
-        model,
-        common.loader_of(train, chosen, batch_size=chosen.batch_size, shuffle=True, seed=chosen.seed),
-        common.loader_of(val, chosen, batch_size=min(500, 4 * chosen.batch_size)),
-        epochs=chosen.epochs,
-        lr=chosen.lr,
-        objective=chosen_objective(chosen),
-        eps=chosen.eps,
-        eps_warmup=chosen.eps_warmup,
-        ema_decay=chosen.ema_decay,
-        eval_attacks=EVAL_ATTACKS if chosen.eps and chosen.objective != "ibp" else None,  # ibp keeps the last epoch
-        checkpoint=checkpoint,
-        augment=shift if chosen.shift else None,
-        seed=chosen.seed,
-        accelerator=distributed.accelerator(),
-    )
+    with own_checkpoint():
+        history = fit(
+            model,
+            common.loader_of(train, chosen, batch_size=chosen.batch_size, shuffle=True, seed=chosen.seed),
+            common.loader_of(val, chosen, batch_size=min(500, 4 * chosen.batch_size)),
+            epochs=chosen.epochs,
+            lr=chosen.lr,
+            objective=chosen_objective(chosen),
+            eps=chosen.eps,
+            eps_warmup=chosen.eps_warmup,
+            ema_decay=chosen.ema_decay,
+            eval_attacks=EVAL_ATTACKS if chosen.eps and chosen.objective != "ibp" else None,  # ibp keeps the last epoch
+            checkpoint=checkpoint,
+            augment=shift if chosen.shift else None,
+            seed=chosen.seed,
+            accelerator=distributed.accelerator(),
+        )
     if distributed.is_main_process():
         save_weights(model, chosen.out, recipe=recipe, history=vars(history))
         checkpoint.unlink(missing_ok=True)
@@ -66,6 +68,20 @@ def train_command(chosen):
         f"{chosen.out}: validation accuracy {history.val_accuracy[kept]:.1%}{robust} after epoch {history.best_epoch} "
         f"of {chosen.epochs}, {history.seconds[-1]:.0f} s"
     )
+
+
+@contextlib.contextmanager
+def own_checkpoint():
+    """Tell of a checkpoint that does not fit in words of the command, which has no option for it."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("checkpoint: "):
+            raise
+        found = str(error).removeprefix("checkpoint: ").partition(";")[0]
+        raise ValueError(
+            f"--out: {found}; a training that did not end has left it: delete it to begin anew, or give another --out"
+        ) from error
 
 
 def check_options(chosen):
@@ -86,11 +102,15 @@ def check_options(chosen):
         raise ValueError(
             f"--steps: got {chosen.steps} with --objective {chosen.objective}; accepts adversarial, trades"
         )
+    if chosen.steps is not None:
+        validation.count(chosen.steps, "--steps")
+    validation.count(chosen.seed, "--seed", least=0, most=2**63 - 1)
 
 
 def held_out(data):
     """The images to train on, and a tenth to validate on."""
     if isinstance(data, TensorDataset):
+        validation.count(len(data), "--limit", least=6)  # a tenth of fewer is none
         return split(data, 0.1, seed=0)
     shuffled = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
     val, train = (common.subset(data, part) for part in shuffled.tensor_split([max(1, len(data) // 10)]))

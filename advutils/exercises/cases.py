@@ -1,9 +1,8 @@
 """The data of the tests: drawn from a seed, small, and with truths that need no code of the package."""
 
-from collections.abc import Iterable
-
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 
 class Case:
@@ -147,9 +146,17 @@ def raise_rival(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, eps: floa
     return x_adv
 
 
-def batches(x: torch.Tensor, y: torch.Tensor, size: int) -> Iterable:
-    """A loader of plain tuples; the last batch is smaller where the sizes do not fit."""
-    return list(zip(x.split(size), y.split(size)))
+class Batches(list):
+    """A loader of plain tuples, which knows its data set as PyTorch's loaders do."""
+
+    dataset: TensorDataset
+
+
+def batches(x: torch.Tensor, y: torch.Tensor, size: int) -> Batches:
+    """A loader whose last batch is smaller where the sizes do not fit."""
+    loader = Batches(zip(x.split(size), y.split(size)))
+    loader.dataset = TensorDataset(x, y)
+    return loader
 
 
 def clear(gradient: torch.Tensor) -> torch.Tensor:

@@ -92,11 +92,11 @@ class Guarded:
         copies = [copy_of(arg) for arg in args]
         try:
             result = self.mine(*copies)
-        except NotImplementedError as error:
-            raise NotWritten from error
         except Stopped:
             raise
         except Exception as error:  # a learner's code may raise anything
+            if is_stub(error):
+                raise NotWritten from error
             raise Stopped(f"{type(error).__name__}: {error}{line_of(error)}") from error
         if result is None or result is ...:
             raise NotWritten
@@ -105,12 +105,17 @@ class Guarded:
                 self.given = True
                 if arg.shape != copy.shape or not torch.equal(arg, copy):
                     self.changed.append(self.name_of(place))
-        return result.detach() if isinstance(result, torch.Tensor) else result
+        return result.detach().clone() if isinstance(result, torch.Tensor) else result  # also of inference mode
 
     def name_of(self, place: int) -> str:
         """An argument's name in the learner's function; its number, from 1, where that takes any arguments."""
         names = [name for name, one in inspect.signature(self.mine).parameters.items() if one.kind < one.VAR_POSITIONAL]
         return names[place] if place < len(names) else f"argument {place + 1}"
+
+
+def is_stub(error):
+    """Whether the error is a stub's `raise NotImplementedError`; PyTorch's own ones say what is not implemented."""
+    return isinstance(error, NotImplementedError) and not str(error)
 
 
 def copy_of(arg):

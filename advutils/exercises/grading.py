@@ -5,6 +5,7 @@ overrides, it does so where no test runs. What comes back is read without unpick
 """
 
 import ast
+import contextlib
 import io
 import json
 import multiprocessing
@@ -21,7 +22,8 @@ from torch import nn
 
 from advutils.exercises.check import EXERCISES
 from advutils.exercises.framework import Outcome, Stopped
-from advutils.exercises.worker import parsed, serve
+from advutils.exercises.worker import answers, gradients, parsed, read, serve, set_gradients
+from advutils.utils import validation
 
 ROUNDS = 3  # of data; an exercise earns its point if it passes in each
 START_SECONDS = 180.0  # for PyTorch to be imported
@@ -52,17 +54,21 @@ def grade(path: Path, *, notebook: int | None = None, seed: int | None = None, s
     Raises:
         ValueError: a file that is no notebook of the series, or one without exercises.
     """
-    cells = code_cells(path)
-    number = notebook or number_of(path)
+    whole = cells_of(path)
+    cells = [source for kind, source in whole if kind == "code"]
+    number = notebook or number_of(whole, path)
+    if seed is not None:
+        validation.count(seed, "seed", most=2**32)
     mine = {name: one for name, one in EXERCISES.items() if one.notebook == number}
     if not mine:
         numbers = sorted({one.notebook for one in EXERCISES.values()})
         raise ValueError(f"notebook: got {number}; accepts one of {numbers}")
     first = seed or 1 + secrets.randbelow(2**31)
-    answers, found = answers_of(cells), {}
-    with Process(cells, seconds) as process:
+    predictions, found = [name for name, one in mine.items() if one.kind == "predict"], {}
+    literals = literals_of(cells, predictions)
+    with Process(cells, seconds, predictions) as process:
         for name, one in mine.items():
-            found[name] = graded(one, process, answers.get(name, ...), range(first, first + ROUNDS))
+            found[name] = graded(one, process, literals.get(name, ...), range(first, first + ROUNDS))
     rows = {name: {"points": int(outcome.right), "of": 1, **outcome._asdict()} for name, outcome in found.items()}
     return {
         "submission": Path(path).name,
@@ -76,28 +82,40 @@ def grade(path: Path, *, notebook: int | None = None, seed: int | None = None, s
 
 
 def graded(one, process, answer, seeds):
-    """The first outcome that is not right, or the last one."""
+    """The first outcome that is not right, or the last one; the answer is for where the process cannot give it."""
     process.restart_clock()
-    outcome = Outcome([], {}, "not in the submission")
+    outcome = Outcome([], {}, missing(process.cells, one.name))
     try:
         if one.kind == "predict":
-            return one.run(answer)
+            name = f"check.{one.name}"
+            return one.run(process.function(name)() if name in process.names else answer)
         for seed in seeds:
             if f"my_{one.name}" not in process.names:
                 break
             outcome = one.run(process.function(f"my_{one.name}"), seed)
             if not outcome.right:
                 break
-    except (TypeError, ValueError, OverflowError) as error:  # an answer that is none
+    except Stopped as error:  # of a prediction
+        return Outcome([], {}, f"the answer could not be worked out, so write the number itself: {error}")
+    except Exception as error:  # an answer that is none; a submission may give back anything
         return Outcome([], {}, str(error))
     return outcome
+
+
+def missing(cells, name):
+    """Why a function is not there: no cell defines it, or the cell that does is no Python."""
+    for number, cell in enumerate(cells, 1):
+        error = read(cell, number)[2]
+        if error and re.search(rf"\bdef\s+my_{name}\b", cell):
+            return f"not in the submission, as its cell cannot be read: {error}"
+    return "not in the submission"
 
 
 class Process:
     """The process that holds the submission's functions; one that hangs or dies is started anew."""
 
-    def __init__(self, cells, seconds):
-        self.cells, self.seconds = cells, seconds
+    def __init__(self, cells, seconds, predictions=()):
+        self.cells, self.seconds, self.predictions = cells, seconds, predictions
         self.names: list = []
 
     def __enter__(self):
@@ -112,13 +130,14 @@ class Process:
     def start(self):
         context = multiprocessing.get_context("spawn")
         self.channel, theirs = context.Pipe()
-        self.child = context.Process(target=serve, args=(theirs, self.cells, self.folder.name), daemon=True)
+        args = (theirs, self.cells, self.folder.name, self.predictions)
+        self.child = context.Process(target=serve, args=args, daemon=True)
         self.child.start()
         theirs.close()
         self.until = time.monotonic() + START_SECONDS
         try:
             self.names = [name for name in self.receive().get("ready", ()) if isinstance(name, str)]
-        except Stopped:  # its definitions hang or end the process: no function of it can be called
+        except (Stopped, TypeError):  # its definitions hang or end the process: no function of it can be called
             self.names = []
 
     def stop(self):
@@ -141,7 +160,7 @@ class Process:
 
         def call(*args):
             try:
-                self.channel.send_bytes(pickle.dumps((name, args)))
+                self.channel.send_bytes(pickle.dumps((name, args, [gradients(arg) for arg in args])))
             except OSError as error:
                 raise Stopped("the process has ended") from error
             said = self.receive()
@@ -149,7 +168,7 @@ class Process:
                 raise Stopped(str(said["error"]))
             for arg, state in zip(args, said["args"]):
                 restore(arg, state)
-            return said["result"]
+            return revived(said["result"])
 
         return call
 
@@ -160,10 +179,12 @@ class Process:
                 self.stop()
                 raise Stopped("the time limit was reached")
             said = torch.load(io.BytesIO(self.channel.recv_bytes(LARGEST)), weights_only=True)
+        except Stopped:
+            raise
         except (EOFError, OSError) as error:
             self.stop()
             raise Stopped("the process ended in the middle of the call") from error
-        except (RuntimeError, pickle.UnpicklingError, ValueError) as error:
+        except Exception as error:  # forged bytes may lead to any
             self.stop()
             raise Stopped("the process sent something that is no answer") from error
         if not isinstance(said, dict) or not said.keys() & {"ready", "error", "result"}:
@@ -178,39 +199,44 @@ def restore(arg, state):
         arg.load_state_dict(state["tensors"])
         for module, mode in zip(arg.modules(), state["modes"]):
             module.training = bool(mode)
+        set_gradients(arg, state["gradients"])
     elif isinstance(arg, torch.Generator):
         arg.set_state(state)
     elif isinstance(arg, torch.Tensor):
         arg.detach().copy_(state)
 
 
-def code_cells(path):
-    """The sources of a notebook's code cells."""
+def revived(result):
+    """What a call gave back, with NumPy's arrays and numbers as such again."""
+    if isinstance(result, tuple):
+        return tuple(map(revived, result))
+    return result["numpy"].numpy()[()] if isinstance(result, dict) else result
+
+
+def cells_of(path):
+    """(type, source) of a notebook's cells."""
     try:
-        cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
-        return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"submission: got {str(path)!r}; accepts a notebook, an .ipynb file") from error
+        cells = json.loads(Path(path).read_text(encoding="utf-8-sig"))["cells"]
+        return [(cell["cell_type"], "".join(cell.get("source", ""))) for cell in cells]
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        got = f"submission: got {str(path)!r}, which cannot be read ({type(error).__name__}: {error})"
+        raise ValueError(f"{got}; accepts a notebook, an .ipynb file") from error
 
 
-def number_of(path):
+def number_of(cells, path):
     """A notebook's number in the series, from its title."""
-    cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
-    titles = (re.match(r"# (\d+) ·", "".join(cell["source"])) for cell in cells)
+    titles = (re.match(r"# (\d+) ·", source) for _, source in cells)
     number = next((int(found[1]) for found in titles if found), None)
     if number is None:
         raise ValueError(f"submission: got {str(path)!r} without its title; accepts such a file with --notebook N")
     return number
 
 
-def answers_of(cells):
+def literals_of(cells, predictions):
     """{exercise: answer} of the last literal that is handed to each check."""
-    answers = {}
+    found = {}
     for _, _, tree in parsed(cells):
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and len(node.args) == 1:
-                try:
-                    answers[node.func.attr] = ast.literal_eval(node.args[0])
-                except ValueError:
-                    continue
-    return answers
+        for name, expression in answers(tree, predictions):
+            with contextlib.suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+                found[name] = ast.literal_eval(expression)
+    return found

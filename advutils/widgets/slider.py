@@ -61,8 +61,14 @@ class EpsilonSlider(ipywidgets.VBox):
         validation.eps(eps), validation.eps(eps_max, "eps_max")
         if eps > eps_max:
             raise ValueError(f"eps: got {eps}, beyond eps_max = {eps_max}; accepts up to that, where the slider ends")
+        if not hasattr(models, "items"):
+            raise TypeError(f"models: got {type(models).__name__}; accepts {{label: nn.Module}}")
         if not models:
             raise ValueError("models: got none; accepts {label: nn.Module} with at least one entry")
+        for model in models.values():
+            validation.module(model)
+        if len(dataset) == 0:
+            raise ValueError("dataset: got no images; accepts at least one")
         self._models = {label: fuse_batch_norm(copy.deepcopy(model)).eval() for label, model in models.items()}
         self._x = torch.stack([dataset[i][0] for i in range(len(dataset))]).cpu()
         self._y = torch.as_tensor([int(dataset[i][1]) for i in range(len(dataset))])

@@ -135,6 +135,8 @@ def test_a_training_goes_on_where_it_was_broken_off(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train("broken.safetensors")
     assert (tmp_path / "broken.checkpoint.pt").exists()
+    with pytest.raises(SystemExit, match="--out: got .*broken.checkpoint.pt.* with other .*objective.*; .*delete it"):
+        main(["train", "--out", str(tmp_path / "broken.safetensors"), *TINY, "--objective", "mixed", "--eps", "0.1"])
     assert same_weights(train("broken.safetensors"), whole)
 
 
@@ -470,6 +472,7 @@ def test_an_attack_is_read_with_its_options():
     assert attack_of("autoattack:attacks_to_run=apgd-ce+square").keywords == dict(attacks_to_run=["apgd-ce", "square"])
     for text, value in {"0.1": 0.1, "8/255": 8 / 255, " 1e-2 ": 0.01, "4 / 255": 4 / 255}.items():
         assert number(text) == value
+    assert attack_of("pgd:step_size=2/255,steps=3").keywords == dict(step_size=2 / 255, steps=3)
 
 
 @pytest.mark.parametrize(
@@ -493,7 +496,12 @@ def test_an_attack_is_read_with_its_options():
         (["evaluate", "--model", "torch.nn:Nothing"], "has no attribute 'Nothing'"),
         (["evaluate", "--model", "torch.nn:Flatten", "--data", "x-*.tar"], r"--data: got 'x-\*\.tar', where there is"),
         (["evaluate", "--model", "torch.nn:Flatten"], "classes are not the model's"),  # 784 of them
-        (["train", "--out", "a.safetensors", "--objective", "trades", "--eps", "0.1", "--steps", "0"], "steps: got 0"),
+        (
+            ["train", "--out", "a.safetensors", "--objective", "trades", "--eps", "0.1", "--steps", "0"],
+            "--steps: got 0",
+        ),
+        (["train", "--out", "a.safetensors", "--seed", "9" * 23], "--seed: got 9"),
+        (["train", "--out", "a.safetensors", "--limit", "3"], "--limit: got 3; accepts"),
         (["train", "--out", "a.safetensors", "--sync-batchnorm"], "--sync-batchnorm: got it without a GPU"),
         (
             ["train", "--out", "a.safetensors", "--data", "mixed"],
@@ -508,7 +516,7 @@ def test_what_is_wrong_is_said_in_one_line(arguments, words, tmp_path, monkeypat
     with pytest.raises(SystemExit, match=words) as error:
         main(arguments)
     assert "\n" not in str(error.value)
-    assert not list(tmp_path.glob("*.safetensors"))
+    assert not list(tmp_path.glob("*.safetensors")) and not list(tmp_path.glob("*.checkpoint.pt"))
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["attack", "--help"]])

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from advutils.evaluation import wilson as library_wilson
 from advutils.exercises.cases import FirstPixels, batches
-from advutils.exercises.framework import Exercise, Prediction, expect
+from advutils.exercises.framework import Exercise, Prediction, Symptom, expect
 
 
 def lowest_with_100_of_100():
@@ -45,9 +45,12 @@ def ends_by_definition(k, n, z):
 
 
 def pair(result):
-    """The two ends, as numbers."""
-    expect(isinstance(result, tuple | list) and len(result) == 2, "Your function does not give back two numbers.")
-    return tuple(float(end) for end in result)
+    """The two ends, as numbers, of whatever holds two."""
+    try:
+        low, high = map(float, result)
+    except (TypeError, ValueError):
+        raise Symptom("Your function does not give back two numbers.") from None
+    return low, high
 
 
 @wilson.test("two ends between 0 and 1, the lower one first")

@@ -73,7 +73,7 @@ def _(mine, case):
 def _(mine, case):
     x, model, y = case.images(low=0.4, high=0.6), case.linear(scale=0.3), case.labels()
     before = model(x).softmax(1)[torch.arange(6), y]
-    after = model(mine(model, x, y, 0.05)).softmax(1)[torch.arange(6), y]
+    after = model(mine(model, x, y, 0.05).float()).softmax(1)[torch.arange(6), y]
     rose = (after > before).sum()
     expect(rose == 0, f"The probability of the label rose on {rose} of 6 images: {mean(before)} → {mean(after)}.")
 
@@ -98,7 +98,7 @@ def _(mine, case):
 def _(mine, case):
     x, model, target = case.images(low=0.4, high=0.6), case.linear(scale=0.3), case.labels()
     before = model(x).softmax(1)[torch.arange(6), target]
-    after = model(mine(model, x, target, 0.05)).softmax(1)[torch.arange(6), target]
+    after = model(mine(model, x, target, 0.05).float()).softmax(1)[torch.arange(6), target]
     fell = (after < before).sum()
     expect(fell == 0, f"The probability of the target fell on {fell} of 6 images: {mean(before)} → {mean(after)}.")
 
@@ -163,13 +163,15 @@ def _(mine, case):
 
 @margin.test("positive where the image is read correctly, negative where it is misread")
 def _(mine, case):
-    logits, y = case.uniform(40, 5, low=-3, high=3), case.labels(40, 5)
-    right, size = logits.argmax(1) == y, mine(logits, y)
-    off = ((size > 0) != right).sum()
-    expect(off < 40, "The sign is not that of right and wrong on any of 40 images.")
-    expect((size[right] > 0).any(), f"{right.sum()} images are read correctly, and your margin is above 0 on none.")
-    expect((size[~right] < 0).any(), f"{(~right).sum()} images are misread, and your margin is below 0 on none.")
-    expect(off == 0, f"The sign is not that of right and wrong on {off} of 40 images.")
+    for low, high, where in ((-30, -20, " All logits are below 0 here."), (-3, 3, "")):
+        logits, y = case.uniform(40, 5, low=low, high=high), case.labels(40, 5)
+        right, size = logits.argmax(1) == y, mine(logits, y)
+        off = ((size > 0) != right).sum()
+        read, misread = f"{right.sum()} images are read correctly", f"{(~right).sum()} images are misread"
+        expect(off < 40, f"The sign is not that of right and wrong on any of 40 images.{where}")
+        expect((size[right] > 0).any(), f"{read}, and your margin is above 0 on none.{where}")
+        expect((size[~right] < 0).any(), f"{misread}, and your margin is below 0 on none.{where}")
+        expect(off == 0, f"The sign is not that of right and wrong on {off} of 40 images.{where}")
 
 
 @margin.test("twice the logits give twice the margin")

@@ -71,6 +71,13 @@ def _(mine, case):
     expect(abs(loss - truth) < 1e-4, f"Clean images {clean:.4f}, attacked ones {adv:.4f}; yours {loss:.4f}. {near}")
 
 
+@mixed_loss.test("a model that comes in eval mode is left in it, too")
+def _(mine, case):
+    model = Moody(case.linear().weight.detach()).eval()
+    mine(model, case.images(), case.labels(), step_in_eval_mode, 0.1)
+    expect(not model.training, "The model came in eval mode, and you left it in train mode.")
+
+
 mcnemar = Exercise("mcnemar", 4)
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from advutils.attacks.gradient import pgd as library_pgd
-from advutils.exercises.cases import Case, FirstPixels, lower_label, raise_rival
+from advutils.exercises.cases import Case, FirstPixels, Linear, lower_label, raise_rival
 from advutils.exercises.framework import Exercise, Prediction, expect, expect_images
 
 
@@ -100,8 +100,9 @@ def _(mine, case):
 @random_start.test("the same generator gives the same start")
 def _(mine, case):
     x = case.images()
-    one, two = (mine(x, 0.2, torch.Generator().manual_seed(case.seed)) for _ in range(2))
+    one, two, other = (mine(x, 0.2, torch.Generator().manual_seed(case.seed + more)) for more in (0, 0, 1))
     expect(torch.equal(one, two), "Two generators with the same seed gave two different starts.")
+    expect(not torch.equal(one, other), "Two generators with different seeds gave the same start.")
 
 
 pgd = Exercise("pgd", 5)
@@ -150,6 +151,28 @@ def _(mine, case):
     x, y, model = case.images(low=0.4, high=0.6), case.labels(), case.linear(scale=0.3)
     before, after = loss(model, x, y), loss(model, mine(model, x, y, 0.1, 0.03, 5), y)
     expect(after > before, f"The loss of the labels went from {before:.2f} to {after:.2f}.")
+
+
+class Fenced(Linear):
+    """Two classes; beyond eps from 0.5 in any pixel, the gradient of every other pixel points the other way."""
+
+    def __init__(self, weight, eps):
+        super().__init__(weight)
+        self.eps = eps
+
+    def forward(self, x):
+        beyond = ((x - 0.5).abs() > self.eps + 1e-4).flatten(1).any(1)
+        turn = 1 - 2 * (torch.arange(36) % 2 * beyond[:, None]).view(x.shape)
+        return super().forward(turn * (x - 0.5))
+
+
+@pgd.test("the projection follows each step, not only the last one")
+def _(mine, case):
+    one, eps = case.uniform(1, 36, low=0.2, high=1), case.number(0.1, 0.2)
+    model, x, y = Fenced(torch.cat([one, -one]), eps), torch.full((4, 1, 6, 6), 0.5), case.labels(4, 2)
+    off = ((mine(model, x, y, eps, eps / 4, 10) - reference(model, x, y, eps, eps / 4, 10)).abs() > 1e-3).sum()
+    symptom = f"This network's gradient is the same everywhere in the ball, and another one beyond it. {off} of "
+    expect(off == 0, symptom + f"{x.numel()} pixels went where the gradient beyond the ball leads them.")
 
 
 @pgd.test("the same images as our own PGD, with a new gradient at each step")

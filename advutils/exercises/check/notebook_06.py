@@ -50,8 +50,11 @@ def _(mine, case):
 
 @zero_gradients.test("an image with a gradient anywhere is not blind")
 def _(mine, case):
-    value = float(mine(gradients(case, 0)))
-    expect(value == 0, f"No image of this batch has a gradient of zero everywhere. Your number is {value:.2f}.")
+    some = gradients(case, 0)
+    for made, which in ((some, ""), (some.abs(), " No number is below 0."), (-some.abs(), " No number is above 0.")):
+        value = float(mine(made))
+        symptom = f"No image of this batch has a gradient of zero everywhere.{which} Your number is {value:.2f}."
+        expect(value == 0, symptom)
 
 
 @zero_gradients.test("positive and negative numbers are no zero together")

@@ -64,6 +64,27 @@ def _(mine, case):
     expect(noise.flatten(1).std(1).mean() > 0.03, "The noise is the same for all pixels of an image.")
 
 
+@n_fgsm.test("on both sides of the image, all distances up to k epsilon are equally frequent")
+def _(mine, case):
+    x, y, model = torch.full((200, 1, 6, 6), 0.5), case.labels(200), case.linear()
+    moves = mine(model, x, y, 1e-6, 2e5, case.generator) - x
+    least, most, noise = moves.min(), moves.max(), moves.abs()
+    symptom = f"At k epsilon = 0.2 the noise of 7,200 pixels goes from {least:.2f} to {most:.2f}."
+    expect(least < -0.19 and most > 0.19, symptom)
+    parts = [((noise >= low - 1e-5) & (noise < low + 0.05 + 1e-5)).double().mean() for low in (0, 0.05, 0.1, 0.15)]
+    symptom = "The share of pixels by the length of the noise, in quarters of k epsilon: "
+    expect(all(0.2 < part < 0.3 for part in parts), symptom + ", ".join(f"{part:.0%}" for part in parts) + ".")
+
+
+@n_fgsm.test("the same generator gives the same images")
+def _(mine, case):
+    x, y, model = case.images(), case.labels(), case.linear()
+    seeds = (case.seed, case.seed, case.seed + 1)
+    one, two, other = (mine(model, x, y, 0.1, 2.0, torch.Generator().manual_seed(seed)) for seed in seeds)
+    expect(torch.equal(one, two), "Two generators with the same seed gave two different batches.")
+    expect(not torch.equal(one, other), "Two generators with different seeds gave the same batch.")
+
+
 @n_fgsm.test("the gradient is the one at the noisy image")
 def _(mine, case):
     x, y, model, seed = torch.full((60, 1, 6, 6), 0.5), case.labels(60), case.curved(), case.seed
@@ -127,6 +148,9 @@ def _(mine, case):
     values = [0.2, 0.6] + [0.5] * low + [0.2, 0.2, 0.2, 0.1]
     found, truth = mine(values), 4 + low
     expect(found == truth, f"{values}: the third low one in a row is number {truth} (from 0); yours is {found}.")
+    values = [0.6, 0.3, 0.3, 0.3]
+    found = mine(values)
+    expect(found == -1, f"{values}: 0.3 is half of 0.6 and not below it, so never, -1; yours is {found}.")
 
 
 @stop_step.test("a recovery in between begins the count anew")

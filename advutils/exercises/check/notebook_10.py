@@ -34,8 +34,9 @@ def attacked(case):
     """Images of whole levels, and attacked ones, each pixel moved by up to 8 levels, none of them by a whole number."""
     x = (255 * case.images()).round() / 255
     part, whole = (case.uniform(*x.shape, low=low, high=high) for low, high in ((0.1, 0.9), (0, 7.99)))
-    up = case.uniform(*x.shape) < 0.5
-    return (x + torch.where(up, 1, -1) * (whole.floor() + part) / 255).clamp(0, 1), x
+    moves = torch.where(case.uniform(*x.shape) < 0.5, 1, -1) * (whole.floor() + part) / 255
+    inside = (x + moves - 0.5).abs() <= 0.5  # a clip to [0, 1] would make whole numbers
+    return x + torch.where(inside, moves, -moves), x
 
 
 def in_levels(*images):

@@ -165,8 +165,8 @@ def _(mine, case):
 @joined_gradient.test("parts of equal size: the mean of the gradients")
 def _(mine, case):
     gradients, sizes, whole = processes(case, [4, 4, 4])
-    joined = mine(gradients, sizes)
-    ratio = (joined @ whole.float() / (whole @ whole)).item()
+    joined = mine(gradients, sizes).double()
+    ratio = (joined @ whole / (whole @ whole)).item()
     symptom = f"Three processes with 4 images each: your gradient is {ratio:.2f} times as long as that of the batch."
     expect((joined - whole).abs().max() < 1e-4 * whole.abs().max(), symptom)
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from advutils.attacks.gradient import fgsm
-from advutils.exercises.cases import FirstPixels, Linear, batches, clear, lower_label
+from advutils.exercises.cases import Case, FirstPixels, Linear, batches, clear, lower_label
 from advutils.exercises.framework import Exercise, expect, expect_like
 
 FOUND: set = set()  # the bugs that this session has mended, so that a check that is run twice counts once
@@ -391,12 +391,12 @@ def _(mine, case):
 bug_7 = bug(7)
 
 
-def of_pool(mine, case):
+def of_pool(mine, case, generator=None):
     """What a call gives back for a pool of 20 images with their number as first pixel, and what was trained on."""
     x, y = case.images(20), torch.arange(20)
     x[:, 0, 0, 0] = torch.arange(20) / 20
     trained_on = torch.randperm(20, generator=case.generator)[:12]
-    result = mine(x, y, trained_on, case.generator)
+    result = mine(x, y, trained_on, generator or case.generator)
     expect(isinstance(result, tuple | list) and len(result) == 2, "Your function does not give back images and labels.")
     images, labels = result
     expect(len(images) == len(labels), f"You give back {len(images)} images and {len(labels)} labels.")
@@ -433,6 +433,10 @@ def _(mine, case):
     orders = [of_pool(mine, case)[0] for _ in range(4)]
     sorted_ones = sum(torch.equal(order, order.sort().values) for order in orders)
     expect(sorted_ones < 4, "The test images come in the order in which they stood in the pool.")
+    for seeds, same in (((5, 5, 5), True), ((5, 6, 7, 8), False)):
+        orders = [of_pool(mine, Case(case.seed), torch.Generator().manual_seed(seed))[0].tolist() for seed in seeds]
+        how = {True: "the same seed gave different orders", False: "different seeds gave the same order"}[same]
+        expect((orders.count(orders[0]) == len(orders)) == same, f"Generators with {how} of the test images.")
 
 
 # 8: the size of the steps

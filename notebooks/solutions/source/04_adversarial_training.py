@@ -67,6 +67,13 @@ def learned_in_eval_mode(model, x, y, attack, eps):
     return loss
 
 
+@here.mistake("mixed_loss", "left it in train mode")
+def always_to_train_mode(model, x, y, attack, eps):
+    x_adv = attack(model.eval(), x, y, eps=eps)
+    model.train()
+    return F.cross_entropy(model(torch.cat([x, x_adv])), torch.cat([y, y]))
+
+
 here.predict(
     "fair_coins",
     r"""ten to two

@@ -123,6 +123,12 @@ def without_the_generator(x, eps, generator):
     return (x + eps * (2 * torch.rand(x.shape) - 1)).clamp(0, 1)
 
 
+@here.mistake("random_start", "gave the same start")
+def with_a_seed_of_its_own(x, eps, generator):
+    torch.manual_seed(0)
+    return without_the_generator(x, eps, generator)
+
+
 @here.write(
     "pgd",
     r"""PGD in one function
@@ -154,6 +160,14 @@ def around_the_iterate(model, x, y, eps, step_size, steps):
         stepped = x_adv + step_size * input_gradient(model, x_adv, y).sign()
         x_adv = torch.clamp(stepped, min=x_adv - eps, max=x_adv + eps).clamp(0, 1)
     return x_adv
+
+
+@here.mistake("pgd", "where the gradient beyond the ball leads them")
+def projected_once_at_the_end(model, x, y, eps, step_size, steps):
+    x_adv = x
+    for _ in range(steps):
+        x_adv = (x_adv + step_size * input_gradient(model, x_adv, y).sign()).clamp(0, 1)
+    return torch.clamp(x_adv, min=x - eps, max=x + eps)
 
 
 @here.mistake("pgd", "accepts [0, 1]")

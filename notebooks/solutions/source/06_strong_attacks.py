@@ -114,6 +114,11 @@ def by_the_sum(gradient):
     return (gradient.flatten(1).sum(1) == 0).double().mean().item()
 
 
+@here.mistake("zero_gradients", "No number is above 0.")
+def by_the_largest_number(gradient):
+    return (gradient.flatten(1).max(1).values == 0).double().mean().item()
+
+
 @here.mistake("zero_gradients", "A share lies between 0 and 1")
 def as_a_count(gradient):
     return int((gradient.flatten(1) == 0).all(1).sum())

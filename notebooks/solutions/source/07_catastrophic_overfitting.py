@@ -71,6 +71,28 @@ def noise_in_pixel_units(model, x, y, eps, k, generator):
     return (noisy + eps * input_gradient(model, noisy, y).sign()).clamp(0, 1)
 
 
+@here.mistake("n_fgsm", "the noise of 7,200 pixels goes from")
+def noise_to_one_side(model, x, y, eps, k, generator):
+    noisy = (x + k * eps * torch.rand(x.shape, generator=generator)).clamp(0, 1)
+    return (noisy + eps * input_gradient(model, noisy, y).sign()).clamp(0, 1)
+
+
+@here.mistake("n_fgsm", "in quarters of k epsilon")
+def noise_in_the_corners(model, x, y, eps, k, generator):
+    noisy = (x + k * eps * (torch.rand(x.shape, generator=generator) - 0.5).sign()).clamp(0, 1)
+    return (noisy + eps * input_gradient(model, noisy, y).sign()).clamp(0, 1)
+
+
+@here.mistake("n_fgsm", "Two generators with the same seed")
+def noise_without_the_generator(model, x, y, eps, k, generator):
+    return my_n_fgsm(model, x, y, eps, k, None)
+
+
+@here.mistake("n_fgsm", "Two generators with different seeds")
+def noise_with_a_seed_of_its_own(model, x, y, eps, k, generator):
+    return my_n_fgsm(model, x, y, eps, k, torch.Generator().manual_seed(0))
+
+
 @here.mistake("n_fgsm", "go against their gradient")
 def step_downhill(model, x, y, eps, k, generator):
     noisy = noise(x, k * eps, generator)
@@ -190,6 +212,17 @@ def at_the_first_low_one(accuracies):
 def below_half_of_the_one_before(accuracies):
     falls = [n for n in range(1, len(accuracies)) if accuracies[n] < accuracies[n - 1] / 2]
     return falls[0] + 1 if falls else -1
+
+
+@here.mistake("stop_step", "not below it")
+def down_to_half(accuracies):
+    best, low = 0.0, 0
+    for number, value in enumerate(accuracies):
+        best = max(best, value)
+        low = low + 1 if value <= best / 2 else 0
+        if low == 3:
+            return number
+    return -1
 
 
 @here.mistake("stop_step", "accuracy that only rises was stopped")

@@ -599,6 +599,16 @@ def not_shuffled(x, y, trained_on, generator):
     return x[unseen], y[unseen]
 
 
+@here.mistake("bug_7", "the same seed gave different orders")
+def shuffled_without_the_generator(x, y, trained_on, generator):
+    return my_bug_7(x, y, trained_on, None)
+
+
+@here.mistake("bug_7", "different seeds gave the same order")
+def shuffled_with_a_seed_of_its_own(x, y, trained_on, generator):
+    return my_bug_7(x, y, trained_on, torch.Generator().manual_seed(0))
+
+
 @here.mistake("bug_7", "of your 20 test images")
 def the_whole_pool(x, y, trained_on, generator):
     order = torch.randperm(len(x), generator=generator)

@@ -361,6 +361,10 @@ def test_a_class_is_scored_again_and_what_is_refused_costs_nobody_else(class_of,
     altered = (where / "ada" / "rows.safetensors").read_bytes()
     (where / "ivy.safetensors").write_bytes(altered[:-4] + b"\0\0\0\0")
     torch.save(good, where / "jon.safetensors")
+    beside = where / "__MACOSX" / "ada" / "._rows.safetensors", where / "bob" / ".cache" / "rows.safetensors"
+    for path in beside:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"no images")
     main(["arena", "score", str(where), "--out", str(tmp_path / "table.json")])
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "table.json").read_text())

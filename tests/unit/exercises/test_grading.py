@@ -1,6 +1,8 @@
 """Ten made submissions: what each of them earns, and what none of them can do."""
 
+import ast
 import json
+import re
 import time
 
 import exercises as tool
@@ -9,7 +11,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from advutils.cli import main
-from advutils.exercises.grading import grade
+from advutils.exercises.check import EXERCISES
+from advutils.exercises.framework import Prediction
+from advutils.exercises.grading import Process, grade, graded
 
 pytestmark = pytest.mark.integration
 HERE = next(here for here in tool.sources() if here.path.name.startswith("05"))
@@ -150,6 +154,107 @@ def my_project(x_adv, x, eps):
     assert "no answer" in found["exercises"]["project"]["note"] and found["points"] == 1
 
 
+WORKED_OUT = [
+    "(100 / 5)", "(answer=20)", "(percent(PART))", "(math.sqrt(400))", "(np.float32(20))", "(steps * 1)",
+    "(21); check.NAME(20)",
+]  # fmt: skip
+NO_ANSWERS = {
+    "(accuracy(model))": "name 'accuracy' is not defined",
+    "(10**400)": "too large",
+    "([20])": "accepts a number",
+    "({[1]: 2})": "unhashable",
+    "(exit())": "SystemExit",
+    "(20, 30)": "no answer yet",
+}
+
+
+def test_an_answer_may_be_worked_out_and_one_that_is_none_is_told():
+    names = "import math\nimport numpy as np\n\nPART: float = 0.2\n\n\ndef percent(share):\n    return 100 * share"
+    twenty = {f"asked_{n}": Prediction(f"asked_{n}", 0, lambda: 20.0, 0.1, {}, "") for n in range(13)}
+    cells = [f"check.{name}{given}".replace("NAME", name) for name, given in zip(twenty, [*WORKED_OUT, *NO_ANSWERS])]
+    with Process([names, "steps = 4\nsteps *= 5", *cells], 60, list(twenty)) as process:
+        found = [graded(one, process, ..., range(1, 2)) for one in twenty.values()]
+    assert all(outcome.right for outcome in found[: len(WORKED_OUT)]), found
+    for outcome, words in zip(found[len(WORKED_OUT) :], NO_ANSWERS.values(), strict=True):
+        assert words in outcome.note, outcome
+
+
+def test_a_name_is_what_it_was_at_the_answer_and_an_odd_line_costs_nothing(submission):
+    here, other = "answer = 10 + 10\ncheck.small_steps(answer)", "answer = 7\nother.method({[1]: 2})"
+    assert grade(submission(here, other))["points"] == 1
+
+
+def test_what_numpy_gives_counts_as_in_the_notebook(submission):
+    made = """import numpy as np
+
+
+def my_worse_of_two(model, x, y, first_attack, second_attack, eps):
+    read = [(model(attack(model, x, y, eps=eps)).argmax(1) == y).numpy() for attack in (first_attack, second_attack)]
+    return np.mean(np.logical_and(*read))
+
+
+def my_project(x_adv, x, eps):
+    return np.clip(x_adv.numpy(), x.numpy() - eps, x.numpy() + eps)
+
+
+def several(x):
+    return np.array([x, x])[::-1], np.float32(x), np.bool_(x), x
+"""
+    rows = grade(submission(made))["exercises"]
+    assert rows["worse_of_two"]["points"] == 1 and "gives back a ndarray" in str(rows["project"])  # as in the notebook
+    with Process([made], 60) as process:
+        results = process.function("several")(2.5)
+    assert [type(one).__name__ for one in results] == ["ndarray", "float32", "bool", "float"]
+
+
+def test_an_error_of_pytorch_is_no_stub_and_a_number_too_large_ends_nothing(submission):
+    share = "def my_worse_of_two(model, x, y, *_):\n    return (model(x).argmax(1) == y).mean()"
+    large = "def my_project(x_adv, x, eps):\n    return 10**400"
+    found = grade(submission(share, large, SOLVED["pgd"]))
+    assert found["points"] == 1 and "NotImplementedError: mean()" in found["exercises"]["worse_of_two"]["note"]
+
+
+def test_definitions_are_kept_and_a_cell_that_is_no_python_is_named(submission):
+    names = "LOW, HIGH = 0, 1\nSIGN = -1.0\nSTEP: float = 1 / 1\nlowest = lambda x: x.clamp(min=LOW)"
+    project = """def my_project(x_adv, x, eps):
+    near = torch.clamp(x_adv, min=x + SIGN * eps, max=x - SIGN * eps)
+    return STEP * lowest(near).clamp(max=HIGH)
+"""
+    help_and_shell = f"%%time\n{SOLVED['pgd']}\nmy_pgd?\nfiles = !ls"
+    ends = "class Ends:\n    raise SystemExit"
+    remainder = SOLVED["random_start"].replace("(2 * u - 1)", "(2 * u - (9\n    % 2))")
+    assert "% 2" in remainder
+    rows = grade(submission(names, project, help_and_shell, ends, remainder, SOLVED["worse_of_two"] + "\nprint 1"))
+    rows = rows["exercises"]
+    assert [name for name, row in rows.items() if row["points"]] == ["project", "random_start", "pgd"], rows
+    assert re.search(r"cannot be read: .*\(cell 7, line \d+\)", rows["worse_of_two"]["note"])
+
+
+def definitions(here):
+    """A source file's imports and functions as a submission has them, their names with the notebook's number."""
+    tree = ast.parse(here.source.read_text(encoding="utf-8"))
+    kept = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.Import | ast.ImportFrom)]
+    functions = [node for node in kept if isinstance(node, ast.FunctionDef)]
+    for node in functions:
+        node.decorator_list = []
+    code = "\n".join(ast.unparse(node) for node in kept if getattr(node, "module", "") != "exercises")
+    names = "|".join(node.name for node in functions)
+    return re.sub(rf"\b({names})\b", rf"\1_{here.path.name[:2]}", code)
+
+
+def test_the_grader_passes_the_solutions_and_refuses_each_mistake():
+    sources = tool.sources()
+    with Process([definitions(here) for here in sources], 60) as process:
+        for here in sources:
+            for one in (one for one in here.of_checks.values() if one.kind == "write"):
+                for function in (one.function, *(wrong for wrong, _ in one.mistakes)):
+                    name = f"{function.__name__}_{here.path.name[:2]}"
+                    assert name in process.names
+                    process.restart_clock()
+                    outcome = EXERCISES[one.name].run(process.function(name), 11)
+                    assert outcome.right == (function is one.function), (one.name, name, outcome)
+
+
 def test_definitions_that_never_end_leave_no_function(submission, monkeypatch):
     monkeypatch.setattr("advutils.exercises.grading.START_SECONDS", 15)
     endless = "class Endless:\n    while True:\n        pass"
@@ -167,6 +272,18 @@ def test_the_command_prints_json_and_nothing_else(submission, tmp_path, capsys):
         main(["grade", str(submission(title="Mine"))])
     with pytest.raises(SystemExit, match="accepts one of"):
         main(["grade", str(submission()), "--notebook", "99"])
-    (tmp_path / "no.ipynb").write_text("[]")
-    with pytest.raises(SystemExit, match="accepts a notebook"):
-        main(["grade", str(tmp_path / "no.ipynb")])
+    with pytest.raises(SystemExit, match="seed: got 0; accepts"):
+        main(["grade", str(submission()), "--seed", "0"])
+    for content, reason in (("[]", "TypeError"), ('{"cells": [', "Expecting value"), ("\xff", "codec can't decode")):
+        (tmp_path / "no.ipynb").write_bytes(content.encode("latin-1"))
+        with pytest.raises(SystemExit, match=f"{reason}.*accepts a notebook"):
+            main(["grade", str(tmp_path / "no.ipynb")])
+
+
+def test_what_other_programs_save_is_read_and_half_a_character_printed(submission, capsys):
+    path = submission('def my_project(x_adv, x, eps):\n    raise ValueError("\\ud83d")')
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["cells"].insert(0, dict(cell_type="markdown", metadata={}))
+    path.write_text(json.dumps(content), encoding="utf-8-sig")
+    main(["grade", str(path)])
+    assert "ValueError: \ud83d" in json.loads(capsys.readouterr().out)["exercises"]["project"]["note"]

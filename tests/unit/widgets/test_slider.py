@@ -163,9 +163,11 @@ def test_models_with_dropout_without_weights_or_of_another_precision_are_shown(d
 @pytest.mark.parametrize("options, words", [
     (dict(models={}), "models: got none"), (dict(eps_max=8), "eps_max: got 8"), (dict(curve=0), "curve: got 0"),
     (dict(eps=0.5), "eps: got 0.5, beyond eps_max = 0.3; accepts"),
+    (dict(models=torch.nn.Flatten()), "models: got Flatten; accepts {label"),
+    (dict(models={"mine": lambda x: x}), "model: got function"), (dict(dataset=[]), "dataset: got no images"),
 ])  # fmt: skip
 def test_the_slider_refuses_what_it_cannot_show(models, digits, options, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((TypeError, ValueError), match=words):
         EpsilonSlider(**(dict(models=models, dataset=digits) | options))
 
 
