@@ -221,12 +221,12 @@ here.more(r"""When you change the code, a folded check may fail, because its num
 
 - **Predict, then run:** set `own_epochs = 1`, and then 8, and run the notebook again. Is the difference larger than the interval that 400 validation images give?
 - **Draw:** draw a digit that you can read and the network cannot.
-- **Keep your network:** `save_weights(own_vgg, "own.safetensors")` of `advutils` writes its weights, and `load_weights` reads them into a new `small_vgg()`. The format *safetensors* holds no programs. A *pickle* file, as `torch.save` writes it, can hold one: never open an unknown one without `weights_only=True`.
+- **Keep your network:** after `from advutils import load_weights, save_weights`, the line `save_weights(own_vgg, "own.safetensors")` writes its weights, and `load_weights` reads them into a new `small_vgg()`. The format *safetensors* holds no programs. A *pickle* file, as `torch.save` writes it, can hold one: never open an unknown one without `weights_only=True`.
 - **Compare:** in `sizes`, leave out the half size. Then put it back, and move by 2 pixels only. Does one alone suffice, in the middle and in the corner?
 
 <details><summary>Our trial of the last one</summary>
 
-| read after | centred | in the corner | seed 1: centred | in the corner |
+| read after | seed 0: centred | in the corner | seed 1: centred | in the corner |
 |---|---|---|---|---|
 | only the longer moves | 31.7% | 19.1% | 30.8% | 38.3% |
 | only the half size | 91.8% | 31.5% | 91.3% | 25.9% |
