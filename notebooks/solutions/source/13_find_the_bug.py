@@ -16,7 +16,7 @@ here = Notebook(
 Your aim is a test of the *result*, even if you see the fault in the code at once. Each bug has these cells:
 
 1. The wrong number. Ask what must be true of it before you read on.
-2. The function `bug_N`, and a cell that runs it. For bugs 1 to 3 our test follows at once.
+2. The function `bug_N`, and a cell that runs it. For bugs 1 to 3 our test follows at once. For bugs 4 to 10 it comes last, below a line that begins with **Stop**. Its code is folded.
 3. A task with hints and, folded too, *What was wrong*, with a place where it happened.
 4. A cell for your function `my_bug_N`. Copy the lines of `bug_N` into it and mend them. Then `check` runs it on small data and says what is wrong with its result.
 
@@ -707,7 +707,7 @@ Mend the measurement. `x` are images in [0, 1], and `eps` is a distance of their
     hints=(
         "Run the function at `eps=0`. Is this the accuracy that you know of this network?",
         "Which values did black and white pixels have in the training of this network? Which do they have here?",
-        "`Normalize(bare.mean, bare.std)` in place of the usual numbers. All the rest can stay.",
+        "`Normalize(bare.mean, bare.std)` in place of the two fixed numbers. All the rest can stay.",
     ),
     explanation=r"""The network was trained on $(x - 0.5)/0.5$. It gets $(x - 0.1307)/0.3081$, with the mean and the standard deviation of MNIST: the **wrong normalisation**.
 
@@ -737,7 +737,7 @@ def my_bug_9(bare, x, y, eps):
 @here.bug("bug_9", "the first time, about values from -0.42 to 2.82")
 def bug_9(bare, x, y, eps):
     """The share that FGSM leaves to a network trained on (x - bare.mean) / bare.std."""
-    model = nn.Sequential(Normalize(0.1307, 0.3081), bare)  # the usual numbers of MNIST
+    model = nn.Sequential(Normalize(0.1307, 0.3081), bare)
     pixels = x.clone().requires_grad_()
     loss = F.cross_entropy(model(pixels), y, reduction="sum")
     gradient = torch.autograd.grad(loss, pixels)[0]
