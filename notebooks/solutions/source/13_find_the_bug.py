@@ -16,8 +16,8 @@ here = Notebook(
 Your aim is a test of the *result*, even if you see the fault in the code at once. Each bug has these cells:
 
 1. The wrong number. Ask what must be true of it before you read on.
-2. The function `bug_N`, and a cell that runs it. For bugs 1 to 3 our test follows at once. For bugs 4 to 10 it comes last, below a line that begins with **Stop**. Its code is folded.
-3. A task with hints and, folded too, *What was wrong*, with a place where it happened.
+2. The function `bug_N`, and a cell that runs it. For bugs 1 to 3 our test follows at once. For bugs 4 to 10 it comes last, below a line that begins with **Stop**.
+3. A task with hints and, folded, *What was wrong*, with a place where it happened.
 4. A cell for your function `my_bug_N`. Copy the lines of `bug_N` into it and mend them. Then `check` runs it on small data and says what is wrong with its result.
 
 Run the cells in order, also those of a bug that you skip. Bug 3 needs batch norm (notebook 1). With little time, take bugs 1, 2 and 8. All mended functions lie in `notebooks/solutions/{name}`.""",
