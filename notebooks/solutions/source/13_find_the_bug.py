@@ -15,10 +15,10 @@ here = Notebook(
 
 Your aim is a test of the *result*, even if you see the fault in the code at once. Each bug has these cells:
 
-1. The heading with the wrong number. Ask what must be true of it before you read on.
-2. The function `bug_N`, and a cell that runs it. For bugs 1 to 3 our test follows.
-3. A task with three hints and, folded too, *What was wrong*: the fault, and a place where it happened.
-4. A cell for your function `my_bug_N`. Copy the lines of `bug_N` into it and mend them. Then `check` runs it on small data of its own and says what is wrong with its result.
+1. The wrong number. Ask what must be true of it before you read on.
+2. The function `bug_N`, and a cell that runs it. For bugs 1 to 3 our test follows at once. For bugs 4 to 10 it comes last, below a line that begins with **Stop**.
+3. A task with hints and, folded, *What was wrong*, with a place where it happened.
+4. A cell for your function `my_bug_N`. Copy the lines of `bug_N` into it and mend them. Then `check` runs it on small data and says what is wrong with its result.
 
 Run the cells in order, also those of a bug that you skip. Bug 3 needs batch norm (notebook 1). With little time, take bugs 1, 2 and 8. All mended functions lie in `notebooks/solutions/{name}`.""",
 )
@@ -37,11 +37,11 @@ Mend the attack. `x` and the result are images in [0, 1], and `eps` is a distanc
         "In `x`, the distance from black to white is 1. How large is this distance in what the network takes?",
         r"A distance $\epsilon$ in [0, 1] is a distance $2\epsilon$ in [−1, 1].",
     ),
-    explanation=r"""`eps` is added where the distance from black to white is 2 and not 1: an **epsilon in the wrong unit**. Follow one grey pixel: 0.5 becomes 0 in [−1, 1], moves to 0.2, and comes back as 0.6. So it has moved by 0.1 in place of 0.2. With the right unit, FGSM leaves 53.5% in place of 87.0%.
+    explanation=r"""`eps` is added where the distance from black to white is 2 and not 1: an **epsilon in the wrong unit**. Follow one grey pixel: 0.5 becomes 0 in [−1, 1], moves to 0.2, and comes back as 0.6, so it has moved by 0.1. With the right unit, FGSM leaves 53.5% in place of 87.0%.
 
-*Where it happened:* in the code of a defence with proofs (notebook 12), which added $\epsilon$ to images divided by a standard deviation. In answer to a user, the author confirmed that $\epsilon$ has to be divided, too ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
+*Where it happened:* in the code of a defence with proofs (notebook 12), which added $\epsilon$ to images divided by a standard deviation. The author confirmed that $\epsilon$ has to be divided, too ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
 
-*How to see it:* print the largest move.""",
+*How to see it:* print the largest move (*look*).""",
 )
 def my_bug_1(bare, x, y, eps):
     """FGSM for x in [0, 1] and a network that takes images in [-1, 1]: images in [0, 1]."""
@@ -106,11 +106,11 @@ Mend the count. `loader` gives batches `(x, y)`. `attack` is called as `attack(m
         "By how many images does the function divide? Is that all of them?",
         "Divide by *all* images. An image that is misread without an attack counts as misread.",
     ),
-    explanation=r"""The function divides by the images that were read correctly before the attack: an **accuracy over the survivors**. Of the 200 shifted digits the small CNN reads 153, and after FGSM it reads 94. So the function gives 94/153 = 61.4%, but the robust accuracy is 94/200 = 47.0%. (The shift makes the fault large: of the digits in the middle only 3.0% are misread.)
+    explanation=r"""The function divides by the images that were read correctly before the attack: an **accuracy over the survivors**. Of the 200 shifted digits the small CNN reads 153, and after FGSM it reads 94. So the function gives 94/153 = 61.4%, but the robust accuracy is 94/200 = 47.0%.
 
 *Where it happened:* the authors of a benchmark of attacks were asked what their robust accuracy is divided by, and answered: by the images that were read correctly at first ([SCLBD/BlackboxBench, issue 1](https://github.com/SCLBD/BlackboxBench/issues/1)).
 
-*How to see it:* call the function at $\epsilon = 0$.""",
+*How to see it:* call the function at $\epsilon = 0$ (*zero*).""",
 )
 def my_bug_2(model, loader, attack, eps):
     """The robust accuracy: the share of images, 0 to 1, read correctly after the attack."""
@@ -180,21 +180,19 @@ def in_percent(model, loader, attack, eps):
     "bug_3",
     r"""FGSM between two epochs
 
-Mend the attack. It must work whether the network comes in train mode or in eval mode, and it must leave the network as it found it. Attack the network itself and not a copy, because `check` sees only what the network itself is asked.""",
+Mend the attack. It must work in train mode and in eval mode, and leave the network in the mode in which it came. Attack the network itself and not a copy, because `check` watches the calls of this network.""",
     hints=(
-        "Look at the line that runs the function. In which state is the network when the attack begins?",
-        "In train mode, batch norm uses the mean and the variance of the current batch. In eval mode it uses statistics kept from the training. In which mode is the gradient taken here?",
+        "What does `.train()` do in the cell that runs the function?",
+        "In train mode, batch norm uses the mean and the variance of the current batch. In eval mode it uses those kept from the training. In which mode is the gradient taken here?",
         "Keep `mode = model.training`. Then `model.eval()` before the gradient, `model.train(mode)` after it.",
     ),
-    explanation=r"""The gradient is taken in **train mode**, where batch norm mixes the digits of the batch. So the attacked network and the judged one compute differently. With the gradient in eval mode, FGSM leaves 39.0% in place of 70.0%.
+    explanation=r"""The gradient is taken in **train mode**, where batch norm mixes the digits of the batch. The network is judged in eval mode, where it does not. With the gradient in eval mode, as the library's `fgsm` takes it, FGSM leaves 39.0% in place of 70.0%.
 
-The smallest example is a batch of two numbers. Of each number, batch norm makes (number − mean) / standard deviation. So a 2 becomes 1 in the batch 0, 2, but −1 in the batch 2, 4. In the network, the mean is also taken over all places in the images. So even a digit alone has a mean, but another one than its batch. In eval mode, mean and deviation are fixed.
+A small example: of each number, batch norm makes (number − mean) / standard deviation. So a 2 becomes 1 in the batch 0, 2, but −1 in the batch 2, 4. In eval mode, mean and deviation are fixed. (In the VGG the mean is also taken over all places of an image, so a digit alone has one, too.)
 
-A pass in train mode also changes the statistics that batch norm keeps, and so the network. The library's `fgsm` takes the gradient in eval mode, so it passed our test.
+*Where it happened:* in 2017 a user of the attack library Foolbox reported that attacks on PyTorch networks mostly failed, because the network was in train mode ([bethgelab/foolbox, issue 74](https://github.com/bethgelab/foolbox/issues/74)).
 
-*Where it happened:* in 2017 a user of the attack library Foolbox reported that attacks on PyTorch networks mostly failed. The reason was that the network was in train mode ([bethgelab/foolbox, issue 74](https://github.com/bethgelab/foolbox/issues/74)).
-
-*How to see it:* attack a digit alone, then in a batch.""",
+*How to see it:* attack a digit *alone*, then in a batch.""",
 )
 def my_bug_3(model, x, y, eps):
     """FGSM: the images, one step of size eps away from x, in [0, 1]."""
@@ -266,13 +264,13 @@ Mend the attack. It takes `steps` steps of size `step_size` in the ball of radiu
         "There are two limits for a pixel: the ball, and black and white. Which of them does the function know?",
         "`.clamp(0, 1)` after the projection, *inside* the loop: the network should only get images.",
     ),
-    explanation=r"""The projection keeps the images in the ball, but no line keeps them in [0, 1]: a **missing clip**. Follow a black pixel: four steps down lead from 0 to −0.2.
+    explanation=r"""No line keeps the images in [0, 1]: a **missing clip**. Follow a black pixel: four steps down lead from 0 to −0.2.
 
 This time the network looks *weaker* than it is. With the clip, PGD leaves 25.5% in place of 7.0%.
 
 *Where it happened:* in 2019 the PGD of the Adversarial Robustness Toolbox (ART) had the projection onto the ball, but no clip ([Trusted-AI/adversarial-robustness-toolbox, issue 148](https://github.com/Trusted-AI/adversarial-robustness-toolbox/issues/148)).
 
-*How to see it:* print the smallest and the largest value: −0.20 and 1.20.""",
+*How to see it:* print the smallest and the largest value (*look*).""",
 )
 def my_bug_4(model, x, y, eps, step_size, steps):
     """PGD from x: images in [0, 1] that are no farther than eps from x."""
@@ -348,11 +346,11 @@ Mend the attack. The network returns logits.""",
         "Print the gradient of such an image. Which line makes it exactly zero? What is the derivative of `clamp` outside its limits?",
         "`F.cross_entropy` takes logits. It never takes the logarithm of 0, so it needs no clamp. Use it in place of the three lines.",
     ),
-    explanation=r"""The loss is taken from **clamped probabilities**. Whether the probability of the label is 0.9995 or 0.9999, the clamp makes 0.999 of it. So the gradient is exactly zero, and so is the step. The digits of which the network is sure therefore come back as they were. With the cross-entropy of the logits, FGSM leaves 39.0% in place of 75.0%.
+    explanation=r"""The loss is taken from **clamped probabilities**. Whether the probability of the label is 0.9995 or 0.9999, the clamp makes 0.999 of it. So the gradient is exactly zero, and these digits come back as they were. With the cross-entropy of the logits, FGSM leaves 39.0% in place of 75.0%.
 
-*Where it happened:* in 2018 a user of CleverHans saw that FGSM left 45% of the test digits unchanged. A maintainer named a common cause: the attack gets probabilities and takes them for logits ([cleverhans-lab/cleverhans, issue 350](https://github.com/cleverhans-lab/cleverhans/issues/350)). Then, too, the gradient is close to zero where the network is very sure.
+*Where it happened:* in 2018 a user of CleverHans saw that FGSM left 45% of the test digits unchanged. A maintainer named a common cause: the attack gets probabilities and takes them for logits ([cleverhans-lab/cleverhans, issue 350](https://github.com/cleverhans-lab/cleverhans/issues/350)).
 
-*How to see it:* count the digits that come back unchanged: 148 of 200.""",
+*How to see it:* count the digits that come back unchanged (*look*).""",
 )
 def my_bug_5(model, x, y, eps):
     """FGSM on the cross-entropy: the images, one step of size eps away from x, in [0, 1]."""
@@ -424,13 +422,13 @@ Mend the choice among the runs. Call `attack(model, x, y, eps=eps)` `restarts` t
         "Take four images. The first run fools the images 1 and 2, and the second run the images 3 and 4. What should come back, and what does come back?",
         "Keep a batch `best`. After each run replace only the images that this run fools: `best[fooled] = x_adv[fooled]`.",
     ),
-    explanation=r"""The function keeps the best *batch*, not the best version of each image: **restarts chosen per batch**. Take the four images of hint 2: each run fools two of them and leaves 50%. But an attacker can choose another run for each image, which leaves 0%.
+    explanation=r"""The function keeps the best *batch*, not the best version of each image: **restarts chosen per batch**. Of the four images of hint 2, each run leaves 50%. But an attacker can choose another run for each image, which leaves 0%.
 
 Here the best batch leaves 59.0%. Chosen for each image, the same 20 runs leave 39.5%.
 
 *Where it happened:* the PGD of the Adversarial Robustness Toolbox (ART) kept the run with the best mean over the data. It was reported in 2020 ([issue 714](https://github.com/Trusted-AI/adversarial-robustness-toolbox/issues/714)) and mended in [pull request 765](https://github.com/Trusted-AI/adversarial-robustness-toolbox/pull/765).
 
-*How to see it:* attack the images one by one.""",
+*How to see it:* attack each image *alone*.""",
 )
 def my_bug_6(model, x, y, attack, eps, restarts):
     """For each image the strongest version, within eps of it, that several runs find."""
@@ -551,11 +549,11 @@ Mend the choice of the test images. All images of the pool that the network was 
 
 C and A are now at the positions 0 and 1, so they are left out, and D and B come back. But the network was trained on B.
 
-So the **test set is in the training**, here 146 of 200 images. On the 200 digits that the network has not seen, FGSM leaves 33.0% in place of 73.0%. Their clean accuracy is lower, too: 73.5% in place of 93.0%.
+So the **test set is in the training**, here 146 of 200 images. On the 200 digits that the network has not seen, FGSM leaves 33.0% in place of 73.0%.
 
 *Where it happened:* in a similar way, the script that measured a defence under attack loaded the *training* part of CIFAR-10 ([xuanqing94/RobGAN, issue 9](https://github.com/xuanqing94/RobGAN/issues/9)).
 
-*How to see it:* look for the test images in the training.""",
+*How to see it:* *compare* the test images with those of the training.""",
 )
 def my_bug_7(x, y, trained_on, generator):
     """Test images and labels: those of the pool that are not trained_on, in random order."""
@@ -645,7 +643,7 @@ Mend the attack. It is called with many values of `eps` and of `steps`. Use exac
 
 *Where it happened:* in the public code of a defence, the step of PGD was fixed at 0.007. A user reported that different values of $\epsilon$ gave the same images ([xuanqing94/BayesianDefense, issue 8](https://github.com/xuanqing94/BayesianDefense/issues/8)).
 
-*How to see it:* print the largest move.""",
+*How to see it:* print the largest move (*look*).""",
 )
 def my_bug_8(model, x, y, eps, steps):
     """PGD with `steps` steps that can move a pixel by eps, and by no more: images in [0, 1]."""
@@ -719,7 +717,7 @@ Mend the measurement. `x` are images in [0, 1], and `eps` is a distance of their
     hints=(
         "Run the function at `eps=0`. Is this the accuracy that you know of this network?",
         "Which values did black and white pixels have in the training of this network? Which do they have here?",
-        "`Normalize(bare.mean, bare.std)` in place of the usual numbers. All the rest can stay.",
+        "`Normalize(bare.mean, bare.std)` in place of the two fixed numbers. All the rest can stay.",
     ),
     explanation=r"""The network was trained on $(x - 0.5)/0.5$. It gets $(x - 0.1307)/0.3081$, with the mean and the standard deviation of MNIST: the **wrong normalisation**.
 
@@ -732,7 +730,7 @@ So more digits are misread even without an attack. With the network's own number
 
 *Where it happened:* in PyTorch's own tutorial on FGSM. Its network, trained on normalised digits, was fed digits that were not. A user asked about it in 2020 ([pytorch/tutorials, issue 1032](https://github.com/pytorch/tutorials/issues/1032)) and it was mended in 2023 ([pull request 2419](https://github.com/pytorch/tutorials/pull/2419)).
 
-*How to see it:* compare its clean accuracy, here 89.0%, with the known one, 97.0%.""",
+*How to see it:* compare its number at $\epsilon = 0$, here 89.0%, with the known clean accuracy, 97.0% (*zero*).""",
 )
 def my_bug_9(bare, x, y, eps):
     """The share that FGSM leaves to a network trained on (x - bare.mean) / bare.std."""
@@ -749,7 +747,7 @@ def my_bug_9(bare, x, y, eps):
 @here.bug("bug_9", "the first time, about values from -0.42 to 2.82")
 def bug_9(bare, x, y, eps):
     """The share that FGSM leaves to a network trained on (x - bare.mean) / bare.std."""
-    model = nn.Sequential(Normalize(0.1307, 0.3081), bare)  # the usual numbers of MNIST
+    model = nn.Sequential(Normalize(0.1307, 0.3081), bare)
     pixels = x.clone().requires_grad_()
     loss = F.cross_entropy(model(pixels), y, reduction="sum")
     gradient = torch.autograd.grad(loss, pixels)[0]
@@ -801,15 +799,15 @@ def without_the_clip_to_pixels(bare, x, y, eps):
 
 Mend the measurement. `epochs` holds the weights after each epoch, as `state_dict()` gives them. `attack` is called as `attack(network, x, y, eps=eps)`.""",
     hints=(
-        "After each epoch two networks take part: one is attacked, and one reads the images. An `attack` of your own can print the logits of the first: `def listen(attacked, x, y, eps): print(attacked(x)); return x`. Begin with a new `network`, as the cell above does.",
+        "After each epoch two networks take part: one is attacked, and one reads the images. An `attack` of your own can print the logits of the first: `def listen(attacked, x, y, eps): print(attacked(x)); return x`. Begin with a new `network = copy.deepcopy(clean_vgg)`, because each run changes it.",
         "When was the copy made, and when do the weights change? Which weights does the copy have in the second epoch?",
         "Make the copy inside the loop, *after* `load_state_dict`.",
     ),
-    explanation=r"""The copy is made once, before the loop, so it does not change when the weights of the network change: a **stale copy**. After epoch 2 the network has the weights of the defended VGG, the copy still those of the clean VGG. So the attacked images are made on the old network and shown to the new one. An attack on the network itself leaves 18.0% in place of 88.0%.
+    explanation=r"""The copy is made once, before the loop, so it does not change when the weights of the network change: a **stale copy**. After epoch 2 the network has the weights of the defended VGG, the copy still those of the clean VGG. So the images are made on the old network and shown to the new one. An attack on the network itself leaves 18.0% in place of 88.0%.
 
 *Where it happened:* in the plan of a whole comparison. The images of the benchmark DEEPSEC were made on an undefended network and then shown to all defended ones ([ryderling/DEEPSEC, issue 1](https://github.com/ryderling/DEEPSEC/issues/1)).
 
-*How to see it:* compare the logits of the two networks: they differ by up to 3.9.""",
+*How to see it:* *compare* the logits of the two networks.""",
 )
 def my_bug_10(model, epochs, attack, x, y, eps):
     """A list: the accuracy after each epoch, under an attack on the model of that epoch."""
