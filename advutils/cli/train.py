@@ -1,6 +1,5 @@
 """`advutils train`: train a model and save its weights."""
 
-import contextlib
 import json
 from functools import partial
 from pathlib import Path
@@ -42,23 +41,22 @@ def train_command(chosen):
     common.say(json.dumps(recipe))
     common.describe_data(data, chosen, "in the order of their names")
     checkpoint = chosen.out.with_suffix(".checkpoint.pt")
-    with own_checkpoint():
-        history = fit(
-            model,
-            common.loader_of(train, chosen, batch_size=chosen.batch_size, shuffle=True, seed=chosen.seed),
-            common.loader_of(val, chosen, batch_size=min(500, 4 * chosen.batch_size)),
-            epochs=chosen.epochs,
-            lr=chosen.lr,
-            objective=chosen_objective(chosen),
-            eps=chosen.eps,
-            eps_warmup=chosen.eps_warmup,
-            ema_decay=chosen.ema_decay,
-            eval_attacks=EVAL_ATTACKS if chosen.eps and chosen.objective != "ibp" else None,  # ibp keeps the last epoch
-            checkpoint=checkpoint,
-            augment=shift if chosen.shift else None,
-            seed=chosen.seed,
-            accelerator=distributed.accelerator(),
-        )
+    history = fit(
+        model,
+        common.loader_of(train, chosen, batch_size=chosen.batch_size, shuffle=True, seed=chosen.seed),
+        common.loader_of(val, chosen, batch_size=min(500, 4 * chosen.batch_size)),
+        epochs=chosen.epochs,
+        lr=chosen.lr,
+        objective=chosen_objective(chosen),
+        eps=chosen.eps,
+        eps_warmup=chosen.eps_warmup,
+        ema_decay=chosen.ema_decay,
+        eval_attacks=EVAL_ATTACKS if chosen.eps and chosen.objective != "ibp" else None,  # ibp keeps the last epoch
+        checkpoint=checkpoint,
+        augment=shift if chosen.shift else None,
+        seed=chosen.seed,
+        accelerator=distributed.accelerator(),
+    )
     if distributed.is_main_process():
         save_weights(model, chosen.out, recipe=recipe, history=vars(history))
         checkpoint.unlink(missing_ok=True)
@@ -68,20 +66,6 @@ def train_command(chosen):
         f"{chosen.out}: validation accuracy {history.val_accuracy[kept]:.1%}{robust} after epoch {history.best_epoch} "
         f"of {chosen.epochs}, {history.seconds[-1]:.0f} s"
     )
-
-
-@contextlib.contextmanager
-def own_checkpoint():
-    """Tell of a checkpoint that does not fit in words of the command, which has no option for it."""
-    try:
-        yield
-    except ValueError as error:
-        if not str(error).startswith("checkpoint: "):
-            raise
-        found = str(error).removeprefix("checkpoint: ").partition(";")[0]
-        raise ValueError(
-            f"--out: {found}; a training that did not end has left it: delete it to begin anew, or give another --out"
-        ) from error
 
 
 def check_options(chosen):

@@ -55,7 +55,7 @@ class Checkpoint:
             other = ", ".join(key for key in theirs | ours if theirs.get(key) != ours.get(key))
             raise ValueError(
                 f"checkpoint: got {str(self.path)!r}, of a training with other {other}; accepts the checkpoint of this "
-                "one, or a new path"
+                "one, or a path without a file: delete this file to begin anew"
             )
         for name, part in self.parts.items():
             part.load_state_dict(saved["states"][name])
@@ -70,7 +70,7 @@ class Checkpoint:
 def read(path):
     """The dict in a checkpoint's file. No code in it is run: `torch.load(weights_only=True)` reads data alone."""
     content = path.read_bytes()
-    wrong = f"checkpoint: got {str(path)!r}, which is {{}}; accepts one that fit wrote, or a new path"
+    wrong = f"checkpoint: got {str(path)!r}, which is {{}}; accepts one that fit wrote, or a path without a file"
     try:
         damaged = zipfile.ZipFile(io.BytesIO(content)).testzip()  # torch.load does not look at the checksums
         saved = None if damaged else torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -135,7 +135,8 @@ def test_a_training_goes_on_where_it_was_broken_off(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train("broken.safetensors")
     assert (tmp_path / "broken.checkpoint.pt").exists()
-    with pytest.raises(SystemExit, match="--out: got .*broken.checkpoint.pt.* with other .*objective.*; .*delete it"):
+    other = "checkpoint: got .*broken.checkpoint.pt.* with other .*objective.*; .*delete this file to begin anew"
+    with pytest.raises(SystemExit, match=other):
         main(["train", "--out", str(tmp_path / "broken.safetensors"), *TINY, "--objective", "mixed", "--eps", "0.1"])
     assert same_weights(train("broken.safetensors"), whole)
 

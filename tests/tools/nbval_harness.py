@@ -8,8 +8,8 @@ A cell's tag chooses the rule:
                3% or 2 units of their last digit (2 images, of a count); pictures by their pixels, which may lie up
                to 2 pixels beside where they were. A p-value follows from the counts beside it, the ok or LOOK of a
                checklist from its line.
-    trained    what was trained on this machine, where a random search on it ended, or a picture of signs, which
-               rounding turns near 0: the same words and as many numbers, each finite; pictures as many and about as
+    trained    what was trained on this machine, where a random search on it ended, or a picture of single signs, of
+               which another number of threads turns some: the same words and as many numbers, each finite; pictures as many and about as
                large. Another processor, or another number of
                threads, trains other weights and finds other squares: what such a cell claims is held by an assert in
                the notebook.
