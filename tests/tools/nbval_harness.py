@@ -9,10 +9,9 @@ A cell's tag chooses the rule:
                to 2 pixels beside where they were. A p-value follows from the counts beside it, the ok or LOOK of a
                checklist from its line.
     trained    what was trained on this machine, where a random search on it ended, or a picture of single signs, of
-               which another number of threads turns some: the same words and as many numbers, each finite; pictures as many and about as
-               large. Another processor, or another number of
-               threads, trains other weights and finds other squares: what such a cell claims is held by an assert in
-               the notebook.
+               which another number of threads turns some: the same words and as many numbers, each finite; pictures
+               as many and about as large. Another processor, or another number of threads, trains other weights and
+               finds other squares: what such a cell claims is held by an assert in the notebook.
 
 nbval alone passes a cell that was never executed, and any picture.
 """
