@@ -686,6 +686,18 @@ def white_box():
     return found
 
 
+@measurement("clean", "mixed-fgsm", "pgd")
+def other_seed():
+    """Notebook 9: a defended surrogate without the target's seed: its gradients and its images, on 200 digits."""
+    x, y = _spread_digits(200)
+    target, surrogate = trained("clean"), trained("mixed-fgsm-0.1", seed=1)
+    mine, theirs = (input_gradient(net, x[::2], y[::2]).flatten(1) for net in (surrogate, target))
+    cosine = nn.functional.cosine_similarity(mine, theirs).mean().item()
+    x_adv = pgd(surrogate, x, y, eps=0.2, steps=10, random_start=False)
+    with torch.no_grad():
+        return {"cosine": round(cosine, 4), "read": _marks(target(x_adv).argmax(1) == y)}
+
+
 LABELLED_SQUARES = (  # notebook 10's letters for the squares of 32 pixels of scikit-learn's two photographs
     """
 ssssssssssssssssssss
