@@ -97,7 +97,8 @@ function accuracies(pen, width, top, scene, { eps, proved = [] }) {
   proved.filter((radius) => radius > 0).forEach((radius, row) => { // no attack matters to the chosen image up to here
     const end = across(radius), at = floor - 4 - 12 * row;
     rectangle(pen, left, at, end - left, 4, scene.proved);
-    write(pen, end + 4, at - 8, "proved", scene.proved);
+    if (end + 44 < width) write(pen, end + 4, at - 8, "proved", scene.proved);
+    else write(pen, right, at - 13, "proved", scene.proved, { align: "right" }); // no room beside it
   });
   legend(pen, right, top, scene);
 }
