@@ -8,7 +8,7 @@ import { chart, diverging, mark, paint, role, sprite } from "./drawing.js";
 const TILE = 84, GAP = 5, ACROSS = 5; // pixels of an image, between two of them, and how many are in a row
 const CAPTION = 17, LARGE = 112, CURVE = 150; // heights of a line of text, of the chosen image, of the curve
 const MARGIN = 10, BETWEEN = 26, COLUMN = ACROSS * TILE + (ACROSS - 1) * GAP;
-const GREY = "#BBBBBB", PALE = "#E4E4E4", INK = "#222222", SCALE = diverging([255, 255, 255]);
+const GREY = "#BBBBBB", PALE = "#E4E4E4", INK = "#222222", SCALE = diverging();
 
 /** What stays while the slider moves (`scene`), what it shows now (`shown`, `pixels`): see Panel in panel.py. */
 function draw(canvas, scene, shown, pixels) {
