@@ -11,7 +11,7 @@ const MARKS = [
   (x, y, r) => ["path", { d: `M${x} ${y - 1.2 * r}L${x + 1.2 * r} ${y + r}H${x - 1.2 * r}Z` }],
 ];
 
-/** n images of bytes, one or three a pixel, below each other on a canvas; with a scale, bytes are places on it. */
+/** n images of bytes, one or three a pixel, below each other on a canvas; with a scale, one byte is a place on it. */
 export function sprite(pixels, start, n, [channels, high, wide], scale) {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [wide, n * high];
@@ -19,19 +19,19 @@ export function sprite(pixels, start, n, [channels, high, wide], scale) {
   for (let at = 0; at < n * high * wide; at++) {
     for (let c = 0; c < 3; c++) {
       const value = pixels[start + at * channels + (channels === 3 ? c : 0)];
-      image.data[4 * at + c] = scale ? scale[3 * value + c] : value;
+      image.data[4 * at + c] = scale ? scale[4 * value + c] : value;
     }
-    image.data[4 * at + 3] = 255;
+    image.data[4 * at + 3] = scale ? scale[4 * pixels[start + at] + 3] : 255;
   }
   pen.putImageData(image, 0, 0);
   return canvas;
 }
 
-/** The scale of a perturbation, 256 colours: blue where a pixel is darker, red where brighter, the ground between. */
-export function diverging(ground) {
+/** The scale of a perturbation, 256 colours: blue where a pixel is darker, red where brighter, and clear between. */
+export function diverging() {
   return Array.from({ length: 256 }, (_, place) => {
-    const part = place / 127.5 - 1, end = part < 0 ? BLUE : RED;
-    return ground.map((level, c) => level + (end[c] - level) * Math.abs(part));
+    const part = place / 127.5 - 1;
+    return [...(part < 0 ? BLUE : RED), 255 * Math.abs(part)];
   }).flat();
 }
 

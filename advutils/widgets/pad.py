@@ -55,6 +55,7 @@ class DigitPad(ipywidgets.VBox):
 
     def _clear(self, _=None):
         self.ink = Image.new("L", (self.SIDE, self.SIDE))
+        self.meant.value = "?"  # the next digit may be another
         self._show_ink()
 
     def _show_ink(self):

@@ -8,7 +8,7 @@ import { chart, diverging, mark, paint, role, sprite } from "./drawing.js";
 const TILE = 84, GAP = 5, ACROSS = 5; // pixels of an image, between two of them, and how many are in a row
 const CAPTION = 17, LARGE = 112, CURVE = 150; // heights of a line of text, of the chosen image, of the curve
 const MARGIN = 10, BETWEEN = 26, COLUMN = ACROSS * TILE + (ACROSS - 1) * GAP;
-const GREY = "#BBBBBB", PALE = "#E4E4E4", INK = "#222222", SCALE = diverging([255, 255, 255]);
+const GREY = "#BBBBBB", PALE = "#E4E4E4", INK = "#222222", SCALE = diverging();
 
 /** What stays while the slider moves (`scene`), what it shows now (`shown`, `pixels`): see Panel in panel.py. */
 function draw(canvas, scene, shown, pixels) {
@@ -97,7 +97,8 @@ function accuracies(pen, width, top, scene, { eps, proved = [] }) {
   proved.filter((radius) => radius > 0).forEach((radius, row) => { // no attack matters to the chosen image up to here
     const end = across(radius), at = floor - 4 - 12 * row;
     rectangle(pen, left, at, end - left, 4, scene.proved);
-    write(pen, end + 4, at - 8, "proved", scene.proved);
+    if (end + 44 < width) write(pen, end + 4, at - 8, "proved", scene.proved);
+    else write(pen, right, at - 13, "proved", scene.proved, { align: "right" }); // no room beside it
   });
   legend(pen, right, top, scene);
 }

@@ -111,8 +111,9 @@ class EpsilonSlider(ipywidgets.VBox):
         return int(predict(model, x.to(validation.device_of(model) or x.device)).argmax())
 
     def _first_images(self, _=None):
-        self._from = 0
-        self._new_images()
+        if self.images.value is not None:
+            self._from = 0
+            self._new_images()
 
     def _further(self, _):
         """The next of the ten; after the last of them, the next ten."""
@@ -120,13 +121,16 @@ class EpsilonSlider(ipywidgets.VBox):
         if position < len(self.x):
             self.look.value = str(position + 1)
             return
-        self._from += 10
-        self._new_images()
+        if self.images.value is None:
+            self.images.value = EACH
+        else:
+            self._from += 10
+            self._new_images()
         self.look.value = "1"
 
     def _new_images(self):
         chosen = self._chosen()
-        self.show(self._x[chosen], self._y[chosen])
+        self._show(self._x[chosen], self._y[chosen])
 
     def show(self, x, y):
         """Show and attack these images (n, C, H, W) of the classes y (n,), n at most 10, until others are chosen.
@@ -135,6 +139,10 @@ class EpsilonSlider(ipywidgets.VBox):
         """
         validation.images(x)
         validation.labels(y, x)
+        self.images.value = None  # no button says what is shown, and each of them brings the dataset's images back
+        self._show(x, y)
+
+    def _show(self, x, y):
         self.x, self.y = x.cpu(), y.cpu()
         self._signs, self._climbed = {}, {}
         self._proved = {label: self._certificates(model) for label, model in self._models.items()}

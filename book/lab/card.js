@@ -16,7 +16,7 @@ export function card(network, i, parent) {
   });
   difference.canvas.classList.add("difference");
   const tellBars = bars(made("div", "bars", all)), lead = made("p", "margin", article);
-  return ({ x, y, target }, seen, eps, ground) => {
+  return ({ x, y, target }, seen, eps) => {
     const right = seen.read === y, hit = seen.read === target;
     article.classList.toggle("fooled", !right);
     const sign = made("span", "sign", null, right ? "✓" : "✗");
@@ -24,7 +24,7 @@ export function card(network, i, parent) {
     made("small", "", verdict, hit ? " the target" : ` ${percent(seen.probabilities[seen.read])}`);
     image(attackedImage.canvas, seen.x);
     attackedImage.canvas.setAttribute("aria-label", `the digit ${y} as the attack on ${network.label} leaves it`);
-    perturbation(difference.canvas, x, seen.x, eps, ground);
+    perturbation(difference.canvas, x, seen.x, eps);
     difference.caption.textContent = `change, ±${eps.toFixed(3)}`;
     const change = `change of each pixel, at most ${eps.toFixed(3)}: red is brighter, blue is darker`;
     difference.canvas.setAttribute("aria-label", change);

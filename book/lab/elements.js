@@ -10,20 +10,16 @@ export function image(canvas, levels) {
   show(canvas, Uint8Array.from(levels, (level) => Math.round(255 * level)));
 }
 
-/** The colour of an element's ground. */
-export function groundOf(element) {
-  return getComputedStyle(element).backgroundColor.match(/\d+/g).slice(0, 3).map(Number);
-}
-
-/** A perturbation: blue where a pixel was darkened, red where it was brightened, the ground where nothing changed. */
-export function perturbation(canvas, original, attacked, eps, ground) {
+/** A perturbation: blue where a pixel was darkened, red where it was brightened, clear where nothing changed. */
+export function perturbation(canvas, original, attacked, eps) {
   const delta = attacked.map((value, at) => (value - original[at]) / Math.max(eps, 1e-3));
   const places = Uint8Array.from(delta, (part) => Math.round(127.5 * (Math.max(-1, Math.min(1, part)) + 1)));
-  show(canvas, places, drawing.diverging(ground));
+  show(canvas, places, drawing.diverging());
 }
 
 function show(canvas, bytes, scale) {
   const pen = canvas.getContext("2d");
+  pen.clearRect(0, 0, SIDE, SIDE);
   pen.drawImage(drawing.sprite(bytes, 0, 1, [1, SIDE, SIDE], scale), 0, 0);
 }
 
@@ -47,7 +43,7 @@ export function bars(element) {
   };
 }
 
-/** A share in whole percent; what is not quite 0 or 1 does not look like it. */
+/** A share in whole percent; just below the whole with a tenth. */
 export function percent(share) {
   if (share > 0.995 && share < 0.9995) return `${(100 * share).toFixed(1)}%`;
   return `${Math.round(100 * share)}%`;

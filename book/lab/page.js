@@ -3,13 +3,14 @@
 import { ATTACKS, LARGEST, STEPS } from "./attacks.js";
 import { Attacked } from "./attacked.js";
 import { card } from "./card.js";
-import { chart, groundOf, image, made, mark, signed } from "./elements.js";
+import { chart, image, made, mark, signed } from "./elements.js";
 import { load } from "./load.js";
 import { CLASSES, PIXELS, SIDE } from "./network.js";
 import { digitOf, pad } from "./pen.js";
 import { MOST, read, snapped, write } from "./state.js";
 
 const find = (id) => document.getElementById(id), frame = () => new Promise(requestAnimationFrame);
+const AIMING = ["FGSM", "PGD"]; // the others know no class
 const INSET = 14; // half the width of the slider's handle: the chart above begins and ends where its middle does
 
 /** Everything that the page knows; `change` is the only way to another state. */
@@ -19,6 +20,8 @@ class Laboratory {
   #playing;
 
   constructor({ networks, digits }) {
+    for (const id of ["networks", "digits", "attacks"]) find(id).replaceChildren(); // a browser saves them too
+    for (const id of ["target", "meant"]) find(id).length = 1;
     Object.assign(this, { networks, digits, state: read(location.hash, digits.length) });
     this.cards = networks.map((network, i) => card(network, i, find("networks")));
     this.tell = later((words) => (find("status").textContent = words), 500);
@@ -44,8 +47,8 @@ class Laboratory {
   #subject() {
     const { strokes, meant, digit, attack, target } = this.state, x = strokes ? digitOf(strokes) : this.digits[digit].x;
     const first = () => new Attacked(this.networks, { x, y: 0, attack: "none" }).seen(0).read;
-    const y = strokes ? (meant ?? first()) : this.digits[digit].y;
-    return { x, y, attack, target: target === y ? null : target };
+    const y = strokes ? (meant ?? first()) : this.digits[digit].y, aims = AIMING.includes(attack);
+    return { x, y, attack, target: aims && target !== y ? target : null };
   }
 
   show() {
@@ -53,8 +56,7 @@ class Laboratory {
     const seen = networks.map((_, i) => attacked.seen(i, eps, step)), now = seen.map(({ margin }) => margin);
     const proved = networks.map((_, i) => attacked.proved(i)), labels = networks.map(({ label }) => label);
     const { width: wide, height: high } = find("chart").getBoundingClientRect();
-    const ground = groundOf(find("networks").firstChild); // all is measured by now, so the page is laid out once
-    this.cards.forEach((tell, i) => tell(attacked, seen[i], eps, ground));
+    this.cards.forEach((tell, i) => tell(attacked, seen[i], eps));
     controls(state, attacked);
     chart(find("chart"), { labels, radii, curves, now, eps, proved }, { wide, high, inset: INSET });
     proof(proved);
@@ -79,6 +81,7 @@ class Laboratory {
   /** Go to the state in the address. */
   restore() {
     if (location.hash.slice(1) === write(this.state)) return;
+    this.halt(); // slow motion would go on from the step in the address
     this.change(read(location.hash, this.digits.length));
     this.redraw(this.state.strokes);
   }
@@ -106,7 +109,7 @@ function connect(laboratory) {
   find("step").addEventListener("input", ({ target }) => (laboratory.halt(), change({ step: number(target) })));
   find("play").addEventListener("click", () => laboratory.play());
   find("clear").addEventListener("click", () => (change({ strokes: null }), laboratory.redraw(null)));
-  find("share").addEventListener("click", share);
+  find("share").addEventListener("click", () => share(laboratory.state));
   drag(find("chart"), (eps) => change({ eps }));
   addEventListener("hashchange", () => laboratory.restore());
 }
@@ -121,7 +124,8 @@ function choice({ x, y }, i, chosen) {
   radio.addEventListener("change", chosen);
 }
 
-async function share() {
+async function share(state) {
+  history.replaceState(null, "", `#${write(state)}`); // by itself it follows when PGD is done
   const copied = navigator.clipboard?.writeText(location.href).then(() => true, () => false); // a browser may refuse
   const words = (await copied) ? "The address is copied." : "Copy it from the bar of addresses: the browser refused.";
   find("shared").textContent = words;
@@ -133,8 +137,13 @@ function drag(svg, moved) {
     const box = svg.getBoundingClientRect(), part = (event.clientX - box.left - INSET) / (box.width - 2 * INSET);
     moved(Math.round(Math.min(1, Math.max(0, part)) * LARGEST * 200) / 200);
   };
-  svg.addEventListener("pointerdown", (event) => (svg.setPointerCapture(event.pointerId), at(event)));
-  svg.addEventListener("pointermove", (event) => event.buttons && at(event));
+  let before;
+  svg.addEventListener("pointerdown", (event) => {
+    before = Number(find("eps").value);
+    if (event.button === 0) svg.setPointerCapture(event.pointerId), at(event);
+  });
+  svg.addEventListener("pointermove", (event) => svg.hasPointerCapture(event.pointerId) && at(event));
+  svg.addEventListener("pointercancel", () => moved(before)); // the finger scrolls the page
 }
 
 /** Bring the controls to a state. */
@@ -148,7 +157,7 @@ function controls(state, attacked) {
   find("value").textContent = eps.toFixed(3);
   find("target").value = target ?? "";
   for (const option of find("target").options) option.disabled = option.value === String(y);
-  find("target").disabled = attack === "none" || attack === "noise";
+  find("target").disabled = !AIMING.includes(attack);
   find("meaning").hidden = !strokes;
   find("meant").value = meant ?? "";
   find("steps").hidden = attack !== "PGD";
@@ -162,17 +171,20 @@ function proof(proved) {
   find("proof").hidden = find("proven").hidden = i < 0;
   if (i < 0) return;
   find("proof").style.width = `calc((100% - ${2 * INSET}px) * ${Math.min(1, proved[i] / LARGEST)})`;
-  const words = proved[i] ? `no attack changes it up to ${proved[i].toFixed(3)}` : "nothing is proved for this digit";
+  const words = sure(proved[i]) ? `no attack changes it up to ${sure(proved[i])}` : "nothing is proved for this digit";
   find("proven").replaceChildren(mark(i), `certified: ${words}`);
 }
+
+/** A proved radius, rounded down, as beyond it nothing is proved; "" if there is none. */
+const sure = (radius) => (radius >= 0.001 ? (Math.floor(1000 * radius) / 1000).toFixed(3) : "");
 
 /** The whole in words, for those who hear it. */
 function described({ eps, step }, attacked, networks, seen, proved) {
   const { y, attack, target } = attacked, taken = attacked.taken(eps, step);
   const how = { none: "no attack", noise: "noise", FGSM: "FGSM", PGD: `PGD, step ${taken} of ${STEPS}` }[attack];
-  const aim = target === null || attack === "none" || attack === "noise" ? "" : ` towards ${target}`;
+  const aim = target === null ? "" : ` towards ${target}`;
   const each = networks.map(({ label }, i) => `${label} reads ${seen[i].read}, margin ${signed(seen[i].margin)}` +
-    (proved[i] ? `, certified up to ${proved[i].toFixed(3)}` : ""));
+    (sure(proved[i]) ? `, certified up to ${sure(proved[i])}` : ""));
   return `A ${y} under ${how}${aim}, epsilon ${eps.toFixed(3)}. ${each.join("; ")}.`;
 }
 

@@ -56,37 +56,43 @@ function centre(image) {
 /** Let a canvas be drawn on, by mouse, pen, finger or keys; `changed(strokes)` is told after each part of a stroke. */
 export function pad(canvas, { snapped, most, changed }) {
   let strokes = [], drawing = false, cursor = [0.5, 0.3];
-  const add = (point) => {
-    const last = strokes.at(-1).at(-1), next = snapped(point);
-    if (last && last[0] === next[0] && last[1] === next[1] || strokes.flat().length >= most) return;
-    strokes.at(-1).push(next);
+  const full = () => strokes.flat().length >= most;
+  const add = (points) => {
+    const stroke = strokes.at(-1), before = stroke.length;
+    for (const next of points.map(snapped)) {
+      const last = stroke.at(-1);
+      if (!(last && last[0] === next[0] && last[1] === next[1]) && !full()) stroke.push(next);
+    }
+    if (stroke.length === before) return;
     show(canvas, strokes);
-    changed(strokes);
+    changed(strokes); // once for all points: the networks read the drawing each time, and a fast hand would wait
   };
   const place = (event) => {
     const box = canvas.getBoundingClientRect();
     return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
   };
   canvas.addEventListener("pointerdown", (event) => {
-    if (!event.isPrimary || event.button !== 0 || strokes.flat().length >= most) return; // no second finger
+    if (!event.isPrimary || event.button !== 0 || full()) return; // no second finger
     canvas.setPointerCapture(event.pointerId);
     drawing = true;
     strokes.push([]);
-    add(place(event));
+    add([place(event)]);
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (drawing && event.isPrimary) for (const part of event.getCoalescedEvents?.() ?? [event]) add(place(part));
+    const pressed = drawing && event.isPrimary && event.buttons; // while keys draw, the mouse may only pass by
+    if (pressed) add((event.getCoalescedEvents?.() ?? [event]).map(place));
   });
   for (const end of ["pointerup", "pointercancel", "blur"]) canvas.addEventListener(end, () => (drawing = false));
   canvas.addEventListener("keydown", (event) => {
     const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (!way) return;
     event.preventDefault();
+    const from = cursor;
     cursor = cursor.map((part, axis) => Math.min(0.95, Math.max(0.05, part + way[axis] / 20)));
-    if (event.shiftKey) {
-      if (!drawing) strokes.push([snapped(cursor.map((part, axis) => part - way[axis] / 20))]);
+    if (event.shiftKey && !full()) {
+      if (!drawing) strokes.push([]);
       drawing = true;
-      add(cursor);
+      add([from, cursor]);
     }
     show(canvas, strokes, cursor);
   });

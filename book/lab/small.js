@@ -3,7 +3,7 @@
 import { LARGEST } from "./attacks.js";
 import { Attacked } from "./attacked.js";
 import { card } from "./card.js";
-import { groundOf, made } from "./elements.js";
+import { made } from "./elements.js";
 import { load } from "./load.js";
 import { START, write } from "./state.js";
 
@@ -19,7 +19,7 @@ async function small(place) {
   label.htmlFor = "eps";
   const show = () => {
     const eps = Number(slider.value), seen = networks.map((_, i) => attacked.seen(i, eps));
-    cards.forEach((tell, i) => tell(attacked, seen[i], eps, groundOf(columns.firstChild)));
+    cards.forEach((tell, i) => tell(attacked, seen[i], eps));
     value.textContent = eps.toFixed(3);
     const words = networks.map(({ label }, i) => `${label} reads ${seen[i].read}`).join(", ");
     slider.setAttribute("aria-valuetext", `${eps.toFixed(3)}: ${words}`);
@@ -31,4 +31,8 @@ async function small(place) {
   place.dataset.ready = "";
 }
 
-small(document.querySelector(".lab.first"));
+const place = document.querySelector(".lab.first");
+small(place).catch((error) => {
+  made("p", "failed", place, `Here they cannot run: ${error.message}.`);
+  throw error;
+});

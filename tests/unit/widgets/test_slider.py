@@ -228,11 +228,16 @@ def test_the_reader_says_which_digit_was_meant_and_a_wiped_pad_is_empty(models, 
     pad.meant.value = "7"
     assert dashboard.y.tolist() == [7]
     pad.wipe.click()
-    assert pad.ink.getbbox() is None
+    assert pad.ink.getbbox() is None and pad.meant.value == "?"  # the next one need not be a 7
     stroke(pad, (40, 112), (180, 112))
     assert dashboard.x[0, 0, 13:15, 6:22].min() > 0.8 and dashboard.x[0, 0, :8].max() == 0
+    assert dashboard.y.tolist() == [dashboard.first_reads(dashboard.x)]
     dashboard.images.value = "2"  # the series' digits come back
     assert dashboard.y.tolist() == [2] * 10
+    stroke(pad, (40, 112), (180, 112))
+    assert dashboard.images.value is None  # so that "2" can be chosen again
+    dashboard.further.click()
+    assert dashboard.images.value == EACH and dashboard.y.tolist() == [0, 1, 2, 3]
 
 
 MARGIN, COLUMN = 10, 5 * 84 + 4 * 5
@@ -304,6 +309,16 @@ def test_a_green_bar_goes_as_far_as_what_is_proved(page):
         lengths.append(int(green.sum(1).max()))
     axis = 2 * COLUMN + 26 - 44 - 14  # its length in pixels
     assert lengths[0] == 0 and abs(lengths[1] - axis / 3) < 25 and abs(lengths[2] - 2 * axis / 3) < 25
+
+
+@pytest.mark.browser
+def test_what_is_proved_is_named_also_where_the_bar_fills_the_axis(page):
+    x, curve, named = torch.zeros(1, 1, 28, 28), dict(radii=[0, 0.3], values=[[0.5, 0.5]], title=""), []
+    for radius in (0.1, 0.5):
+        told = panel(x, [0], x, one_hot([0]), curve=curve, eps=0.3, proved=(radius,))
+        green = abs(drawn(page, told) - rgb(PROVED)).max(2) < 60
+        named.append(int((green.sum(1) * (green.sum(1) < 40)).sum()))  # of the letters, not of the bar
+    assert named[1] >= named[0] > 30
 
 
 @pytest.mark.browser
