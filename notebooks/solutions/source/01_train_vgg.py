@@ -208,7 +208,7 @@ here.explain(
     r"""why an 8?
 
 With black and white exchanged, the clean VGG says "8" for 91.2% of the digits. What do these images have in common with an 8, from the point of view of a network that expects white ink? Think of an experiment that could show you wrong, and make it.""",
-    r"""A guess: an 8 is the digit with the most white in the middle. In the training images, the mean of the middle 8 × 8 pixels is 0.54 for the 8, and less for every other digit. An exchanged image is white almost everywhere. The experiment: show the network an image that is white everywhere. It says "8" with a probability of 0.61. This fits the guess. By the guess, a black image should be a 0, which has the least white in the middle (0.20). It is read as a 1 (probability 1.00), the digit with the least ink in all. So white in the middle is at most a part of the reason. Nothing is proved: the network has never seen such images.""",
+    r"""A guess: an 8 is the digit with the most white in the middle. In the training images, the mean of the middle 8 × 8 pixels is 0.54 for the 8, and less for every other digit. An exchanged image is white almost everywhere. The experiment: show the network an image that is white everywhere. It says "8" with a probability of 0.61, which fits the guess. By the guess, a black image should be a 0, which has the least white in the middle (0.20). But it is read as a 1 (probability 1.00). So white in the middle is at most a part of the reason. Nothing is proved: the network has never seen such images.""",
     contains=(
         "a reason that speaks of white ink, as the network sees it;",
         "an experiment whose result could have been another one;",
@@ -221,8 +221,8 @@ here.more(r"""When you change the code, a folded check may fail, because its num
 
 - **Predict, then run:** set `own_epochs = 1`, and then 8, and run the notebook again. Is the difference larger than the interval that 400 validation images give?
 - **Draw:** draw a digit that you can read and the network cannot.
-- **Keep your network:** after `from advutils import load_weights, save_weights`, the line `save_weights(own_vgg, "own.safetensors")` writes its weights, and `load_weights` reads them into a new `small_vgg()`. The format *safetensors* holds no programs. A *pickle* file, as `torch.save` writes it, can hold one: never open an unknown one without `weights_only=True`.
-- **Compare:** in `sizes`, leave out the half size. Then put it back, and move by 2 pixels only. Does one alone suffice, in the middle and in the corner?
+- **Keep your network:** `save_weights(own_vgg, "own.safetensors")`, from `advutils`, writes its weights, and `load_weights` reads them into a new `small_vgg()`. Such a file holds no program. A *pickle* file, as `torch.save` writes it, can hold one: never open an unknown one without `weights_only=True`.
+- **Compare:** in `sizes`, leave out the half size. Then put it back, and move by 2 pixels only. Does one alone suffice, in the middle and in the corner, also with `seed = 1`?
 
 <details><summary>Our trial of the last one</summary>
 
