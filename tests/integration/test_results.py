@@ -455,7 +455,7 @@ def test_no_two_models_of_a_data_set_are_one_recipe(monkeypatch):
         assert len(set(recipes)) == len(recipes) >= 4
 
 
-@pytest.mark.parametrize("radius", ["0.1", "0.1, seed 1", "0.1, seed 2", "0.3", "0.3, seed 1"])
+@pytest.mark.parametrize("radius", ["0.1", "0.1, seed 1", "0.1, seed 2", "0.3", "0.3, seed 1", "0.3, seed 2"])
 def test_the_table_of_proofs_says_what_was_measured(radius):
     name = f"certified_full_mnist_{radius.replace('.', '').replace(', seed ', '_seed_')}"
     values = json.loads((MEASUREMENTS / f"{name}.json").read_text(encoding="utf-8"))["values"]
