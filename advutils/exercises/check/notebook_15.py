@@ -7,21 +7,22 @@ import torch
 from advutils.exercises.framework import Exercise, Prediction, expect, expect_images, expect_like
 
 
-def left_at_the_second():
-    """What a nested run leaves at 0.2, in %: 100 images, the radii of which are known."""
-    radii = torch.tensor([0.05] * 20 + [0.15] * 30 + [0.4] * 50)
-    return 100 * (radii > 0.2).float().mean().item()
+def attacked_at_the_second():
+    """What a nested run attacks at 0.1, after 0.2, in %: 100 images, the radii of which are known."""
+    radii = torch.tensor([0.05] * 25 + [0.15] * 45 + [0.4] * 30)
+    return 100 * (radii <= 0.2).float().mean().item()
 
 
 nested_share = Prediction(
-    "nested_share", 15, left_at_the_second, within=0.5,
+    "nested_share", 15, attacked_at_the_second, within=0.5,
     remarks={
-        (69, 71): "That leaves out those that fell at 0.1: 20 fell there and stay fallen.",
-        (62, 63): "That is 50 of 80. A share is of all images, also of those that were not attacked any more.",
-        (79, 81): "That is the share after the first radius.",
+        (29, 31): "That is the share that is still read at 0.2. Does the run attack these again?",
+        (99, 101): "So many are attacked when each size begins anew. What does the run know after 0.2?",
+        (74, 76): "That is the share that is still read at 0.1. The question is which images are attacked there.",
+        (24, 26): "These are misread at 0.1. But before it attacks there, the run knows only what happened at 0.2.",
     },
-    reason="The run begins with the largest ball: at 0.2, 20 + 30 fall, and {truth}% are left, of all 100. Only the 50 "
-    "that fell are attacked again at 0.1. That saves passes and must not change the divisor.",
+    reason="The run begins with the largest ball: at 0.2 it finds 25 + 45 images that are misread. Only these {truth}% "
+    "are attacked again at 0.1. The other 30 count as read at 0.1, too, without an attack. That saves passes.",
 )  # fmt: skip
 
 

@@ -59,9 +59,9 @@ here.predict(
     "nested_share",
     r"""a nested curve
 
-A network reads 100 images correctly. For 20 of them the smallest change that fools the network has the size 0.05, for 30 it has 0.15, and for 50 it has 0.4. A perfect attack runs with `nested=True`: first at 0.2, then at 0.1. Which accuracy, in per cent of all images, does the curve show at 0.2?""",
-    answer=50,
-    wrong={70: "20 fell there", 62.5: "of all images", 80: "after the first radius"},
+A network reads 100 images correctly. For 25 of them the smallest change that fools the network has the size 0.05, for 45 it has 0.15, and for 30 it has 0.4. A perfect attack runs with `nested=True`: first at 0.2, then at 0.1. Which share of the images does it attack at 0.1, in per cent?""",
+    answer=70,
+    wrong={30: "still read at 0.2", 100: "begins anew", 75: "still read at 0.1", 25: "what happened at 0.2"},
 )
 
 
