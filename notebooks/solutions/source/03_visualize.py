@@ -87,7 +87,7 @@ We attack `1 - x`, a dark digit on a white ground. What does FGSM do to the whit
     "universal",
     r"""one pattern for all
 
-Moosavi-Dezfooli and others (arXiv:1610.08401) look for *one* change that harms all images, a **universal** perturbation. Here is a simple one. For each pixel, every image has one vote: the sign of its gradient. Add the votes and take the sign of the sum. Move all images by $\epsilon$ along this pattern, and clip.
+Moosavi-Dezfooli and others (arXiv:1610.08401) look for *one* change that makes a network misread most images, a **universal** perturbation. Here is a simple one. For each pixel, every image has one vote: the sign of its gradient. Add the votes and take the sign of the sum. Move all images by $\epsilon$ along this pattern, and clip.
 
 `gradients` holds the gradients of the images, `(N, C, H, W)`.""",
     hints=(
@@ -190,7 +190,7 @@ here.explain(
     r"""an accident?
 
 Somebody says: "Noise of size 0.2 does no harm. So a harmful direction is very rare, and nobody will meet it by accident. The network is safe." What is right about it, and what is wrong? Use the sum $\sum_i m_i s_i$ of the section "A sum whose terms add up, or cancel". Let all 784 gradients $m_i$ have the same size. How much does a step of $\epsilon$ change the margin along FGSM's signs, and how much along coins?""",
-    r"""It is nearly right that this noise does no harm: under our coins 95.7% are still read, of 98.3%. And chance hardly ever finds the direction. If all gradients have size $c$ and all of FGSM's moves lower the margin, it falls by $784 \, \epsilon c$. The moves of coins mostly cancel. The change is then about $\sqrt{784} \, \epsilon c = 28 \, \epsilon c$ in size, as often up as down. What is wrong is the last sentence. An attacker does not wait for an accident. They compute the direction, with one gradient. A test with noise does not measure whether the network withstands somebody who wants it to be wrong. At 0.2 FGSM leaves 40.0%.""",
+    r"""It is nearly right that this noise does no harm: under our coins 95.7% are still read, of 98.3%. And chance hardly ever finds the direction. If all gradients have size $c$ and all of FGSM's moves lower the margin, it falls by about $784 \, \epsilon c$. The moves of coins mostly cancel. The change is then about $\sqrt{784} \, \epsilon c = 28 \, \epsilon c$ in size, as often up as down. What is wrong is the last sentence. An attacker does not wait for an accident. They compute the direction, with one gradient. A test with noise does not measure whether the network withstands somebody who wants it to be wrong. At 0.2 FGSM leaves 40.0%.""",
     contains=(
         "784 against its root, 28: terms that add up, and terms that cancel;",
         "the attacker chooses the direction, chance does not;",
