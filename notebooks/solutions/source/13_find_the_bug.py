@@ -16,7 +16,7 @@ here = Notebook(
 Your aim is a test of the *result*, even if you see the fault in the code at once. Each bug has these cells:
 
 1. The wrong number. Ask what must be true of it before you read on.
-2. The function `bug_N`, and a cell that runs it. For bugs 1 to 3 our test follows at once. For bugs 4 to 10 it comes last, below a line that begins with **Stop**.
+2. The function `bug_N`, and a cell that runs it. Our test follows at once for bugs 1 to 3, and last, below **Stop**, for bugs 4 to 10.
 3. A task with hints and, folded, *What was wrong*, with a place where it happened.
 4. A cell for your function `my_bug_N`. Copy the lines of `bug_N` into it and mend them. Then `check` runs it on small data and says what is wrong with its result.
 
@@ -39,7 +39,7 @@ Mend the attack. `x` and the result are images in [0, 1], and `eps` is a distanc
     ),
     explanation=r"""`eps` is added where the distance from black to white is 2 and not 1: an **epsilon in the wrong unit**. Follow one grey pixel: 0.5 becomes 0 in [−1, 1], moves to 0.2, and comes back as 0.6, so it has moved by 0.1. With the right unit, FGSM leaves 53.5% in place of 87.0%.
 
-*Where it happened:* in the code of a defence with proofs (notebook 12), which added $\epsilon$ to images divided by a standard deviation. The author confirmed that $\epsilon$ has to be divided, too ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
+*Where it happened:* in the code of a defence with proofs (notebook 12), which added $\epsilon$ to images divided by a standard deviation. The author confirmed that $\epsilon$ has to be divided, too ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)). Here the deviation is 0.5, and to divide by 0.5 is to multiply by 2.
 
 *How to see it:* print the largest move (*look*).""",
 )
@@ -106,7 +106,7 @@ Mend the count. `loader` gives batches `(x, y)`. `attack` is called as `attack(m
         "By how many images does the function divide? Is that all of them?",
         "Divide by *all* images. An image that is misread without an attack counts as misread.",
     ),
-    explanation=r"""The function divides by the images that were read correctly before the attack: an **accuracy over the survivors**. Of the 200 shifted digits the small CNN reads 153, and after FGSM it reads 94. So the function gives 94/153 = 61.4%, but the robust accuracy is 94/200 = 47.0%.
+    explanation=r"""The function **divides by the digits read before the attack** and not by all. Of the 200 shifted digits the small CNN reads 153, and after FGSM it reads 94. So the function gives 94/153 = 61.4%, but the robust accuracy is 94/200 = 47.0%.
 
 *Where it happened:* the authors of a benchmark of attacks were asked what their robust accuracy is divided by, and answered: by the images that were read correctly at first ([SCLBD/BlackboxBench, issue 1](https://github.com/SCLBD/BlackboxBench/issues/1)).
 
@@ -180,13 +180,15 @@ def in_percent(model, loader, attack, eps):
     "bug_3",
     r"""FGSM between two epochs
 
-Mend the attack. It must work in train mode and in eval mode, and leave the network in the mode in which it came. Attack the network itself and not a copy, because `check` watches the calls of this network.""",
+Mend the attack. It must work whether the network comes in train mode or in eval mode, and leave it in that mode. Attack the network itself and not a copy: `check` looks in which mode this network is called.""",
     hints=(
         "What does `.train()` do in the cell that runs the function?",
         "In train mode, batch norm uses the mean and the variance of the current batch. In eval mode it uses those kept from the training. In which mode is the gradient taken here?",
         "Keep `mode = model.training`. Then `model.eval()` before the gradient, `model.train(mode)` after it.",
     ),
-    explanation=r"""The gradient is taken in **train mode**, where batch norm mixes the digits of the batch. The network is judged in eval mode, where it does not. With the gradient in eval mode, as the library's `fgsm` takes it, FGSM leaves 39.0% in place of 70.0%.
+    explanation=r"""The gradient is taken in **train mode**, where batch norm mixes the digits of the batch. The network is judged in eval mode, where it does not. With the gradient in eval mode, FGSM leaves 39.0% in place of 70.0%.
+
+A call in train mode also changes the mean and variance that batch norm keeps, and so the judged network. Here this matters little: the unchanged VGG reads 70.5%.
 
 A small example: of each number, batch norm makes (number − mean) / standard deviation. So a 2 becomes 1 in the batch 0, 2, but −1 in the batch 2, 4. In eval mode, mean and deviation are fixed. (In the VGG the mean is also taken over all places of an image, so a digit alone has one, too.)
 
@@ -637,7 +639,7 @@ Mend the attack. It is called with many values of `eps` and of `steps`. Use exac
     hints=(
         "Look at the three printed numbers. What changes from call to call, and what does the attack make of it?",
         r"Multiply: how far can a pixel go in 10 steps of 0.007? How far does the ball at $\epsilon = 0.2$ reach?",
-        r"For any number of steps, all of them together should be able to cross the ball, a way of $2\epsilon$. In one of their measurements, Madry and others used $2.5\,\epsilon / \text{steps}$.",
+        r"For any number of steps, all of them together should be able to cross the ball, a way of $2\epsilon$, because a pixel may go to one edge first and then turn. In one of their measurements, Madry and others used $2.5\,\epsilon / \text{steps}$.",
     ),
     explanation=r"""The **steps are too small**. Ten steps of 0.007 move a pixel by 0.07 at most, although the ball has a radius of 0.2. So the same images come back for every $\epsilon$ above 0.07. With steps of $2.5\,\epsilon/10$, PGD at 0.2 leaves 17.0% in place of 90.5%.
 
@@ -726,7 +728,7 @@ Mend the measurement. `x` are images in [0, 1], and `eps` is a distance of their
 | as in the training | −1 | 1 | 0.20 |
 | as it was given | −0.42 | 2.82 | 0.32 |
 
-So more digits are misread even without an attack. With the network's own numbers, FGSM leaves 87.0%, as in *One bug together*.
+This has two effects. Without an attack, the network reads 89.0% in place of 97.0%. And the move is 1.6 times as large for it, as if $\epsilon$ were 0.16 (where a correct FGSM leaves 68.5%). With the network's own numbers, FGSM at 0.1 leaves 87.0%, as in *One bug together*.
 
 *Where it happened:* in PyTorch's own tutorial on FGSM. Its network, trained on normalised digits, was fed digits that were not. A user asked about it in 2020 ([pytorch/tutorials, issue 1032](https://github.com/pytorch/tutorials/issues/1032)) and it was mended in 2023 ([pull request 2419](https://github.com/pytorch/tutorials/pull/2419)).
 
@@ -747,7 +749,7 @@ def my_bug_9(bare, x, y, eps):
 @here.bug("bug_9", "the first time, about values from -0.42 to 2.82")
 def bug_9(bare, x, y, eps):
     """The share that FGSM leaves to a network trained on (x - bare.mean) / bare.std."""
-    model = nn.Sequential(Normalize(0.1307, 0.3081), bare)
+    model = nn.Sequential(Normalize(0.1307, 0.3081), bare)  # mean, standard deviation of MNIST
     pixels = x.clone().requires_grad_()
     loss = F.cross_entropy(model(pixels), y, reduction="sum")
     gradient = torch.autograd.grad(loss, pixels)[0]
@@ -799,7 +801,7 @@ def without_the_clip_to_pixels(bare, x, y, eps):
 
 Mend the measurement. `epochs` holds the weights after each epoch, as `state_dict()` gives them. `attack` is called as `attack(network, x, y, eps=eps)`.""",
     hints=(
-        "After each epoch two networks take part: one is attacked, and one reads the images. An `attack` of your own can print the logits of the first: `def listen(attacked, x, y, eps): print(attacked(x)); return x`. Begin with a new `network = copy.deepcopy(clean_vgg)`, because each run changes it.",
+        "After each epoch, one network is attacked, and one reads the images. An `attack` of your own can print the logits of the first: `def listen(attacked, x, y, eps): print(attacked(x)); return x`. Begin with a new `network = copy.deepcopy(clean_vgg)`, because each run changes it.",
         "When was the copy made, and when do the weights change? Which weights does the copy have in the second epoch?",
         "Make the copy inside the loop, *after* `load_state_dict`.",
     ),
