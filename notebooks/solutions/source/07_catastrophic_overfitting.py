@@ -119,7 +119,7 @@ N-FGSM trains at $\epsilon = 0.1$, and its noise moves each pixel by up to $2\ep
     "alignment",
     r"""the alignment of two gradients
 
-Write the gradient alignment for a batch. For each image it is the **cosine** of two gradients: their dot product, divided by both lengths.""",
+Write the gradient alignment (first aside) for a batch: for each image the **cosine** of its two gradients, their dot product divided by both lengths.""",
     hints=(
         "Each image has its own cosine. Over which axes do you add?",
         "With one row for each image: the sum of the products, and the root of the sum of the squares, both along axis 1.",
