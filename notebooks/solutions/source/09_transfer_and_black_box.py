@@ -226,7 +226,7 @@ here.explain(
     r"""rounded scores
 
 An owner rounds each score to a whole number before it is returned. The class with the highest score is returned as before. What happens to the comparisons of Square? What happens to the label-only search? Is this a defence?""",
-    r"""Square keeps a change where the margin has fallen. A margin of rounded scores is a whole number. So a small fall is often rounded away: the margin looks the same, and Square does not keep the change. Square then needs more queries, or gets stuck. The label-only search never looks at a score. For it nothing changes: after 2,000 queries the clean VGG still reads 2.5%. So the attackers pay more queries, but images that fool the network still lie in the ball.""",
+    r"""Square keeps a change where the margin has fallen. A margin of rounded scores is a whole number. So a small fall is often rounded away: the margin looks the same, and Square does not keep the change. Square may then need more queries, or get stuck (we did not measure this). The label-only search never looks at a score. For it nothing changes: after 2,000 queries the clean VGG still reads 2.5%. So the attackers may pay more queries, but images that fool the network still lie in the ball.""",
     contains=(
         "what Square compares: the margin before and after a change;",
         "that a small fall of the margin is rounded away, and a large one is not;",
