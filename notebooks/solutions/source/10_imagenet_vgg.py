@@ -242,7 +242,7 @@ The soft copy is near the file, so here the difference may be small. To measure 
     contains=(
         "forward, the copy is not the file, and the network is judged on the file;",
         "where the loss and the gradient are computed: at an image that the network never reads;",
-        "what follows: a success on the copy that may be none on the file, more so the cruder the copy is;",
+        "what follows: a success on the copy that may be none on the file, more often with a crude copy;",
         "how to notice: measure on true files, after the attack.",
     ),
 )
