@@ -112,7 +112,7 @@ def trained(
     for known in () if retrain else (published, path):
         if distributed.broadcast(known.exists()):
             return _saved(model, known)
-    writable(path.parent)
+    writable(path.parent, way_out=" (set ADVUTILS_CACHE to one)")
     unfinished = path.with_suffix(".checkpoint.pt")
     model.history = _train(model, kind, data, recipe.get("eps", eps), unfinished, progress)
     if distributed.is_main_process():

@@ -10,7 +10,7 @@ from pathlib import Path
 from advutils.budgets import MINIMUM_NORM
 from advutils.cli.arena import arena_command
 from advutils.cli.attack import attack_command
-from advutils.cli.common import ACCEPTED, ATTACKS, BACKGROUNDS, BUILDERS, number
+from advutils.cli.common import ACCEPTED, ATTACKS, BACKGROUNDS, BUILDERS, in_words, number
 from advutils.cli.evaluate import evaluate_command
 from advutils.cli.grade import grade_command
 from advutils.cli.train import train_command
@@ -29,7 +29,7 @@ def main(arguments=None):
     except (OSError, ValueError, TypeError, FloatingPointError, RuntimeError, ImportError) as error:
         if chosen.traceback:
             raise
-        sys.exit(f"advutils {chosen.command}: {' '.join(str(error).split())}")
+        sys.exit(f"advutils {chosen.command}: {in_words(error)}")
 
 
 def parser():

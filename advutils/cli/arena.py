@@ -4,6 +4,7 @@ import json
 import secrets
 from pathlib import Path
 
+from advutils.cli import common
 from advutils.exercises.arena.board import judge_file
 from advutils.exercises.arena.defences import DEFENCES
 from advutils.exercises.arena.judge import NOT_GUARANTEED
@@ -11,6 +12,7 @@ from advutils.utils.storage import atomic_write
 
 
 def arena_command(chosen):
+    common.check_json(chosen.out)
     seed = secrets.randbelow(2**31) if chosen.seed is None else chosen.seed  # the same noise for the whole class
     inside = {path: path.relative_to(chosen.folder).parts for path in chosen.folder.rglob("*.safetensors")}
     made_by_mac = (".", "__MACOSX")  # beside the files in a zip of such a computer

@@ -15,7 +15,7 @@ from advutils.data import device
 from advutils.evaluation import predict, wilson
 from advutils.utils import distributed
 from advutils.utils.images import read_image, to_levels, write_png
-from advutils.utils.storage import atomic_write
+from advutils.utils.storage import atomic_write, writable
 from advutils.utils.traits import describe, seeded
 
 KINDS = ("clean", "adversarial")  # folders that `attack` writes
@@ -38,8 +38,8 @@ def attack_command(chosen):
             how = common.number_classes(data, chosen, suits.get("classes"), model)
         except ValueError as error:
             if chosen.labels:
-                raise ValueError(f"--labels: got data, but {error}; or model") from error
-            labelled, how = "model", f"not used: the labels are what the model reads ({error})"
+                raise ValueError(f"--labels: got data, but {common.in_words(error)}; or model") from error
+            labelled, how = "model", f"not used: the labels are what the model reads ({common.in_words(error)})"
     common.describe_data(data, chosen, how)
     about = dict(
         model=chosen.model, data=chosen.data, attack=describe(attack), eps=chosen.eps, target=chosen.target,
@@ -97,6 +97,7 @@ def _claim(out, about):
         whose = "the images of another attack" if there else f"{' and '.join(holds)} of something else"
         raise ValueError(f"--out: got {str(out)!r}, which holds {whose}; accepts a new folder")
     if distributed.is_main_process():
+        writable(out, "--out: ")
         (out / "attack.csv").unlink(missing_ok=True)  # of the same command, which may be broken off this time
         atomic_write(out / "attack.json", text.encode())
 

@@ -22,12 +22,14 @@ from advutils.evaluation import predict
 from advutils.models import Normalize, small_cnn, strided_cnn, vgg
 from advutils.utils import distributed, validation
 from advutils.utils.images import ImageFiles, ambiguous, in_order, some
+from advutils.utils.storage import writable
 from advutils.utils.weights import load_weights, read_tensors
 
 GIVEN = {"model", "x", "y", "eps", "target", "generator", "flags"}  # what an attack gets from elsewhere
 WORDS = {"true": True, "false": False, "none": None, "cross_entropy": cross_entropy, "dlr": dlr, "cw": cw}
 ACCEPTED = f"{', '.join(DATASETS)}, a folder of images, or tar files"
 BUILDERS = {"vgg": vgg, "small_cnn": small_cnn, "strided_cnn": strided_cnn}
+OPTIONS = {"source": "--data", "path": "--model"}  # of arguments that have another name in the package
 BACKGROUNDS = {"white": 255, "black": 0}
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # folders of such names hold no class
 
@@ -58,6 +60,21 @@ def attack_of(text, option="--attack", known=ATTACKS):
     if "attacks_to_run" in bound:
         bound["attacks_to_run"] = str(bound["attacks_to_run"]).split("+")
     return partial(known[name], **bound) if bound else known[name]
+
+
+def check_json(out):
+    """Raise, before anything is computed, unless --out is left out or names a JSON file that can be written."""
+    if out is None:
+        return
+    if out.suffix != ".json" or out.is_dir():
+        raise ValueError(f"--out: got {str(out)!r}; accepts the name of a file that ends in .json")
+    writable(out.absolute().parent, "--out: ")
+
+
+def in_words(error):
+    """What an error says, in one line, with the option in place of the argument that holds what was typed there."""
+    name, colon, said = " ".join(str(error).split()).partition(": ")
+    return OPTIONS.get(name, name) + colon + said
 
 
 def model_of(text):
@@ -165,7 +182,7 @@ def number_classes(data, chosen, known, model):
     if not names:
         if max(labels_of(data)) >= k:
             raise ValueError(f"{got}, whose classes are not the model's: {max(labels_of(data))}; accepts 0 to {k - 1}")
-        return "as their .cls files say"
+        return "numbered as their .cls files say"
     if known is None:
         if len(names) != k:
             raise ValueError(f"{as_many}; accepts {k} of them")
@@ -174,15 +191,15 @@ def number_classes(data, chosen, known, model):
                 f"{as_many} for certain, since programs order such names in several ways; accepts a model with an "
                 "attribute `classes`, their names in the order of its logits"
             )
-        return "in the order of their names, as the model does not name its classes"
+        return "numbered in the order of their names, as the model does not name its classes"
     if isinstance(data, TensorDataset):
-        return "as the model's"
+        return "numbered as the model's"
     if len(known) != k:
         raise ValueError(f"model.classes: got {some(known)}; accepts {k} names, one for each logit")
     if len(names) == k == 1000 and set(names) != set(known) and all(re.fullmatch(r"n\d{8}", name) for name in names):
-        return "in the order of their WordNet ids, as ImageNet's are"
+        return "numbered in the order of their WordNet ids, as ImageNet's are"
     images.number(known)
-    return "by name, as the model's"
+    return "numbered by name, as the model's"
 
 
 def describe_data(data, chosen, how):
@@ -190,7 +207,7 @@ def describe_data(data, chosen, how):
     images = data.dataset if isinstance(data, Subset) else data
     if isinstance(images, ImageFiles):
         there = in_order({kind for kind in images.kinds if isinstance(kind, str)})
-        classes = f"{some(there)}, numbered {how}" if there else f"classes: {how}"
+        classes = f"{some(there)}, {how}" if there else f"classes: {how.removeprefix('numbered ')}"
         left_out = ", ".join(f"{n} {ending or 'without an ending'}" for ending, n in images.left_out.most_common())
         say(f"{chosen.data}: {len(images)} images; {classes}" + (f"; left out: {left_out}" if left_out else ""))
 

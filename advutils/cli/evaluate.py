@@ -10,14 +10,11 @@ from advutils.certify import certified
 from advutils.cli import common
 from advutils.evaluation import survivors, wilson, worst_case
 from advutils.utils import distributed
-from advutils.utils.storage import atomic_write, writable
+from advutils.utils.storage import atomic_write
 
 
 def evaluate_command(chosen):
-    if chosen.out:
-        if chosen.out.suffix != ".json" or chosen.out.is_dir():
-            raise ValueError(f"--out: got {str(chosen.out)!r}; accepts the name of a file that ends in .json")
-        writable(chosen.out.absolute().parent)
+    common.check_json(chosen.out)
     chosen_attacks = {text: common.attack_of(text) for text in chosen.attack if text != "grey"}  # that is always run
     finders = {text: common.attack_of(text, "--minimum-norm", MINIMUM_NORM) for text in chosen.minimum_norm}
     model, suits = common.model_of(chosen.model)

@@ -39,7 +39,7 @@ def train_command(chosen):
         if key not in ("run", "traceback")
     } | dict(processes=distributed.world_size(), channels=shape["in_channels"], classes=list(names) or None)
     common.say(json.dumps(recipe))
-    common.describe_data(data, chosen, "in the order of their names")
+    common.describe_data(data, chosen, "numbered in the order of their names")
     checkpoint = chosen.out.with_suffix(".checkpoint.pt")
     history = fit(
         model,
@@ -72,7 +72,7 @@ def check_options(chosen):
     """Raise for options that contradict each other, before anything is read."""
     if chosen.out.suffix != ".safetensors":
         raise ValueError(f"--out: got {str(chosen.out)!r}; accepts a name that ends in .safetensors")
-    writable(chosen.out.absolute().parent)
+    writable(chosen.out.absolute().parent, "--out: ")
     if (chosen.objective == "clean") != (chosen.eps is None):
         raise ValueError(
             f"--eps: got {chosen.eps} with --objective {chosen.objective}; accepts a radius for all but clean"

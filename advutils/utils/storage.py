@@ -31,7 +31,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("ADVUTILS_CACHE") or platformdirs.user_cache_dir("advutils"))
 
 
-def writable(folder):
+def writable(folder, name="", way_out=""):
     """Raise, before an hour is spent on what is to lie there, unless files can be written into the folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -39,5 +39,5 @@ def writable(folder):
             pass
     except OSError as error:
         raise OSError(
-            f"{folder}: nothing can be written there ({error}); accepts a folder of yours (set ADVUTILS_CACHE to one)"
+            f"{name}{folder}: nothing can be written there ({error}); accepts a folder of yours{way_out}"
         ) from error

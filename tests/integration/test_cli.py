@@ -268,7 +268,8 @@ def test_imagenets_classes_are_matched_by_name_or_by_wordnet_id(tmp_path, monkey
     assert [(row["file"], row["label"]) for row in rows[1:3]] == [("banana/1", "954"), ("tench/0", "0")]
     some = shades(tmp_path / "some", ["n01440764", "n01443537"])  # their numbers are not known without all of them
     rows, said = attacked(some, "b")
-    assert "the labels are what the model reads (" in said and all(row["labelled_by"] == "model" for row in rows)
+    words = "2 classes (n01440764, n01443537), not used: the labels are what the model reads (--data: got"
+    assert words in said and all(row["labelled_by"] == "model" for row in rows)
     for command in (["evaluate", *typed], ["attack", *typed, "--labels", "data", "--out", str(tmp_path / "c")]):
         with pytest.raises(SystemExit, match="n01440764"):
             main([*command, "--data", str(some)])
@@ -490,6 +491,16 @@ def test_an_attack_is_read_with_its_options():
         (["train", "--out", "a.safetensors", "--objective", "trades"], "--eps"),
         (["train", "--out", "a.safetensors", "--eps", "0.1"], "--eps"),
         (["train", "--out", "a.safetensors", "--data", "nowhere"], "nothing"),
+        (["train", "--out", "a.safetensors", "--data", "points.csv"], "train: --data: got 'points.csv', no whole tar"),
+        (["evaluate", "--model", "nowhere.safetensors"], "evaluate: --model: got 'nowhere.safetensors', where there"),
+        (["train", "--out", "points.csv/a.safetensors"], r"--out: .*points.csv: nothing can be .* folder of yours$"),
+        (["evaluate", "--model", "a", "--out", "points.csv/a.json"], r"--out: .*points.csv: nothing .* of yours$"),
+        (
+            ["attack", "--model", "torch.nn:Flatten", "--limit", "2", "--out", "points.csv"],
+            "attack: --out: points.csv: nothing can be written there",
+        ),
+        (["grade", "nowhere.ipynb", "--out", "mixed"], "grade: --out: got 'mixed'; accepts the name of a file"),
+        (["arena", "score", "nowhere", "--out", "points.csv/a.json"], "arena: --out: .*nothing can be written there"),
         (["train", "--out", "a.safetensors", "--steps", "3"], "--steps: got 3 with --objective clean"),
         (["train", "--out", "a.safetensors", "--objective", "ibp", "--eps", "0.1"], "--architecture: got vgg"),
         (["evaluate", "--model", "torch.nn:Flatten", "--attack", "pgd:random_start=no"], "random_start: got 'no'"),
@@ -513,6 +524,7 @@ def test_an_attack_is_read_with_its_options():
 def test_what_is_wrong_is_said_in_one_line(arguments, words, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "points.csv").write_text("label,pixel\n")
     (pets(tmp_path / "mixed", numbers=range(5), size=(32, 32)) / "cat" / "0.png").write_bytes(encoded(0, size=(40, 32)))
     with pytest.raises(SystemExit, match=words) as error:
         main(arguments)
