@@ -639,7 +639,7 @@ Mend the attack. It is called with many values of `eps` and of `steps`. Use exac
     hints=(
         "Look at the three printed numbers. What changes from call to call, and what does the attack make of it?",
         r"Multiply: how far can a pixel go in 10 steps of 0.007? How far does the ball at $\epsilon = 0.2$ reach?",
-        r"For any number of steps, all of them together should be able to cross the ball, a way of $2\epsilon$, because a pixel may go to one edge first and then turn. In one of their measurements, Madry and others used $2.5\,\epsilon / \text{steps}$.",
+        r"For any number of steps, all of them together should be able to cross the ball, a way of $2\epsilon$. A pixel may go to one edge first and then turn. In one of their measurements, Madry and others used $2.5\,\epsilon / \text{steps}$.",
     ),
     explanation=r"""The **steps are too small**. Ten steps of 0.007 move a pixel by 0.07 at most, although the ball has a radius of 0.2. So the same images come back for every $\epsilon$ above 0.07. With steps of $2.5\,\epsilon/10$, PGD at 0.2 leaves 17.0% in place of 90.5%.
 
