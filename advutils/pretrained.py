@@ -13,7 +13,7 @@ from torch import nn
 
 from advutils.attacks.gradient import fgsm, pgd
 from advutils.certify import tighten
-from advutils.data import device, load_data, make_loader, shift, split
+from advutils.data import DATASETS, device, load_data, make_loader, shift, split
 from advutils.models import small_cnn, strided_cnn, vgg
 from advutils.objectives import OBJECTIVES
 from advutils.training import History, fit
@@ -23,7 +23,10 @@ from advutils.utils.storage import cache_dir, writable
 from advutils.utils.weights import load_weights, save_weights
 
 PUBLISHED = Path(__file__).with_name("published")  # made by `make weights ARGS=--write`
-CERTIFIED: dict[str, Any] = dict(epochs=30, lr=5e-3, batch_size=100, seed=0, eps_warmup=15, channels=8, shifted=False)
+CERTIFIED: dict[str, Any] = dict(
+    epochs=30, lr=5e-3, batch_size=100, seed=0, eps_warmup=15, kappa=0.5, channels=8, batch_norm=False, shifted=False
+)
+WIDE = CERTIFIED | dict(kappa=0.0, contrast=20.0, channels=48, batch_norm=True)
 RECIPES: dict[str, dict[str, Any]] = {  # chosen on validation images
     "clean": dict(epochs=8, lr=3e-3, batch_size=32, seed=0),
     "clean-small-cnn": dict(epochs=6, lr=1e-3, batch_size=32, seed=0),
@@ -37,6 +40,8 @@ RECIPES: dict[str, dict[str, Any]] = {  # chosen on validation images
     "trades": dict(epochs=6, lr=3e-3, batch_size=32, seed=0, eps_warmup=1, ema_decay=None, steps=5, beta=6.0),
     "certified-0.1": CERTIFIED | dict(eps=0.13, contrast=None),
     "certified-0.3": CERTIFIED | dict(eps=0.39, contrast=20.0),
+    "certified-wide-0.1": WIDE | dict(epochs=45, eps=0.11, eps_warmup=16, shifted=True),
+    "certified-wide-0.3": WIDE | dict(epochs=50, eps=0.33, eps_warmup=18),
 }
 VERSIONS = dict.fromkeys(RECIPES, 1)  # raise a recipe's when the weights that it gives change: test_golden.py
 TRAINED_BY = {  # the objective of a recipe, where it does not bear its name
@@ -44,7 +49,7 @@ TRAINED_BY = {  # the objective of a recipe, where it does not bear its name
     "outsider-small-cnn": "clean",
     "mixed-fgsm": "mixed",
     **dict.fromkeys(("fgsm", "fgsm-last", "pgd"), "adversarial"),
-    **dict.fromkeys(("certified-0.1", "certified-0.3"), "ibp"),
+    **{kind: "ibp" for kind in RECIPES if kind.startswith("certified")},
 }
 EVAL_ATTACKS = {"FGSM": fgsm, "PGD": partial(pgd, steps=20)}
 
@@ -65,8 +70,9 @@ def trained(
     Args:
         name: "clean" (the VGG), "clean-small-cnn" (the weaker network), "outsider-small-cnn" (the same, trained on the
             validation images, which none of the others was trained on), "certified-0.1" and "certified-0.3" (the
-            strided network, trained on its bounds at a radius `eps` a little beyond), or a defence with its radius E in
-            pixel units, as in "mixed-fgsm-0.1": "mixed-fgsm-E" (each batch mixed with its FGSM images), "fgsm-E" (these
+            strided network, trained on its bounds at a radius `eps` a little beyond), "certified-wide-0.1" and
+            "certified-wide-0.3" (a wider one, published for `dataset="mnist"`), or a defence with its radius E in pixel
+            units, as in "mixed-fgsm-0.1": "mixed-fgsm-E" (each batch mixed with its FGSM images), "fgsm-E" (these
             alone), "fgsm-last-E" (the same, where no epoch is picked), "random-fgsm-E", "n-fgsm-E", "pgd-E",
             "trades-E".
         dataset: a name that `load_data` knows; the model is trained on 90% of its training part, validated on the rest.
@@ -76,7 +82,8 @@ def trained(
         progress: show the bar.
         **recipe: an entry of `RECIPES[kind]`, where other than there: epochs, lr, batch_size, seed and, of the defences
             other than the mixed one, eps_warmup, ema_decay (see `fit`), steps and beta of their objectives, and of
-            the certified ones eps, channels (see `strided_cnn`), and shifted, whether the images are (see `shift`).
+            the certified ones eps, kappa (see `ibp`), channels, batch_norm (see `strided_cnn`), and shifted, whether
+            the images are (see `shift`).
 
     Returns:
         The model, in eval mode, on `device()`, with its `History` as `model.history` and the settings that made it as
@@ -95,12 +102,12 @@ def trained(
     if kind.startswith("certified") and contrast is not None:
         recipe["contrast"] = validation.positive(contrast, "contrast", zero=True) or None
     recipe = RECIPES[kind] | recipe
-    data = load_data(dataset, train=True)
-    channels = data.tensors[0].shape[1]
+    channels = 3 if validation.one_of(dataset, "dataset", DATASETS) == "cifar10" else 1
     slim = partial(vgg, depth, width=width, in_channels=channels, contrast=contrast)
     build: Callable[[], nn.Module] = slim
     if kind.startswith("certified"):
-        build = partial(_tight, in_channels=channels, contrast=recipe["contrast"], channels=recipe["channels"])
+        options = {key: recipe[key] for key in ("contrast", "channels", "batch_norm")}
+        build = partial(_tight, in_channels=channels, **options)
     elif kind.endswith("small-cnn"):
         build = partial(small_cnn, in_channels=channels)
     model: Any = initialised(build, seed=recipe["seed"]).to(device())
@@ -114,7 +121,7 @@ def trained(
             return _saved(model, known)
     writable(path.parent, way_out=" (set ADVUTILS_CACHE to one)")
     unfinished = path.with_suffix(".checkpoint.pt")
-    model.history = _train(model, kind, data, recipe.get("eps", eps), unfinished, progress)
+    model.history = _train(model, kind, recipe.get("eps", eps), unfinished, progress)
     if distributed.is_main_process():
         if not retrain:
             save_weights(model, path, recipe=model.recipe, history=vars(model.history), machine=machine())
@@ -138,10 +145,10 @@ def _saved(model, path):
     return model.eval()
 
 
-def _train(model, kind, data, eps, checkpoint, progress):
+def _train(model, kind, eps, checkpoint, progress):
     """Train the model by its recipe; the `History`."""
     recipe = model.recipe
-    train, val = split(data, 0.1, seed=0)
+    train, val = split(load_data(recipe["dataset"], train=True), 0.1, seed=0)
     if kind.startswith("outsider"):
         train = val
     return fit(
@@ -210,6 +217,6 @@ def objective_of(kind: str, recipe: dict[str, Any]) -> Objective:
     elif kind in ("fgsm", "fgsm-last"):
         bound = dict(attack=fgsm)
     elif kind.startswith("certified"):
-        bound["full_eps"] = recipe["eps"]
+        bound = dict(kappa=recipe["kappa"], full_eps=recipe["eps"])
     objective = OBJECTIVES[TRAINED_BY.get(kind, kind)]
     return partial(objective, **bound) if bound else objective

@@ -26,6 +26,8 @@ def main(arguments=None):
     distributed.init_process_group()
     try:
         return chosen.run(chosen)
+    except KeyboardInterrupt:
+        sys.exit(f"advutils {chosen.command}: stopped")
     except (OSError, ValueError, TypeError, FloatingPointError, RuntimeError, ImportError) as error:
         if chosen.traceback:
             raise

@@ -52,6 +52,7 @@ def grade(path: Path, *, notebook: int | None = None, seed: int | None = None, s
         A dict that JSON can hold: points, of, and for each exercise what passed and what did not.
 
     Raises:
+        FileNotFoundError: no such file.
         ValueError: a file that is no notebook of the series, or one without exercises.
     """
     whole = cells_of(path)
@@ -215,6 +216,8 @@ def revived(result):
 
 def cells_of(path):
     """(type, source) of a notebook's cells."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"submission: got {str(path)!r}, where there is no file; accepts an .ipynb file")
     try:
         cells = json.loads(Path(path).read_text(encoding="utf-8-sig"))["cells"]
         return [(cell["cell_type"], "".join(cell.get("source", ""))) for cell in cells]

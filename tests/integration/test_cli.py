@@ -132,7 +132,7 @@ def test_a_training_goes_on_where_it_was_broken_off(tmp_path, monkeypatch):
 
     whole, clean = train("whole.safetensors"), OBJECTIVES["clean"]
     monkeypatch.setitem(OBJECTIVES, "clean", BreaksOff(clean, 9))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="advutils train: stopped"):
         train("broken.safetensors")
     assert (tmp_path / "broken.checkpoint.pt").exists()
     other = "checkpoint: got .*broken.checkpoint.pt.* with other .*objective.*; .*delete this file to begin anew"
@@ -398,7 +398,7 @@ def test_a_folder_that_holds_another_attack_is_refused_and_the_same_one_is_made_
         return reread(*given)
 
     monkeypatch.setattr(attack_cli, "_reread", broken)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="advutils attack: stopped"):
         main([*typed, "--eps", "0.1"])
     assert not (out / "attack.csv").exists()  # no sheet speaks of files that are not its own
     monkeypatch.setattr(attack_cli, "_reread", reread)

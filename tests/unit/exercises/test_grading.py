@@ -274,6 +274,8 @@ def test_the_command_prints_json_and_nothing_else(submission, tmp_path, capsys):
         main(["grade", str(submission()), "--notebook", "99"])
     with pytest.raises(SystemExit, match="seed: got 0; accepts"):
         main(["grade", str(submission()), "--seed", "0"])
+    with pytest.raises(SystemExit, match="submission: got .*no.ipynb', where there is no file"):
+        main(["grade", str(tmp_path / "no.ipynb")])
     for content, reason in (("[]", "TypeError"), ('{"cells": [', "Expecting value"), ("\xff", "codec can't decode")):
         (tmp_path / "no.ipynb").write_bytes(content.encode("latin-1"))
         with pytest.raises(SystemExit, match=f"{reason}.*accepts a notebook"):

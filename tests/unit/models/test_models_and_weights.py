@@ -45,7 +45,7 @@ def test_other_dtypes_are_kept_as_they_are_in_packed_weights(tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 40))
     model.register_buffer("places", torch.arange(30_000).view(-1, 1))
     for net in (model, copy.deepcopy(model).half()):
-        save_weights(net, tmp_path / "a.safetensors", packed=True)
+        save_weights(net, tmp_path / "a.safetensors", bits=16)
         other = copy.deepcopy(net)
         other[1].weight.data.zero_()
         load_weights(other, tmp_path / "a.safetensors")
@@ -135,6 +135,15 @@ def test_a_strided_network_with_more_channels_is_wider_everywhere_and_keeps_thei
     assert "channels" not in usual.config and wide.config["channels"] == 16
 
 
+def test_a_strided_network_with_batch_norm_has_it_after_each_layer_but_the_last():
+    model = strided_cnn(batch_norm=True)
+    weighted = [layer for layer in model if hasattr(layer, "weight")]
+    linear, norms = weighted[::2], weighted[1::2]
+    assert [type(layer).__name__ for layer in norms] == ["BatchNorm2d", "BatchNorm2d", "BatchNorm1d"]
+    assert [layer.bias is None for layer in linear] == [True, True, True, False]
+    assert model.config["batch_norm"] is True and "batch_norm" not in strided_cnn().config
+
+
 @pytest.mark.parametrize("build, argument, values, words", [
     (vgg, "depth", [0, 12, -16, "16", None, [16], 16.5], "11, 13, 16, 19"), (vgg, "width", SIZES, "above 0"),
     (vgg, "contrast", SIZES, "above 0"), (vgg, "in_channels", COUNTS, "at least 1"),
@@ -202,20 +211,21 @@ def test_any_model_can_be_saved_and_is_left_as_it_is(build, tmp_path):
     assert same_weights(first, second) and len(list(second.parameters())) == len(list(first.parameters()))
 
 
-@pytest.fixture
-def packed(saved, tmp_path, monkeypatch):
-    """The model of `saved`, and the file of its weights, but those of the first layer, in 16 bits."""
+@pytest.fixture(params=[16, 8])
+def packed(request, saved, tmp_path, monkeypatch):
+    """The model of `saved`, the file of its weights, but those of the first layer, in few bits, and how many bits."""
     model, path = saved[0], tmp_path / "packed.safetensors"
     monkeypatch.setattr("advutils.utils.weights.PACKED_FROM", model[2].weight.numel())
     with torch.no_grad():
         model[6].weight[0] = 0  # an output without weights
         model[-1].weight[1] *= 1e-4  # and one whose weights are far smaller than those of the others
-    save_weights(model, path, packed=True)
-    return model, path
+    save_weights(model, path, bits=request.param)
+    return model, path, request.param
 
 
-def test_packed_weights_are_off_by_at_most_a_65534th_of_the_largest_of_their_output(packed):
-    model, path = packed
+def test_packed_weights_are_off_by_at_most_half_a_step_of_their_output(packed):
+    model, path, bits = packed
+    steps = {16: 65534, 8: 254}[bits]
     other = slim(1)
     load_weights(other, path)
     assert torch.equal(other.train_hashes, model.train_hashes)
@@ -225,21 +235,21 @@ def test_packed_weights_are_off_by_at_most_a_65534th_of_the_largest_of_their_out
         assert new.dtype == old.dtype and new.stride() == slim(1).state_dict()[key].stride()
         if old.ndim > 1 and key != "2.weight":
             most = old.flatten(1).abs().amax(1).view(-1, *[1] * (old.ndim - 1))
-            assert ((new - old).abs() <= most / 65534 + 1e-6 * most).all()  # and the rounding of float32
+            assert ((new - old).abs() <= most / steps + 1e-6 * most).all()  # and the rounding of float32
             changed += int((new != old).sum())
         else:
             assert torch.equal(new, old)
     assert changed > 0
 
 
-def test_packed_files_are_half_as_large_and_packing_again_changes_nothing(packed, tmp_path):
-    model, path = packed
+def test_packed_files_are_small_and_packing_again_changes_nothing(packed, tmp_path):
+    model, path, bits = packed
     save_weights(small_cnn(), tmp_path / "whole")
-    save_weights(small_cnn(), tmp_path / "half", packed=True)
-    assert (tmp_path / "half").stat().st_size < 0.51 * (tmp_path / "whole").stat().st_size
+    save_weights(small_cnn(), tmp_path / "small", bits=bits)
+    assert (tmp_path / "small").stat().st_size < (bits / 32 + 0.01) * (tmp_path / "whole").stat().st_size
     once, twice = slim(1), slim(2)
     load_weights(once, path)
-    save_weights(once, tmp_path / "again", packed=True)
+    save_weights(once, tmp_path / "again", bits=bits)
     load_weights(twice, tmp_path / "again")
     for a, b in zip(once.state_dict().values(), twice.state_dict().values()):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=0)
@@ -297,6 +307,7 @@ OTHERS = {
     "more classes": lambda: slim(num_classes=11), "steeper": lambda: slim(contrast=7), "the small network": small_cnn,
     "the strided network": strided_cnn,
     "a wider strided network": lambda: strided_cnn(channels=9),
+    "one with batch norm": lambda: strided_cnn(batch_norm=True),
     "no network of ours": conv_net,
 }  # fmt: skip
 
@@ -331,6 +342,8 @@ def test_what_cannot_be_written_leaves_the_file(saved):
         save_weights({"weight": torch.zeros(3)}, path)
     with refused("model", "_extra_state"):
         save_weights(Extra(2, 2), path)
+    with refused("bits", "4", "None, 16, 8"):
+        save_weights(model, path, bits=4)
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 
