@@ -74,8 +74,8 @@ from advutils.attacks.auto import autoattack as auto_attack
 from advutils.budgets import VERSIONS as BUDGET_VERSIONS
 from advutils.certify import ibp, proven, tighten
 from advutils.models import Contrast
+from advutils.pretrained import RECIPES, machine
 from advutils.pretrained import VERSIONS as RECIPE_VERSIONS
-from advutils.pretrained import machine
 from advutils.utils.images import read_image, to_levels
 from advutils.utils.measurements import MEASUREMENTS
 from advutils.utils.storage import cache_dir
@@ -1018,6 +1018,32 @@ def certificate_seeds():
             shares = {name: kept.double().mean().item() for name, kept in records.items()}
             found.setdefault(eps, []).append(shares)
             print(eps, seed, shares, flush=True)
+    return found
+
+
+@measurement("certified-0.1")
+def certificate_price():
+    """Notebook 12: which of 1,000 clean digits three networks with bounds read, and controls, at 10 and 30 epochs."""
+    (x, y), found = load_data("mnist-5k", train=False).tensors, {}
+    train_set, val_set = split(load_data("mnist-5k", train=True), 0.1, seed=0)
+    recipe = RECIPES["certified-0.1"]
+    for epochs, seed in itertools.product((10, 30), range(3)):
+        length = dict(epochs=epochs, eps_warmup=epochs // 2)
+        control = initialised(lambda: tighten(strided_cnn(channels=recipe["channels"])), seed=seed)
+        fit(
+            control,
+            make_loader(train_set, batch_size=recipe["batch_size"], shuffle=True, seed=seed),
+            make_loader(val_set, batch_size=500),
+            objective=partial(ibp, full_eps=recipe["eps"], kappa=1.0),  # the one difference
+            lr=recipe["lr"],
+            eps=recipe["eps"],
+            seed=seed,
+            progress=False,
+            **length,
+        )
+        pair = {"bounds": trained("certified-0.1", seed=seed, progress=False, **length), "control": control.eval()}
+        found.setdefault(epochs, []).append({name: _marks(survivors(net, [(x, y)])) for name, net in pair.items()})
+        print(epochs, seed, {name: marks.count("0") for name, marks in found[epochs][-1].items()}, flush=True)
     return found
 
 
