@@ -200,5 +200,4 @@ Somebody says: "Noise of size 0.2 does no harm. So a harmful direction is very r
 )
 
 here.more(r"""- **Predict, then drag:** which of the ten digits needs the smallest $\epsilon$? Which one withstands the longest, and on which of the two networks?
-- **Change:** find, with "next example", a digit that the clean VGG misreads at $\epsilon = 0$. FGSM raises the loss of the label. Can it make this digit right?
-- **Measure:** how many test digits are left at 0.2 if all of them get the one pattern of your `my_universal`?""")
+- **Change:** find, with "next example", a digit that the clean VGG misreads at $\epsilon = 0$. FGSM raises the loss of the label. Can it make this digit right?""")

@@ -272,5 +272,6 @@ FGSM and PGD raise the loss of the *true* label. What would change if they raise
     ),
 )
 
-here.more(r"""- **Predict, then change:** train the defence at 0.3 instead (`trained("mixed-fgsm-0.3")`, some minutes). What will FGSM leave at 0.3, and what will PGD leave?
-- **Change:** move `point` of the two pixels to (0.5, 0.40), or give PGD 3 steps. Run the cells up to the three printed margins. Is PGD's image still misread? Is FGSM's?""")
+here.more(
+    r"""- **Predict, then change:** train the defence at 0.3 instead (`trained("mixed-fgsm-0.3")`, some minutes). What will FGSM leave at 0.3, and what will PGD leave?"""
+)

@@ -246,6 +246,6 @@ Why might PGD with two steps during the training be harder to overfit to than FG
 )
 
 here.more(r"""- **Predict, then change:** set `eps = 0.1` in the parameters cell. Is there still a fall? And at 0.3? (Two more networks are then trained. The stored runs stay at 0.2.)
-- **Measure:** train once with `train(random_fgsm)`. Draw the five stored runs: `_, ax = plt.subplots()`, then `plot_runs(ax, methods["random start"], "PGD", color="#D55E00")`. Draw your PGD accuracy over it. Does your run lie among them?
+- **Measure:** train once with `train(random_fgsm)`. Does your PGD accuracy end among those of the five stored runs (`methods["random start"]`)?
 - **Change:** measure with PGD of 2 steps instead of 10. Would you have seen the fall?
 - **Measure:** at which step would your `my_stop_step` have stopped each of the five stored runs?""")

@@ -238,7 +238,7 @@ here.explain(
 
 An extreme case: with the identity in both directions, the attack is plain PGD. On the stored networks it seems to leave 3.3% (in PNG files), and in truth it leaves 92.3% behind quality 75.
 
-The soft copy is near the file, so here the difference may be small. To measure it, compare the shares of the saved images that are misread behind `jpeg_copy` and behind `jpeg`. If the first is much larger, then the attack has broken only the copy.""",
+To notice this, compare the shares of the saved images that are misread behind `jpeg_copy` and behind `jpeg`. If the first is much larger, then the attack has broken only the copy.""",
     contains=(
         "forward, the copy is not the file, and the network is judged on the file;",
         "where the loss and the gradient are computed: at an image that the network never reads;",
@@ -248,6 +248,4 @@ The soft copy is near the file, so here the difference may be small. To measure 
 )
 
 here.more(r"""- **Predict, then change:** set `quality = 95`, then `quality = 30`. Behind which one does plain PGD fool your network more often? And averaged PGD?
-- **Change:** give `averaged_pgd` 8 draws, and then 1 draw. How much of its success comes from the averaging?
-- **Change:** the owner resizes each image to 24 × 24 pixels and back in place of the JPEG. Write the adaptive attack. Why does it need no stand-in?
-- **Change:** set `weights = "imagenet"` where the weights can be had. Which statements of the summary still hold?""")
+- **Change:** the owner resizes each image to 24 × 24 pixels and back in place of the JPEG. Write the adaptive attack. Why does it need no stand-in?""")

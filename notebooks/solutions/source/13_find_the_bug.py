@@ -16,7 +16,7 @@ here = Notebook(
 Your aim is a test of the *result*, even if you see the fault in the code at once. Each bug has these cells:
 
 1. The wrong number. Ask what must be true of it before you read on.
-2. The function `bug_N`, and a cell that runs it. Our test follows at once for bugs 1 to 3, and last, below **Stop**, for bugs 4 to 10.
+2. The function `bug_N`, and a cell that runs it. Our test follows at once for bugs 1 to 3. For bugs 4 to 10 it stands last, below **Stop**.
 3. A task with hints and, folded, *What was wrong*, with a place where it happened.
 4. A cell for your function `my_bug_N`. Copy the lines of `bug_N` into it and mend them. Then `check` runs it on small data and says what is wrong with its result.
 
@@ -102,7 +102,7 @@ def clipped_to_the_other_range(bare, x, y, eps):
 
 Mend the count. `loader` gives batches `(x, y)`. `attack` is called as `attack(model, x, y, eps=eps)`.""",
     hints=(
-        "Before you read the code, ask what the number should say to somebody who uses the network.",
+        "What should the number say to somebody who uses the network?",
         "By how many images does the function divide? Is that all of them?",
         "Divide by *all* images. An image that is misread without an attack counts as misread.",
     ),
@@ -186,11 +186,9 @@ Mend the attack. It must work whether the network comes in train mode or in eval
         "In train mode, batch norm uses the mean and the variance of the current batch. In eval mode it uses those kept from the training. In which mode is the gradient taken here?",
         "Keep `mode = model.training`. Then `model.eval()` before the gradient, `model.train(mode)` after it.",
     ),
-    explanation=r"""The gradient is taken in **train mode**, where batch norm mixes the digits of the batch. The network is judged in eval mode, where it does not. With the gradient in eval mode, FGSM leaves 39.0% in place of 70.0%.
+    explanation=r"""The gradient is taken in **train mode**, where batch norm mixes the digits of the batch (notebook 1). The network is judged in eval mode, where it does not. With the gradient in eval mode, FGSM leaves 39.0% in place of 70.0%.
 
 A call in train mode also changes the mean and variance that batch norm keeps, and so the judged network. Here this matters little: the unchanged VGG reads 70.5%.
-
-A small example: of each number, batch norm makes (number − mean) / standard deviation. So a 2 becomes 1 in the batch 0, 2, but −1 in the batch 2, 4. In eval mode, mean and deviation are fixed. (In the VGG the mean is also taken over all places of an image, so a digit alone has one, too.)
 
 *Where it happened:* in 2017 a user of the attack library Foolbox reported that attacks on PyTorch networks mostly failed, because the network was in train mode ([bethgelab/foolbox, issue 74](https://github.com/bethgelab/foolbox/issues/74)).
 
@@ -266,9 +264,7 @@ Mend the attack. It takes `steps` steps of size `step_size` in the ball of radiu
         "There are two limits for a pixel: the ball, and black and white. Which of them does the function know?",
         "`.clamp(0, 1)` after the projection, *inside* the loop: the network should only get images.",
     ),
-    explanation=r"""No line keeps the images in [0, 1]: a **missing clip**. Follow a black pixel: four steps down lead from 0 to −0.2.
-
-This time the network looks *weaker* than it is. With the clip, PGD leaves 25.5% in place of 7.0%.
+    explanation=r"""No line keeps the images in [0, 1]: a **missing clip**. Follow a black pixel: four steps down lead from 0 to −0.2. With the clip, PGD leaves 25.5% in place of 7.0%.
 
 *Where it happened:* in 2019 the PGD of the Adversarial Robustness Toolbox (ART) had the projection onto the ball, but no clip ([Trusted-AI/adversarial-robustness-toolbox, issue 148](https://github.com/Trusted-AI/adversarial-robustness-toolbox/issues/148)).
 
@@ -723,16 +719,11 @@ Mend the measurement. `x` are images in [0, 1], and `eps` is a distance of their
     ),
     explanation=r"""The network was trained on $(x - 0.5)/0.5$. It gets $(x - 0.1307)/0.3081$, with the mean and the standard deviation of MNIST: the **wrong normalisation**.
 
-| | black | white | a move of 0.1 |
-|---|---|---|---|
-| as in the training | −1 | 1 | 0.20 |
-| as it was given | −0.42 | 2.82 | 0.32 |
-
-This has two effects. Without an attack, the network reads 89.0% in place of 97.0%. And the move is 1.6 times as large for it, as if $\epsilon$ were 0.16 (where a correct FGSM leaves 68.5%). With the network's own numbers, FGSM at 0.1 leaves 87.0%, as in *One bug together*.
+This has two effects. Black and white are −0.42 and 2.82 in place of −1 and 1. With these inputs, the network reads only 89.0% without an attack, in place of 97.0%. And a pixel's move of 0.1 is 0.32 for the network, in place of 0.20: 1.6 times as large, as if $\epsilon$ were 0.16 (where a correct FGSM leaves 68.5%). With the network's own numbers, FGSM at 0.1 leaves 87.0%, as in *One bug together*.
 
 *Where it happened:* in PyTorch's own tutorial on FGSM. Its network, trained on normalised digits, was fed digits that were not. A user asked about it in 2020 ([pytorch/tutorials, issue 1032](https://github.com/pytorch/tutorials/issues/1032)) and it was mended in 2023 ([pull request 2419](https://github.com/pytorch/tutorials/pull/2419)).
 
-*How to see it:* compare its number at $\epsilon = 0$, here 89.0%, with the known clean accuracy, 97.0% (*zero*).""",
+*How to see it:* compare its number at $\epsilon = 0$ with the known clean accuracy (*zero*).""",
 )
 def my_bug_9(bare, x, y, eps):
     """The share that FGSM leaves to a network trained on (x - bare.mean) / bare.std."""
@@ -801,7 +792,7 @@ def without_the_clip_to_pixels(bare, x, y, eps):
 
 Mend the measurement. `epochs` holds the weights after each epoch, as `state_dict()` gives them. `attack` is called as `attack(network, x, y, eps=eps)`.""",
     hints=(
-        "After each epoch, one network is attacked, and one reads the images. An `attack` of your own can print the logits of the first: `def listen(attacked, x, y, eps): print(attacked(x)); return x`. Begin with a new `network = copy.deepcopy(clean_vgg)`, because each run changes it.",
+        "After each epoch, one network is attacked, and one reads the images. An `attack` of your own can print the logits of the first: `def listen(attacked, x, y, eps): print(attacked(x)); return x`.",
         "When was the copy made, and when do the weights change? Which weights does the copy have in the second epoch?",
         "Make the copy inside the loop, *after* `load_state_dict`.",
     ),
