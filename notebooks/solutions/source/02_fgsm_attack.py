@@ -249,7 +249,6 @@ What happens if you *subtract* FGSM's step, $x - \epsilon \, \mathrm{sign}(g)$ w
     ),
 )
 
-here.more(r"""- **Change:** give `fgsm` the network's own answers in place of the true labels. For which images does this change the perturbation?
-- **Draw:** the first test image of a 5 becomes a 3 at 0.3. Plot its gradient. Which stroke would you draw or remove to make a 3 of it? Do it by hand, as we did with the bar, and ask the network.
+here.more(r"""- **Draw:** what would a person draw to make a 9 of our 4? Set these pixels to 1 by hand, and ask the network. Does FGSM's perturbation look like your drawing?
 - **Attack a digit of yours:** `read_digit(path)` of notebook 1 reads an image file. At which $\epsilon$ is your digit misread first?
-- **Attack a model of yours:** what did you have to change so that it takes images in [0, 1] and returns logits? Was it trained on normalised inputs? Then put the normalisation in front of it: `nn.Sequential(Normalize(mean, std), yours)`, with `Normalize` from `advutils`. Does it end in a softmax? Then take the softmax off: the loss applies one of its own. With two in a row the gradient can become exactly 0. The attack then does nothing, and the network *looks* robust. (`advutils` refuses such a network with a message.)""")
+- **Attack a model of yours:** what did you have to change so that it takes images in [0, 1] and returns logits? Was it trained on normalised inputs? Then put the normalisation in front of it: `nn.Sequential(Normalize(mean, std), yours)`, with `Normalize` from `advutils`. Does it end in a softmax? Then take the softmax off: the loss applies one of its own. With two in a row the gradient can become exactly 0, and the network *looks* robust.""")
