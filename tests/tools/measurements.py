@@ -225,7 +225,7 @@ def _trained_small(objective, seed, *, epochs, lr, nudge=0.0):
 
 
 def _twice(model, x, y):
-    """Notebook 4's control: each batch joined with a copy of itself."""
+    """A control: each batch joined with a copy of itself."""
     return clean(model, torch.cat([x, x]), torch.cat([y, y]))
 
 

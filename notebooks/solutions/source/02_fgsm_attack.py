@@ -66,10 +66,10 @@ At $\epsilon = 0.5$ a plain grey image lies in the ball around every digit. So t
     "targeted_fgsm",
     r"""FGSM with a target
 
-FGSM leads an image away from its label, and any wrong answer will do. Another attacker wants a *certain* wrong answer: a 4 shall be read as a 9. The label that they want is called the **target**. Write the attack that takes one step of size $\epsilon$ towards the target.""",
+FGSM leads an image away from its label, and any wrong answer will do. Another attacker wants a *certain* wrong answer, for example that a 4 is read as a 9. The label that they want is called the **target**. Write the attack that takes one step of size $\epsilon$ towards the target.""",
     hints=(
         "Training makes the loss of a label small. What would you do with the loss of the *target*?",
-        "Start from your FGSM. The gradient is now the one of the target's loss. Which way does the image have to go, if this loss shall fall?",
+        "Start from your FGSM. The gradient is now the one of the target's loss. Which way must the image go so that this loss falls?",
         r"$x_\text{adv} = \mathrm{clip}_{[0,1]}\big(x - \epsilon \, \mathrm{sign}(\nabla_x \mathrm{CE}(f(x), t))\big)$ with the target $t$. `input_gradient(model, x, target)` gives the gradient.",
     ),
 )
@@ -249,7 +249,6 @@ What happens if you *subtract* FGSM's step, $x - \epsilon \, \mathrm{sign}(g)$ w
     ),
 )
 
-here.more(r"""- **Change:** give `fgsm` the network's own answers in place of the true labels. For which images does this change the perturbation?
-- **Draw:** the first test image of a 5 becomes a 3 at 0.3. Plot its gradient. Which stroke would you draw or remove to make a 3 of it? Do it by hand, as we did with the bar, and ask the network.
+here.more(r"""- **Draw:** the 5 of the first figure becomes a 3 at 0.3. Plot its gradient. Which stroke would you draw or remove to make a 3 of it? Do it by hand, as we did with the white bar, and ask the network.
 - **Attack a digit of yours:** `read_digit(path)` of notebook 1 reads an image file. At which $\epsilon$ is your digit misread first?
-- **Attack a model of yours:** what did you have to change so that it takes images in [0, 1] and returns logits? Was it trained on normalised inputs? Then put the normalisation in front of it: `nn.Sequential(Normalize(mean, std), yours)`, with `Normalize` from `advutils`. Does it end in a softmax? Then take the softmax off: the loss applies one of its own. With two in a row the gradient can become exactly 0. The attack then does nothing, and the network *looks* robust. (`advutils` refuses such a network with a message.)""")
+- **Attack a model of yours:** what did you have to change so that it takes images in [0, 1] and returns logits? Was it trained on normalised inputs? Then put the normalisation in front of it: `nn.Sequential(Normalize(mean, std), yours)`, with `Normalize` from `advutils`. Does it end in a softmax? Then take the softmax off: the loss applies one of its own. With two in a row the gradient can become exactly 0, and the network *looks* robust.""")

@@ -163,5 +163,6 @@ The attack puts the network into eval mode, although the network is being traine
     ),
 )
 
-here.more(r"""- **Change:** make the boxes in two dimensions larger: set `box_eps = 0.1`, then `steps` and `moves` anew, in a cell *after* the one that chooses the points. Now two pairs of boxes of different classes overlap a little. What can adversarial training still do, and does it cost anything at the points themselves?
-- **Change:** in two dimensions, set `seed = 1` and train with `no_attack`. Set `seed = 0` again, and train a network on the worst places of the first one. Is attacking once still enough?""")
+here.more(
+    r"""- **Change:** make the boxes in two dimensions larger: set `box_eps = 0.1`, then `steps` and `moves` anew, in a cell *after* the one that chooses the points. Now two pairs of boxes of different classes overlap a little. What can adversarial training still do, and does it cost anything at the points themselves?"""
+)

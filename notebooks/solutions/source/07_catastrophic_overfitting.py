@@ -246,6 +246,5 @@ Why might PGD with two steps during the training be harder to overfit to than FG
 )
 
 here.more(r"""- **Predict, then change:** set `eps = 0.1` in the parameters cell. Is there still a fall? And at 0.3? (Two more networks are then trained. The stored runs stay at 0.2.)
-- **Measure:** train once with `train(random_fgsm)`. Does your PGD accuracy end among those of the five stored runs (`methods["random start"]`)?
-- **Change:** measure with PGD of 2 steps instead of 10. Would you have seen the fall?
+- **Measure:** train once: `net, log = train(random_fgsm)`. Does `log["PGD"][-1].value` lie among the ends of the five stored runs, `[run["PGD"][-1] for run in methods["random start"]]`?
 - **Measure:** at which step would your `my_stop_step` have stopped each of the five stored runs?""")

@@ -235,7 +235,5 @@ An owner rounds each score to a whole number before it is returned. The class wi
     ),
 )
 
-here.more(r"""- **Predict, then change:** set `eps = 0.1`. Which of the live numbers come back close to the clean accuracy? (What was measured ahead stays at 0.2. Where the two paths are compared, "from query 201 on" means: not within 200 queries.)
-- **Change:** set `cnn_seed = 1`. Your machine then trains another small CNN. Does the accuracy under the transfer attack stay inside the interval that was printed for seed 0? Must it?
-- **Change:** start `come_closer` from the outsider's direction, `(from_outsider - x).sign()[::10]`, in place of the stripes. Does this save queries?
-- **Explain:** the owner of a target allows each user 50 queries a day. Which rows of the figure in "Are hidden weights a protection?" does this rule out?""")
+here.more(r"""- **Change:** set `cnn_seed = 1`. Your machine then trains another small CNN. Does the accuracy under the transfer attack stay inside the interval that was printed for seed 0? Must it?
+- **Change:** start `come_closer` from the outsider's direction, `(from_outsider - x).sign()[::10]`, in place of the stripes. Does this save queries?""")

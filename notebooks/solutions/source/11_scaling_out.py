@@ -9,7 +9,7 @@ here = Notebook(__file__)
     "largest_k",
     r"""what fits into an evening
 
-You have `hours` hours and plan `epochs` epochs of `n_images` images. Plain training takes `seconds` for an image. PGD-k may take `error` times the hours of the formula. Write the largest whole `k` for which PGD-k fits into your hours even then. PGD-0 is plain training. If not even that fits, return -1.""",
+You have `hours` hours and plan `epochs` epochs of `n_images` images. Plain training takes `seconds` for an image. PGD-k may take `error` times the hours of the formula (1.6 times, say). Write the largest whole `k` for which PGD-k fits into your hours even then. If not even plain training fits, return -1.""",
     hints=(
         "How many hours does plain training take, with the error? How many such trainings fit into your hours?",
         "Call this number `times`. The rule says $(2k+3)/3 \\le$ `times`. Solve it for $k$; then $k$ has to be a whole number. Rounded in which direction?",
@@ -144,7 +144,7 @@ def ends_taken_for_lengths(seconds, n):
     "joined_gradient",
     r"""parts of unequal size
 
-Several processes share a batch, but not evenly. (Two processes cannot share 13 images evenly.) Each process has the gradient of the *mean* loss of its own images. Write the gradient of the mean loss of the *whole* batch (without batch norm, so that no image depends on another). `gradients` has the shape `(processes, weights)`; `sizes` holds the number of images of each process, which may be 0 (then its gradient is 0 too).""",
+Several processes share a batch, but not evenly. Each process has the gradient of the *mean* loss of its own images. Write the gradient of the mean loss of the *whole* batch (without batch norm, so that no image depends on another). `gradients` has the shape `(processes, weights)`; `sizes` holds the number of images of each process, which may be 0 (then its gradient is 0 too).""",
     hints=(
         "What would you get if each process had the *sum* over its images, and not the mean?",
         "A mean times the number of images is a sum. Add the sums of all processes. By what is the total divided?",
@@ -195,7 +195,7 @@ here.explain(
     r"""small parts
 
 Ten processes share a batch of 50 images. Compare them with two processes that share the same batch. What changes for the computing of a process, for the exchange, and for batch norm? And which training suffers more from the exchange, plain or PGD-10?""",
-    r"""- **Computing:** each process has 5 images in place of 25. So it has a fifth of the multiplications. (Its time falls less where each call has a fixed cost.)
+    r"""- **Computing:** each process has 5 images in place of 25. So it has a fifth of the multiplications.
 - **Exchange:** the gradient has one number for each weight, however many images it came from. So the exchange does not become shorter, and it takes a larger part of each step.
 - **Batch norm:** the mean of 5 images is usually farther from the mean of all 50 than the mean of 25 images is. So the step usually differs more from the step of one process.
 - **Plain training suffers more.** It computes 3 units for each exchange, and PGD-10 computes 23. The attack steps exchange nothing: no other process needs the gradient for the pixels.""",
@@ -206,5 +206,6 @@ Ten processes share a batch of 50 images. Compare them with two processes that s
     ),
 )
 
-here.more(r"""- **Predict, then change:** what would a random start of width 1/4 with 18 epochs cost, by the counting rule? Compare it with PGD-3, wide.
-- **Measure:** in a terminal, train with the command of the book's page *Several processes*, once with one process and once with two. Is the second faster on your machine? How many free cores does it have?""")
+here.more(
+    r"""- **Predict, then change:** what would a random start of width 1/4 with 18 epochs cost, by the counting rule? Compare it with PGD-3, wide."""
+)

@@ -266,5 +266,4 @@ I would look for a single digit that is certified, and on which PGD succeeds. Is
 )
 
 here.more(r"""- **Predict, then change:** set `eps = 0.2` in the parameters. What happens to the certified and the clean accuracy of your network? (The texts are about 0.1.)
-- **Predict:** in the example with one ReLU, let $p$ lie between 0.3 and 0.8. What do intervals prove for $p - h$, and what do the two lines?
-- **Change:** train your network without `tighten` (give `initialised` the function `strided_cnn` itself). Compare `history.train_loss` and the certified accuracy.""")
+- **Predict:** in the example with one ReLU, let $p$ lie between 0.3 and 0.8. What do intervals prove for $p - h$, and what do the two lines?""")

@@ -39,7 +39,7 @@ Mend the attack. `x` and the result are images in [0, 1], and `eps` is a distanc
     ),
     explanation=r"""`eps` is added where the distance from black to white is 2 and not 1: an **epsilon in the wrong unit**. Follow one grey pixel: 0.5 becomes 0 in [−1, 1], moves to 0.2, and comes back as 0.6, so it has moved by 0.1. With the right unit, FGSM leaves 53.5% in place of 87.0%.
 
-*Where it happened:* in the code of a defence with proofs (notebook 12), which added $\epsilon$ to images divided by a standard deviation. The author confirmed that $\epsilon$ has to be divided, too ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)). Here the deviation is 0.5, and to divide by 0.5 is to multiply by 2.
+*Where it happened:* in the code of a defence with proofs (notebook 12), which added $\epsilon$ to images divided by a standard deviation. The author confirmed that $\epsilon$ has to be divided, too ([locuslab/convex_adversarial, issue 31](https://github.com/locuslab/convex_adversarial/issues/31)).
 
 *How to see it:* print the largest move (*look*).""",
 )
@@ -106,7 +106,7 @@ Mend the count. `loader` gives batches `(x, y)`. `attack` is called as `attack(m
         "By how many images does the function divide? Is that all of them?",
         "Divide by *all* images. An image that is misread without an attack counts as misread.",
     ),
-    explanation=r"""The function **divides by the digits read before the attack** and not by all. Of the 200 shifted digits the small CNN reads 153, and after FGSM it reads 94. So the function gives 94/153 = 61.4%, but the robust accuracy is 94/200 = 47.0%.
+    explanation=r"""The function **divides by the digits read before the attack** and not by all. Of the 200 shifted digits the small CNN reads 153 (76.5%), and after FGSM it reads 94. So the function gives 94/153 = 61.4%, but the robust accuracy is 94/200 = 47.0%.
 
 *Where it happened:* the authors of a benchmark of attacks were asked what their robust accuracy is divided by, and answered: by the images that were read correctly at first ([SCLBD/BlackboxBench, issue 1](https://github.com/SCLBD/BlackboxBench/issues/1)).
 
@@ -186,9 +186,7 @@ Mend the attack. It must work whether the network comes in train mode or in eval
         "In train mode, batch norm uses the mean and the variance of the current batch. In eval mode it uses those kept from the training. In which mode is the gradient taken here?",
         "Keep `mode = model.training`. Then `model.eval()` before the gradient, `model.train(mode)` after it.",
     ),
-    explanation=r"""The gradient is taken in **train mode**, where batch norm mixes the digits of the batch (notebook 1). The network is judged in eval mode, where it does not. With the gradient in eval mode, FGSM leaves 39.0% in place of 70.0%.
-
-A call in train mode also changes the mean and variance that batch norm keeps, and so the judged network. Here this matters little: the unchanged VGG reads 70.5%.
+    explanation=r"""The gradient is taken in **train mode**, where batch norm mixes the digits of the batch (notebook 1). A 2 becomes 1 in the batch 0, 2, but −1 in the batch 2, 4. (The VGG also takes the mean over all places of an image, so a digit alone has one.) The network is judged in eval mode, where mean and deviation are fixed. With the gradient in eval mode, FGSM leaves 39.0% in place of 70.0%.
 
 *Where it happened:* in 2017 a user of the attack library Foolbox reported that attacks on PyTorch networks mostly failed, because the network was in train mode ([bethgelab/foolbox, issue 74](https://github.com/bethgelab/foolbox/issues/74)).
 
@@ -346,7 +344,7 @@ Mend the attack. The network returns logits.""",
     ),
     explanation=r"""The loss is taken from **clamped probabilities**. Whether the probability of the label is 0.9995 or 0.9999, the clamp makes 0.999 of it. So the gradient is exactly zero, and these digits come back as they were. With the cross-entropy of the logits, FGSM leaves 39.0% in place of 75.0%.
 
-*Where it happened:* in 2018 a user of CleverHans saw that FGSM left 45% of the test digits unchanged. A maintainer named a common cause: the attack gets probabilities and takes them for logits ([cleverhans-lab/cleverhans, issue 350](https://github.com/cleverhans-lab/cleverhans/issues/350)).
+*Where it happened:* another fault had a similar effect. In 2018 a user of CleverHans saw that FGSM left 45% of the test digits unchanged. A maintainer named a common cause: the attack gets probabilities and takes them for logits ([cleverhans-lab/cleverhans, issue 350](https://github.com/cleverhans-lab/cleverhans/issues/350)).
 
 *How to see it:* count the digits that come back unchanged (*look*).""",
 )
@@ -635,7 +633,7 @@ Mend the attack. It is called with many values of `eps` and of `steps`. Use exac
     hints=(
         "Look at the three printed numbers. What changes from call to call, and what does the attack make of it?",
         r"Multiply: how far can a pixel go in 10 steps of 0.007? How far does the ball at $\epsilon = 0.2$ reach?",
-        r"For any number of steps, all of them together should be able to cross the ball, a way of $2\epsilon$. A pixel may go to one edge first and then turn. In one of their measurements, Madry and others used $2.5\,\epsilon / \text{steps}$.",
+        r"For any number of steps, all of them together should be able to cross the ball from edge to edge, a way of $2\epsilon$. In one of their measurements, Madry and others used $2.5\,\epsilon / \text{steps}$.",
     ),
     explanation=r"""The **steps are too small**. Ten steps of 0.007 move a pixel by 0.07 at most, although the ball has a radius of 0.2. So the same images come back for every $\epsilon$ above 0.07. With steps of $2.5\,\epsilon/10$, PGD at 0.2 leaves 17.0% in place of 90.5%.
 
@@ -719,7 +717,12 @@ Mend the measurement. `x` are images in [0, 1], and `eps` is a distance of their
     ),
     explanation=r"""The network was trained on $(x - 0.5)/0.5$. It gets $(x - 0.1307)/0.3081$, with the mean and the standard deviation of MNIST: the **wrong normalisation**.
 
-This has two effects. Black and white are −0.42 and 2.82 in place of −1 and 1. With these inputs, the network reads only 89.0% without an attack, in place of 97.0%. And a pixel's move of 0.1 is 0.32 for the network, in place of 0.20: 1.6 times as large, as if $\epsilon$ were 0.16 (where a correct FGSM leaves 68.5%). With the network's own numbers, FGSM at 0.1 leaves 87.0%, as in *One bug together*.
+| | black | white | a move of 0.1 |
+|---|---|---|---|
+| as in the training | −1 | 1 | 0.20 |
+| as `bug_9` gives it | −0.42 | 2.82 | 0.32 |
+
+This has two effects. Without an attack, the network reads 89.0% in place of 97.0%. And a move is 1.6 times as large for it, as if $\epsilon$ were 0.16. But even at 0.2 a correct FGSM leaves 53.5%, so the larger move alone does not explain 44.5%. With the network's own numbers, FGSM at 0.1 leaves 87.0%, as in *One bug together*.
 
 *Where it happened:* in PyTorch's own tutorial on FGSM. Its network, trained on normalised digits, was fed digits that were not. A user asked about it in 2020 ([pytorch/tutorials, issue 1032](https://github.com/pytorch/tutorials/issues/1032)) and it was mended in 2023 ([pull request 2419](https://github.com/pytorch/tutorials/pull/2419)).
 
@@ -798,7 +801,7 @@ Mend the measurement. `epochs` holds the weights after each epoch, as `state_dic
     ),
     explanation=r"""The copy is made once, before the loop, so it does not change when the weights of the network change: a **stale copy**. After epoch 2 the network has the weights of the defended VGG, the copy still those of the clean VGG. So the images are made on the old network and shown to the new one. An attack on the network itself leaves 18.0% in place of 88.0%.
 
-*Where it happened:* in the plan of a whole comparison. The images of the benchmark DEEPSEC were made on an undefended network and then shown to all defended ones ([ryderling/DEEPSEC, issue 1](https://github.com/ryderling/DEEPSEC/issues/1)).
+*Where it happened:* not in a stale copy, but in the plan of a whole comparison. The images of the benchmark DEEPSEC were made on an undefended network and then shown to all defended ones ([ryderling/DEEPSEC, issue 1](https://github.com/ryderling/DEEPSEC/issues/1)).
 
 *How to see it:* *compare* the logits of the two networks.""",
 )

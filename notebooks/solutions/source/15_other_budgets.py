@@ -177,7 +177,7 @@ here.explain(
     r"""what a promise is worth
 
 A company writes: "Our classifier is robust: at $\epsilon = 0.1$ in $\ell_\infty$, 92% of the test images are *certified*." A colleague concludes that nobody can fool it by a sticker of a few centimetres. What do you answer? And is the certificate then worth nothing?""",
-    r"""The certificate speaks about images in which *every* pixel moves by at most 0.1. A sticker moves its pixels by up to 1, so an image with a sticker lies outside the ball. About it the certificate says nothing. In this notebook a plain white square fools the certified network for more than half of the digits. Inside the ball the certificate is worth what it says: no attack, known or not, can change the answer for these 92%. Whether that ball is the right one depends on what attackers can do. The company should name the attackers it has in mind, and give one number for each.""",
+    r"""The certificate speaks about images in which *every* pixel moves by at most 0.1. A sticker moves its pixels by up to 1, so the certificate says nothing about an image with a sticker. In this notebook a plain white square fools the certified network for more than half of the digits. Inside the ball the certificate is worth what it says: no attack, known or not, can change the answer for these 92%. The company should name the attackers it has in mind, and give one number for each.""",
     contains=(
         "a sticker lies outside the ball, since its pixels change by more than 0.1;",
         "a certificate says nothing about images outside its ball;",
@@ -187,5 +187,4 @@ A company writes: "Our classifier is robust: at $\epsilon = 0.1$ in $\ell_\infty
 )
 
 here.more(r"""- **Find a rule:** write a third rule for two pixels, `C`. It misreads some images, but it withstands all three attackers of the first example.
-- **Change:** train a sticker of side 15 for the certified network (`from advutils import train_patch`). Compare it with a white square of the same side.
 - **Change:** run `few_pixels` with `n_tries=1`: the gradient alone decides. How many more pixels does it need?""")
