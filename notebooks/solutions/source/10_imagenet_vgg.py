@@ -241,8 +241,7 @@ An extreme case: with the identity in both directions, the attack is plain PGD. 
 To notice this, compare the shares of the saved images that are misread behind `jpeg_copy` and behind `jpeg`. If the first is much larger, then the attack has broken only the copy.""",
     contains=(
         "forward, the copy is not the file, and the network is judged on the file;",
-        "where the loss and the gradient are computed: at an image that the network never reads;",
-        "what follows: a success on the copy that may be none on the file, more often with a crude copy;",
+        "what follows: a success on the copy that may be none on the file;",
         "how to notice: measure on true files, after the attack.",
     ),
 )

@@ -9,7 +9,7 @@ here = Notebook(__file__)
     "largest_k",
     r"""what fits into an evening
 
-You have `hours` hours and plan `epochs` epochs of `n_images` images. Plain training takes `seconds` for an image. PGD-k may take `error` times the hours of the formula (1.6 times, say). Write the largest whole `k` for which PGD-k fits into your hours even then. If not even plain training fits, return -1.""",
+You have `hours` hours and plan `epochs` epochs of `n_images` images. Plain training takes `seconds` for an image. PGD-k may take `error` times the hours of the formula. Write the largest whole `k` for which PGD-k fits into your hours even then. If not even plain training ($k=0$) fits, return -1.""",
     hints=(
         "How many hours does plain training take, with the error? How many such trainings fit into your hours?",
         "Call this number `times`. The rule says $(2k+3)/3 \\le$ `times`. Solve it for $k$; then $k$ has to be a whole number. Rounded in which direction?",
