@@ -57,19 +57,19 @@ def main(arguments=None):
     names = {name for name, _ in NETWORKS} | {"lab"}
     if unknown := set(chosen.names) - names:
         parser.error(f"NAME: got {', '.join(sorted(unknown))}; accepts {', '.join(sorted(names))}")
+    asked = chosen.names or [name for name in names if "wide" not in name]
     heads = "".join(f"{label:>10}" for label in (*JUDGES, "certified"))
     print(f"{'accuracy in percent on the test digits':54}{heads}", flush=True)
     every = [(name, name, settings) for name, settings in NETWORKS] + [("lab", *network) for network in LAB]
     for called, name, settings in every:
-        wide = "wide" in called
-        if called not in (chosen.names or [called] * (not wide)):
+        if called not in asked:
             continue
         fresh = trained(name, retrain=True, **settings)
         path = BOOK / f"{name}.safetensors" if called == "lab" else PUBLISHED / file_name(fresh.recipe)
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder, path.name)
             about = dict(recipe=fresh.recipe, history=vars(fresh.history), machine=machine())
-            save_weights(fresh, made, bits=8 if wide else 16, **about)
+            save_weights(fresh, made, bits=8 if "wide" in name else 16, **about)
             packed = copy.deepcopy(fresh)
             load_weights(packed, made)
             shown = {"trained here": fresh, "the same, in fewer bits": packed}
