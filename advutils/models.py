@@ -5,6 +5,7 @@ can never perturb the padding, and epsilon never changes its unit.
 """
 
 import numbers
+from functools import partial
 
 import torch
 from torch import nn
@@ -169,13 +170,13 @@ def strided_cnn(
     sizes = validation.counts(in_channels=in_channels, num_classes=num_classes, channels=channels)
     in_channels, num_classes, channels = sizes
     contrast = None if contrast is None else validation.positive(contrast, "contrast")
-    half = dict(kernel_size=4, stride=2, padding=1, bias=not batch_norm)  # batch norm has a bias of its own
+    half = partial(nn.Conv2d, kernel_size=4, stride=2, padding=1, bias=not batch_norm)  # batch norm has its own bias
     normed = nn.BatchNorm2d(channels), nn.BatchNorm2d(2 * channels), nn.BatchNorm1d(8 * channels)
     norms = normed if batch_norm else (nn.Identity(),) * 3
     layers = [
         Normalize() if contrast is None else Contrast(contrast),
-        nn.Conv2d(in_channels, channels, **half), norms[0], nn.ReLU(),
-        nn.Conv2d(channels, 2 * channels, **half), norms[1], nn.ReLU(),
+        half(in_channels, channels), norms[0], nn.ReLU(),
+        half(channels, 2 * channels), norms[1], nn.ReLU(),
         nn.AdaptiveMaxPool2d(7), nn.Flatten(),
         nn.Linear(2 * channels * 7 * 7, 8 * channels, bias=not batch_norm), norms[2], nn.ReLU(),
         nn.Linear(8 * channels, num_classes),
