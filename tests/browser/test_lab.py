@@ -380,7 +380,7 @@ def test_a_digit_is_drawn_with_keys(opened):
     assert len(chosen(page)["strokes"][1]) == 1  # at the edge there is nothing below to draw
 
 
-@pytest.mark.parametrize("width", [360, 390])
+@pytest.mark.parametrize("width", [320, 360, 390])
 def test_on_a_phone_fingers_do(browser, file, width):
     with visiting(browser, viewport=dict(width=width, height=780), has_touch=True, is_mobile=True) as phone:
         enter(phone.page, file)
@@ -396,7 +396,7 @@ def test_on_a_phone_fingers_do(browser, file, width):
         ((stroke, *others),) = [chosen(phone.page)["strokes"]]
         assert len(stroke) > 2 and len({across for across, _ in stroke}) == 1 and not others  # the pad stays in place
         before = chosen(phone.page)["eps"]
-        swipe(phone.page, curve["x"] + 300, curve["y"] + 60, -100)
+        swipe(phone.page, curve["x"] + 0.8 * curve["width"], curve["y"] + 60, -100)
         assert phone.page.evaluate("scrollY") > 0 and chosen(phone.page)["eps"] == before
         phone.page.touchscreen.tap(slider["x"] + 0.5 * slider["width"], slider["y"] + slider["height"] / 2)
         assert chosen(phone.page)["eps"] == pytest.approx(0.15, abs=0.011)
@@ -404,6 +404,24 @@ def test_on_a_phone_fingers_do(browser, file, width):
         small = "all => all.filter((one) => one.getBoundingClientRect().height < 24).length"
         targets = "button:visible, select:visible, label.digit, .segments label, #eps"
         assert phone.page.locator(targets).evaluate_all(small) == 0
+        cut = "all => all.filter((one) => one.scrollWidth > one.clientWidth).length"
+        assert phone.page.locator(".segments span").evaluate_all(cut) == 0
+        quiet(phone)
+
+
+@pytest.mark.parametrize("width", [667, 844])
+def test_a_phone_on_its_side_shows_pictures_and_slider_together(browser, file, width):
+    with visiting(browser, viewport=dict(width=width, height=360), has_touch=True, is_mobile=True) as phone:
+        enter(phone.page, file)
+        assert phone.overhang() <= 0
+        pad, panel = (phone.page.locator(part).bounding_box() for part in ("#pad", ".radius"))
+        assert pad["y"] + pad["height"] <= panel["y"]
+        phone.page.evaluate("document.getElementById('networks').scrollIntoView()")
+        panel = phone.page.locator(".radius").bounding_box()
+        for card in phone.page.locator(".card").all():
+            parts = [card.locator(".verdict"), *card.locator(".pictures canvas").all()]
+            places = [part.bounding_box() for part in parts]
+            assert all(0 <= at["y"] and at["y"] + at["height"] <= panel["y"] for at in places)
         quiet(phone)
 
 
