@@ -140,6 +140,6 @@ here.explain(
     ),
 )
 
-here.more(r"""- **Measure:** attack the test digits `x` on `live_vgg`: `pgd(live_vgg, x, y, eps=eps, steps=1, step_size=1.25 * eps)`, then with `steps=3` alone. How many misread images does each find (in `eval_mode`)? Divide the first number by the second. (On B this gives 34%.) (Digits misread without an attack count in both.)
+here.more(r"""- **Measure:** attack the test digits `x` on `live_vgg`: `pgd(live_vgg, x, y, eps=eps, steps=1, step_size=1.25 * eps)`, then with `steps=3` and no `step_size`. How many misread images does each find (in `eval_mode`)? Digits misread without an attack count, too. Divide the first number by the second. On B this gives 34%.
 - **Change:** load the steep network of the last aside: `trained("random-fgsm-0.3", contrast=10, dataset=dataset, depth=depth, width=width)`. Attack the 200 test digits of `loader` at 0.3, with PGD-40 and with `square` (import `trained` and `square` from `advutils`). Which attack leaves less?
 - **Look:** on photographs, robust accuracy on unseen images can *fall* late in a training: **robust overfitting** (Rice et al., 2020). `load_measurement("robust_overfitting")` holds 60 epochs of PGD-3 on 1,000 digits, for two seeds. Draw `training` and `validation` against `epoch`. Is there a gap? Is there a fall?""")
