@@ -236,7 +236,7 @@ here.explain(
     r"""two steps in place of one
 
 Why might PGD with two steps during the training be harder to overfit to than FGSM? Say what the network learned in the fall, and why this does not protect it against a second step. What does the second step cost?""",
-    r"""In the fall, the network learned a loss that is low at the end of FGSM's full step and high at some other points of the ball. This works because that end depends on one gradient alone, the one at the clean image. With two steps, the second gradient is taken at another point. If the loss is not linear, it can differ from the first one, and then the second step goes elsewhere. So the network would have to be right in more places: harder to learn, but not impossible. The cost is one more gradient for each batch: three in place of two.""",
+    r"""In the fall, the network learned a loss that is low at the end of FGSM's full step and high at some other points of the ball. This works because that end depends on one gradient alone, the one at the clean image. With two steps, the second gradient is taken at another point. If the loss is not linear, the second step can go elsewhere. So the network would have to be right in more places: harder to learn, but not impossible. The cost is one more gradient for each batch: three in place of two.""",
     contains=(
         "what the network learned: a loss that is far from linear;",
         "the second gradient is taken at another point;",
@@ -246,5 +246,5 @@ Why might PGD with two steps during the training be harder to overfit to than FG
 )
 
 here.more(r"""- **Predict, then change:** set `eps = 0.1` in the parameters cell. Is there still a fall? And at 0.3? (Two more networks are then trained. The stored runs stay at 0.2.)
-- **Measure:** train once: `net, log = train(random_fgsm)`. Does `log["PGD"][-1].value` lie among the ends of the five stored runs, `[run["PGD"][-1] for run in methods["random start"]]`?
+- **Measure:** train once: `net, log = train(random_fgsm)`. Does `log["PGD"][-1].value` lie among the five stored ends, `[run["PGD"][-1] for run in methods["random start"]]`?
 - **Measure:** at which step would your `my_stop_step` have stopped each of the five stored runs?""")
