@@ -219,7 +219,7 @@ With black and white exchanged, the clean VGG says "8" for 91.2% of the digits. 
 
 here.more(r"""When you change the code, a folded check may fail, because its numbers belong to the unchanged notebook. Then leave it out.
 
-- **Predict, then run:** set `own_epochs = 1`, and then 8, and run the notebook again. Is the difference larger than the interval that 400 validation images give?
+- **Predict, then run:** set `own_epochs = 1`, and then 8, and run the notebook again. Is the difference larger than the width of the interval that 400 validation images give?
 - **Keep your network:** `save_weights(own_vgg, "own.safetensors")`, from `advutils`, writes its weights, and `load_weights` reads them into a new `small_vgg()`. Such a file holds no program. A *pickle* file, as `torch.save` writes it, can hold one: never open an unknown one without `weights_only=True`.
 - **Compare:** write an augmentation that exchanges black and white in about half of the images, and then moves them as `shift` does. How many exchanged digits does your small VGG read after it?
 
