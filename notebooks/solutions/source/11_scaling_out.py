@@ -9,7 +9,7 @@ here = Notebook(__file__)
     "largest_k",
     r"""what fits into an evening
 
-You have `hours` hours and plan `epochs` epochs of `n_images` images. Plain training takes `seconds` for an image. PGD-k may take `error` times the hours of the formula. Write the largest whole `k` for which PGD-k fits into your hours even then. If not even plain training ($k=0$) fits, return -1.""",
+You have `hours` hours and plan `epochs` epochs of `n_images` images. Plain training takes `seconds` for an image. To be safe, suppose that PGD-k takes `error` times the hours of the formula. Write the largest whole `k` that then fits into your hours. If not even plain training ($k=0$) fits, return -1.""",
     hints=(
         "How many hours does plain training take, with the error? How many such trainings fit into your hours?",
         "Call this number `times`. The rule says $(2k+3)/3 \\le$ `times`. Solve it for $k$; then $k$ has to be a whole number. Rounded in which direction?",
@@ -75,7 +75,7 @@ here.predict(
     "mixed_cost",
     r"""both kinds of images, three steps
 
-Mixed training attacks with FGSM, and trains on the clean *and* on the attacked images. Replace FGSM by PGD-3, and train on the clean images and on the PGD-3 images. How many times as long as a plain training does this take, by the counting rule?""",
+Mixed training attacks with FGSM, and trains on the clean *and* on the attacked images. Put PGD-3 in the place of FGSM. How many times as long as a plain training does this take, by the counting rule?""",
     answer=4,
     wrong={5: "That counts passes", 3: "PGD-3 alone", 12: "Those are the units", 2.67: "mixed FGSM"},
 )
