@@ -240,7 +240,11 @@ here.explain(
     r"""the step that helps
 
 What happens if you *subtract* FGSM's step, $x - \epsilon \, \mathrm{sign}(g)$ with the gradient for the true label? First write down what you expect, then measure the accuracy at 0.1. Who could use this, and what would they have to know?""",
-    r"""The step lowers the loss of the true label, so the network becomes surer of the right answer. In our trial at 0.1 (not run here), the clean VGG then reads 99.7% of the 1,000 digits in place of 98.3%. But this is no cure. The step needs the true label: whoever knows the label needs no network to read the image. Now take the network's *own answers* in place of the labels. The step then goes towards these answers, also the wrong ones. In our trial the accuracy stays at 98.3%. Who could use the step? Somebody who wants an image of theirs to be read as what it is, such as the owner of a sign with unclear digits. They know the label, but they also need the network: its gradient makes the step.""",
+    r"""The step lowers the loss of the true label, so the network becomes surer of the right answer. In our trial at 0.1 (not run here), the clean VGG then reads 99.7% of the 1,000 digits in place of 98.3%.
+
+But this is no defence. The step needs the true label, and whoever knows the label needs no network to read the image. With the network's *own answers* in place of the labels, the step goes towards these answers, also the wrong ones. In our trial the accuracy then stays at 98.3%.
+
+Who could use the step? Somebody who wants an image of theirs to be read as what it is, such as the owner of a sign with unclear digits. They know the label, but they also need the network, for its gradient.""",
     contains=(
         "the direction: the loss of the true label falls;",
         "a measurement, with its epsilon and the number of images;",
@@ -251,4 +255,4 @@ What happens if you *subtract* FGSM's step, $x - \epsilon \, \mathrm{sign}(g)$ w
 
 here.more(r"""- **Draw:** the 5 of the first figure becomes a 3 at 0.3. Plot its gradient. Which stroke would you draw or remove to make a 3 of it? Do it by hand and ask the network.
 - **Attack a digit of yours:** `read_digit(path)` of notebook 1 reads an image file. At which $\epsilon$ is your digit misread first?
-- **Attack a model of yours:** what did you have to change so that it takes images in [0, 1] and returns logits? Was it trained on normalised inputs? Then put the normalisation in front of it: `nn.Sequential(Normalize(mean, std), yours)`, with `Normalize` from `advutils`. Does it end in a softmax? Then take the softmax off: the loss applies one of its own. With two in a row the gradient can become exactly 0. The attack then does nothing, and the network *looks* robust.""")
+- **Attack a model of yours:** it must take images in [0, 1] and return logits. If it was trained on normalised inputs, put the normalisation in front: `nn.Sequential(Normalize(mean, std), yours)`, with `Normalize` from `advutils`. If it ends in a softmax, take the softmax off, because the loss applies its own. With two in a row the gradient can become exactly 0. The attack then does nothing, and the network *looks* robust.""")
